@@ -1,0 +1,226 @@
+"""Call: one request to run a tool, read a resource or get a prompt, and what comes back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
+from omni_mcp.contracts.tool import CallKind, Entry, Where
+
+Era = Literal["handshake", "modern"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who calls: a User or an Agent, in a project. The model is never a principal.
+
+    `owner` is the user on whose behalf an agent acts. Two principals are the same if their `key` is.
+    """
+
+    kind: Literal["User", "Agent"]
+    id: str
+    project: str = "default"
+    owner: str = ""
+    roles: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Such as `Agent::"coder"@default`: what runs, approvals and artifacts are filed under.
+
+        An agent's name is only unique for its owner, so the owner is part of the key.
+        """
+        owner = f"/{self.owner}" if self.kind == "Agent" else ""
+        return f'{self.kind}::"{self.id}"{owner}@{self.project}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientFacts:
+    """What the client says of itself, and how it is connected. Recorded, never trusted."""
+
+    name: str = ""
+    version: str = ""
+    era: Era = "handshake"
+    protocol_version: str = ""
+    transport: Literal["stdio", "socket", "http", "sse", "memory"] = "memory"
+    capabilities: JsonObject = field(default_factory=dict)
+
+
+class CallerLink(Protocol):
+    """The way back to the caller while its call runs. Every method is safe to call after the caller has gone."""
+
+    async def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        """Tell the caller how far the call is, if it asked to know."""
+        ...
+
+    async def log(self, level: str, data: JsonValue, logger: str | None) -> None:
+        """Send the caller a log message, if it asked for that level."""
+        ...
+
+    async def ask(self, method: str, params: JsonObject) -> JsonObject:
+        """Ask the caller (`elicitation/create`, `sampling/createMessage`, `roots/list`) and wait for its answer.
+
+        Raises:
+            AskRefused: the caller cannot be asked: no such capability, no way to push, or it has gone.
+        """
+        ...
+
+    def can_ask(self, method: str) -> bool:
+        """Whether `ask` can reach the caller for *method* (a handshake client that declared the capability)."""
+        ...
+
+
+class AskRefused(Exception):
+    """The caller cannot be asked."""
+
+
+class NoLink:
+    """A caller that hears nothing: for replays and tests."""
+
+    async def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        return
+
+    async def log(self, level: str, data: JsonValue, logger: str | None) -> None:
+        return
+
+    async def ask(self, method: str, params: JsonObject) -> JsonObject:
+        raise AskRefused(method)
+
+    def can_ask(self, method: str) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """A later round of a multi-round call (MCP 2026-07-28, multi-round-trip results).
+
+    `number` is 2 for the first retry. `state` is the server's own `requestState` and `carry` what the chain wanted
+    back (`InputRequired.carry`); both come out of our seal, so neither is the client's word.
+    """
+
+    number: int
+    intent_seq: int  # seq of the call's tool_call event
+    carry: JsonObject = field(default_factory=dict)
+    state: JsonValue = None
+    responses: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Permission for exactly one call. `Execute` refuses a grant whose digest does not fit the call in its hands."""
+
+    digest: str
+    policy_version: str
+    rules: tuple[str, ...] = ()
+    approval: str | None = None
+    egress: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Trail:
+    """What `Execute` leaves for `Record` when no value can come back: the one mutable thing of a call."""
+
+    dispatched: bool = False
+    where: Where = "none"
+    isolation: JsonObject = field(default_factory=dict)
+    usage: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request. Stages do not change it; they pass on a copy that knows more.
+
+    Fields stand in the order in which they become known.
+    """
+
+    id: str
+    run: str
+    principal: Principal
+    client: ClientFacts
+    kind: CallKind
+    name: str  # as asked: a tool's or prompt's public name, a resource's URI
+    arguments: JsonObject
+    profile: str
+    link: CallerLink = field(default_factory=NoLink)
+    meta: JsonObject = field(default_factory=dict)  # the request's own `_meta`, verbatim
+    trace: str | None = None
+    round: Round | None = None  # set from the second round on
+    intents: tuple[Durable, ...] = ()  # Record, Decide: what must be on disk before anything runs
+    parent: Durable | int | None = None  # Record: the tool_call event, which all that follows names
+    trail: Trail = field(default_factory=Trail)  # Execute writes, Record reads
+    tool: Entry | None = None  # Resolve; None stays None for unknown and quarantined names
+    grant: Grant | None = None  # Decide or Approve
+    question: Question | None = None  # Decide, when a person has to answer first
+
+    @property
+    def arguments_digest(self) -> str:
+        """sha256 over the canonical raw arguments."""
+        return "sha256:" + hashlib.sha256(canonical(self.arguments)).hexdigest()
+
+
+def grant_digest(call: Call, tool: Entry) -> str:
+    """Return the digest that binds a grant: call id, principal, tool definition and raw arguments."""
+    parts = (call.id, call.principal.key, tool.digest, call.name, call.arguments_digest)
+    return "sha256:" + hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+
+
+class Durable(Protocol):
+    """Something that the run log has been given and will make durable."""
+
+    def durable(self) -> Awaitable[int]:
+        """Wait until it is on disk; returns its seq.
+
+        Raises:
+            LogUnavailable: it could not be written.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a person is asked: the rules that demand it, who may answer, and for how long the answer is awaited."""
+
+    rules: tuple[str, ...]
+    approvers: tuple[str, ...] = ()
+    ttl_s: float = 900.0
+    wait_s: float | None = None  # how long the caller is kept; None: the desk's own setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the tool answered.
+
+    `body` is the wire-shaped result (`content`, `structuredContent`, `isError`; `contents`; `messages`), verbatim.
+    A failure that the tool itself reports is an answer with `is_error`, not an exception.
+    """
+
+    body: JsonObject
+    is_error: bool = False
+    where: Where = "in_process"
+    isolation: JsonObject = field(default_factory=dict)  # what was in force, for the record
+    usage: JsonObject = field(default_factory=dict)  # durations, bytes, peak memory, for the record
+    artifacts: tuple[JsonObject, ...] = ()  # exported files as ArtifactRef objects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequired:
+    """The tool needs something of the caller before it can answer (a multi-round result).
+
+    `requests` maps keys to `{"method", "params"}`; `state` is what the tool wants back, opaque to us. The chain fills
+    `intent_seq` and `carry`; the edge seals all of it into the `requestState` that the client holds.
+    """
+
+    requests: JsonObject
+    state: JsonValue = None
+    intent_seq: int = 0
+    carry: JsonObject = field(default_factory=dict)
+    expires_at_ns: int = 0
+    body: JsonObject = field(default_factory=dict)
+    where: Where = "in_process"
+
+
+Result: TypeAlias = Answer | InputRequired
+Handler: TypeAlias = Callable[[Call], Awaitable[Result]]
+Stage: TypeAlias = Callable[[Call, Handler], Awaitable[Result]]

@@ -1,0 +1,432 @@
+"""RunEvent: one fact of a run, and the closed schema of every kind and code.
+
+The envelope and what is hashed are fixed by contract version: changes are additive, or a new `CONTRACT_VERSION`
+with a migration. The chain covers digests and not texts, so that a person's text can be erased while every link
+still verifies (docs/run-log.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from omni_mcp.contracts.artifact import ArtifactRef
+from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
+from omni_mcp.contracts.manifest import Closed
+
+CONTRACT_VERSION = 1
+
+Kind = Literal[
+    "run_created",
+    "user_message",
+    "assistant_message_delta",
+    "assistant_message",
+    "tool_call",
+    "tool_result",
+    "tool_error",
+    "artifact_ref",
+    "system_event",
+]
+RunKind = Literal["session", "goal", "workflow", "schedule", "gateway"]
+
+GENESIS = bytes(32)
+NO_BODY = bytes(32)
+
+
+# --- payloads by kind ------------------------------------------------------------------------------------------------
+
+
+class RunCreated(Closed):
+    """First event of every run."""
+
+    run_kind: RunKind
+    project: str
+    principal: str
+    thread: str | None = None
+    parent_run: str | None = None
+    trace_id: str | None = None
+    title: str | None = None
+    client: JsonObject = {}
+    gateway_version: str
+
+
+class Message(Closed):
+    """A conversation event that a client or a planner reports."""
+
+    text: str
+    author: str | None = None
+    model: JsonObject | None = None
+
+
+class ToolCall(Closed):
+    """What was asked, before anything is decided. Durable before dispatch."""
+
+    call_kind: Literal["tool", "resource", "prompt"]
+    name: str
+    arguments: JsonValue
+    arguments_hmac: str
+    arguments_bytes: int
+    principal: str
+    profile: str
+    client: JsonObject = {}
+    model: JsonObject | None = None
+    trace_id: str | None = None
+
+
+class ToolResult(Closed):
+    """The tool answered, and the answer was durable before the client saw it."""
+
+    is_error: bool
+    result: JsonValue
+    artifact: ArtifactRef | None = None
+    artifacts: tuple[ArtifactRef, ...] = ()
+    where: Literal["cell", "remote", "in_process", "none"]
+    isolation: JsonObject = {}
+    usage: JsonObject = {}
+    duration_ms: float
+    bytes_out: int
+
+
+class ToolError(Closed):
+    """No answer of the tool reached the client."""
+
+    code: str
+    message: str
+    detail: str = ""
+    data: JsonObject = {}
+    dispatched: bool
+    where: Literal["cell", "remote", "in_process", "none"] = "none"
+    isolation: JsonObject = {}
+    usage: JsonObject = {}
+    duration_ms: float = 0.0
+
+
+class ArtifactStored(ArtifactRef):
+    """A blob that a call left."""
+
+    origin: Literal["result", "export", "upload"] = "result"
+
+
+# --- system_event: the closed list of codes --------------------------------------------------------------------------
+
+
+class PolicyDecided(Closed):
+    """What was decided, and everything it was decided on, so that it can be decided again. Durable before dispatch."""
+
+    code: Literal["policy_decided"] = "policy_decided"
+    verdict: Literal["allow", "ask", "deny"]
+    rules: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    policy_version: str
+    gateway_version: str
+    server: str | None = None
+    tool: str | None = None
+    tool_version: str | None = None
+    definition_digest: str | None = None
+    executor: str | None = None
+    sandbox_profile: str | None = None
+    isolation_demanded: str | None = None
+    approval: str | None = None
+    request: JsonObject = {}
+
+
+class ApprovalRequested(Closed):
+    """A person is asked."""
+
+    code: Literal["approval_requested"] = "approval_requested"
+    approval: str
+    rules: tuple[str, ...]
+    approvers: tuple[str, ...] = ()
+    definition_digest: str
+    arguments_hmac: str
+    expires_at: str
+
+
+class ApprovalDecided(Closed):
+    """A person answered, or time did."""
+
+    code: Literal["approval_decided"] = "approval_decided"
+    approval: str
+    decision: Literal["approved", "denied", "expired", "withdrawn"]
+    by: str
+    channel: Literal["command_line", "elicitation", "url", "console", "clock", "gateway"]
+    note: str | None = None
+
+
+class ApprovalUsed(Closed):
+    """The one call of an approval begins."""
+
+    code: Literal["approval_used"] = "approval_used"
+    approval: str
+
+
+class RoundAsked(Closed):
+    """A multi-round call asks its caller for input; the call stays open."""
+
+    code: Literal["round_asked"] = "round_asked"
+    round: int
+    requests: JsonValue
+    expires_at: str
+
+
+class RoundAnswered(Closed):
+    """The caller came back with input: the durable intent of the next dispatch of the same call."""
+
+    code: Literal["round_answered"] = "round_answered"
+    round: int
+    responses: JsonValue
+
+
+class GatewayStarted(Closed):
+    """The gateway's own run begins."""
+
+    code: Literal["gateway_started"] = "gateway_started"
+    gateway_version: str
+    pid: int
+    platform: str
+    policy_version: str
+    catalog_version: str
+    isolation: JsonObject = {}
+    recovered_calls: int = 0
+
+
+class GatewayStopped(Closed):
+    """The gateway drained and ends."""
+
+    code: Literal["gateway_stopped"] = "gateway_stopped"
+    reason: str
+    cancelled_calls: int = 0
+
+
+class RunClosed(Closed):
+    """Nothing more will be recorded in this run."""
+
+    code: Literal["run_closed"] = "run_closed"
+    reason: Literal["client_left", "idle", "gateway_stopped", "recovered"]
+
+
+class PolicyChanged(Closed):
+    """A new policy version is in force."""
+
+    code: Literal["policy_changed"] = "policy_changed"
+    policy_version: str
+    previous: str | None = None
+    rules: int
+
+
+class ConfigRejected(Closed):
+    """A changed file was refused; the last good one stays in force."""
+
+    code: Literal["config_rejected"] = "config_rejected"
+    what: Literal["policy", "manifests", "settings", "lockfile", "profiles"]
+    problems: tuple[str, ...]
+
+
+class CatalogChanged(Closed):
+    """Definitions were added, changed or removed."""
+
+    code: Literal["catalog_changed"] = "catalog_changed"
+    catalog_version: str
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class AccessRefusedEvent(Closed):
+    """A request other than a call was refused: completion, subscription, another principal's run."""
+
+    code: Literal["access_refused"] = "access_refused"
+    method: str
+    target: str
+    principal: str
+    rules: tuple[str, ...] = ()
+    detail: str = ""
+
+
+class RequestRejected(Closed):
+    """Bytes that could not be taken as a request: malformed, forged, too large, without a credential."""
+
+    code: Literal["request_rejected"] = "request_rejected"
+    transport: str
+    reason: str
+    count: int = 1
+
+
+class LogRead(Closed):
+    """Somebody read the log by a way that is not a call."""
+
+    code: Literal["log_read"] = "log_read"
+    reader: str
+    what: str
+
+
+class QuotaReached(Closed):
+    """The run has as many events as it may have; the next ones are refused."""
+
+    code: Literal["quota_exceeded"] = "quota_exceeded"
+    limit: int
+
+
+class Erased(Closed):
+    """Texts were replaced by tombstones. Names the places, never the texts."""
+
+    code: Literal["erased"] = "erased"
+    target_run: str
+    seqs: tuple[int, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    reason: str
+    by: str
+
+
+class RetentionRun(Closed):
+    """Runs older than the limit were erased."""
+
+    code: Literal["retention_run"] = "retention_run"
+    older_than: str
+    runs: int
+    events: int
+    artifacts: int
+
+
+class ServerState(Closed):
+    """A server of the catalog changed its state."""
+
+    code: Literal["server_state"] = "server_state"
+    server: str
+    state: Literal["ready", "degraded", "offline", "disabled"]
+    detail: str = ""
+
+
+SystemPayload = Annotated[
+    PolicyDecided
+    | ApprovalRequested
+    | ApprovalDecided
+    | ApprovalUsed
+    | RoundAsked
+    | RoundAnswered
+    | GatewayStarted
+    | GatewayStopped
+    | RunClosed
+    | PolicyChanged
+    | ConfigRejected
+    | CatalogChanged
+    | AccessRefusedEvent
+    | RequestRejected
+    | LogRead
+    | QuotaReached
+    | Erased
+    | RetentionRun
+    | ServerState,
+    Field(discriminator="code"),
+]
+
+PAYLOADS: dict[str, type[Closed]] = {
+    "run_created": RunCreated,
+    "user_message": Message,
+    "assistant_message_delta": Message,
+    "assistant_message": Message,
+    "tool_call": ToolCall,
+    "tool_result": ToolResult,
+    "tool_error": ToolError,
+    "artifact_ref": ArtifactStored,
+}
+CODES: dict[str, type[Closed]] = {
+    model.model_fields["code"].default: model
+    for model in (
+        PolicyDecided, ApprovalRequested, ApprovalDecided, ApprovalUsed, RoundAsked, RoundAnswered, GatewayStarted,
+        GatewayStopped, RunClosed, PolicyChanged, ConfigRejected, CatalogChanged, AccessRefusedEvent, RequestRejected,
+        LogRead, QuotaReached, Erased, RetentionRun, ServerState,
+    )
+}
+CONVERSATION_KINDS = frozenset({"user_message", "assistant_message_delta", "assistant_message"})
+OUTCOME_KINDS = frozenset({"tool_result", "tool_error"})
+
+
+class Draft(BaseModel):
+    """An event before the log gives it a run, a seq, a time and a place in the chain."""
+
+    model_config = Closed.model_config
+
+    kind: Kind
+    actor: str
+    payload: Any  # an instance of the class that PAYLOADS or CODES names
+    call: str | None = None
+
+    @property
+    def code(self) -> str | None:
+        """The code of a `system_event`, else None."""
+        return self.payload.code if self.kind == "system_event" else None
+
+
+def draft(payload: Closed, *, actor: str, call: str | None = None, kind: Kind | None = None) -> Draft:
+    """Wrap *payload* for the log; `kind` is only needed for the three kinds that share `Message`.
+
+    `Draft.model_construct`: the payload is already a checked model, checking it twice costs 3 us an event.
+    """
+    found = kind or _KIND_OF.get(type(payload))
+    if found is None:
+        raise TypeError(f"{type(payload).__name__} is no payload of a RunEvent")
+    return Draft.model_construct(kind=found, actor=actor, payload=payload, call=call)
+
+
+_KIND_OF: dict[type[Closed], Kind] = {
+    RunCreated: "run_created",
+    ToolCall: "tool_call",
+    ToolResult: "tool_result",
+    ToolError: "tool_error",
+    ArtifactStored: "artifact_ref",
+    **{model: "system_event" for model in CODES.values()},
+}
+
+
+class RunEvent(Closed):
+    """One recorded fact.
+
+    `payload` is masked, and `None` once erased; `privacy` lists the JSON paths that were masked; `parent` is the seq
+    of the event that this one follows from; `call` the id of the call that it belongs to. `at_ns` counts UTC
+    nanoseconds since the epoch. `prev` and `hash` are hex; `salt` is hex, empty once erased.
+    """
+
+    v: int = CONTRACT_VERSION
+    gid: int
+    run: str
+    seq: int
+    at_ns: int
+    kind: Kind
+    code: str | None = None
+    actor: str
+    call: str | None = None
+    parent: int | None = None
+    privacy: tuple[str, ...] = ()
+    payload: JsonObject | None
+    erased_by: int | None = None
+    salt: str
+    payload_digest: str
+    body_digest: str
+    prev: str
+    hash: str
+
+
+def header_bytes(
+    *, v: int, run: str, seq: int, at_ns: int, kind: str, code: str | None, actor: str, call: str | None,
+    parent: int | None, privacy: tuple[str, ...],
+) -> bytes:
+    """Return the canonical header of an event: all of its envelope that is not payload, salt, `prev` or `hash`."""
+    return canonical(
+        {
+            "v": v, "run": run, "seq": seq, "at_ns": at_ns, "kind": kind, "code": code, "actor": actor, "call": call,
+            "parent": parent, "privacy": privacy,
+        }
+    )
+
+
+def payload_digest(salt: bytes, payload: bytes) -> bytes:
+    """sha256(salt || payload bytes as stored): the salt keeps a short text from being guessed after its erasure."""
+    return hashlib.sha256(salt + payload).digest()
+
+
+def chain_hash(prev: bytes, header: bytes, payload: bytes, body: bytes = NO_BODY) -> bytes:
+    """sha256(prev || sha256(header) || payload digest || digest of the sealed body), all 32 bytes each."""
+    return hashlib.sha256(prev + hashlib.sha256(header).digest() + payload + body).digest()

@@ -1,0 +1,36 @@
+"""Time-ordered identifiers (UUIDv7, RFC 9562 section 5.7) and times as people and JSON write them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from datetime import UTC, datetime
+
+_lock = threading.Lock()
+_last_ms = 0
+_counter = 0
+
+
+def new_id() -> str:
+    """Return a fresh UUIDv7; ids made by one process sort in the order in which they were made."""
+    global _last_ms, _counter
+    random = int.from_bytes(os.urandom(8), "big")
+    with _lock:
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms > _last_ms:
+            _last_ms, _counter = now_ms, random >> 54  # 10 random bits leave room to count up in 12
+        else:
+            _counter += 1
+            if _counter > 0xFFF:
+                _last_ms, _counter = _last_ms + 1, 0
+        ms, counter = _last_ms, _counter
+    value = (ms << 80) | (0x7 << 76) | (counter << 64) | (0b10 << 62) | (random & ((1 << 62) - 1))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def iso_time(at_ns: int) -> str:
+    """Write nanoseconds since the epoch as ISO 8601 in UTC with microseconds."""
+    seconds, rest = divmod(at_ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest // 1000:06d}Z"

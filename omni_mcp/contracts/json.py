@@ -1,0 +1,58 @@
+"""JSON values, their one canonical form, and the digests taken over it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import orjson
+
+JsonValue: TypeAlias = Any  # a recursive alias costs every caller a cast and catches nothing that strict parsing does not
+JsonObject: TypeAlias = dict[str, Any]
+
+
+def canonical(value: object) -> bytes:
+    """Encode *value* as UTF-8 JSON with sorted keys and no spaces: the form that is hashed and stored.
+
+    Raises:
+        TypeError: *value* holds something that JSON cannot say.
+    """
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def digest(value: object) -> str:
+    """Return ``sha256:<hex>`` of the canonical form of *value*."""
+    return digest_bytes(canonical(value))
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return ``sha256:<hex>`` of *data*."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def keyed_digest(key: bytes, value: object) -> str:
+    """Return ``hmac-sha256:<hex>`` of the canonical form: it names a value without letting a reader guess it."""
+    return "hmac-sha256:" + hmac.new(key, canonical(value), hashlib.sha256).hexdigest()
+
+
+def depth_of(value: object, *, limit: int) -> int:
+    """Return the nesting depth of *value* (a scalar is 0), or ``limit + 1`` as soon as it is deeper than *limit*."""
+    depth, layer = 0, [value]
+    while layer:
+        inner: list[object] = []
+        for item in layer:
+            if isinstance(item, Mapping):
+                inner.extend(item.values())
+                inner.append(None)
+            elif isinstance(item, Sequence) and not isinstance(item, str | bytes):
+                inner.extend(item)
+                inner.append(None)
+        if not inner:
+            return depth
+        depth += 1
+        if depth > limit:
+            return depth
+        layer = [item for item in inner if isinstance(item, Mapping | list | tuple)] or []
+    return depth

@@ -1,0 +1,140 @@
+"""ToolManifest: what a tool's author declares, and everything that the gateway needs to run it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from omni_mcp.contracts.json import JsonObject
+
+MANIFEST_VERSION = 1
+
+Binding = Literal["inproc_safe", "sandbox_job", "mcp_remote", "openapi_proxy"]
+SideEffects = Literal["none", "idempotent", "non_idempotent"]
+Workspace = Literal["none", "fresh", "project", "state"]
+Posture = Literal["full", "no-cgroup", "landlock", "none"]
+
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=48)]
+ServerName = Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$", max_length=24)]
+
+
+class Closed(BaseModel):
+    """A frozen object that refuses fields it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Labels(Closed):
+    """What an operator vouches for. Unset means the worst, so every default is the dangerous one.
+
+    Never taken from an upstream's own hints (MCP 2026-07-28, server/tools, "annotations are untrusted").
+    """
+
+    read_only: bool = False
+    destructive: bool = True
+    egress: bool = True
+    reads_private: bool = True
+    reads_untrusted: bool = True
+
+
+class Limits(Closed):
+    """Caps on one call; the sandbox reports which of them ended a job."""
+
+    timeout_s: float = Field(60.0, gt=0, le=600)
+    output_limit_bytes: int = Field(1024 * 1024, ge=1024, le=128 * 1024 * 1024)
+    concurrency: int = Field(8, ge=1, le=256)
+    memory_mib: int = Field(256, ge=16, le=16384)
+    cpu_s: float = Field(30.0, gt=0, le=600)
+    processes: int = Field(64, ge=1, le=4096)
+    open_files: int = Field(256, ge=16, le=65536)
+    file_size_mib: int = Field(64, ge=1, le=16384)
+    disk_mib: int = Field(128, ge=1, le=16384)
+    inodes: int = Field(16384, ge=16, le=1_000_000)
+
+
+class BindingSpec(Closed):
+    """Where the tool's code is.
+
+    `entry_point` is `module:function` for `inproc_safe` (a closed list of our own) and for `sandbox_job`
+    (a module of `sandbox/tools/`, or of the manifest's own directory).
+    """
+
+    kind: Binding
+    entry_point: str = Field(min_length=1, max_length=256)
+    profile: str = Field("job", description="Name of a sandbox profile; `sandbox_job` only.")
+    posture: Posture = Field("no-cgroup", description="The least isolation under which this tool may run.")
+    workspace: Workspace = Field(
+        "none",
+        description="`fresh`: empty, `out/` is exported; `project`: the project's files, which survive calls; "
+        "`state`: the project's own directory for tools that keep state, out of reach of `project`.",
+    )
+    artifact_argument: str | None = Field(
+        None, description="Name of the argument whose artifact is copied into the cell before the job starts."
+    )
+
+
+class Reversal(Closed):
+    """How an effect can be undone."""
+
+    tool: str
+
+
+class Estimate(Closed):
+    """What the author expects one call to take; planners and people read it, nothing enforces it."""
+
+    cost_usd: float | None = Field(None, ge=0)
+    latency_ms: float | None = Field(None, ge=0)
+
+
+class Golden(Closed):
+    """One call that must work: arguments in, a part of the structured result out.
+
+    `before` lists calls of other tools that prepare the workspace.
+    """
+
+    arguments: JsonObject
+    expect: JsonObject
+    before: tuple[GoldenStep, ...] = ()
+
+
+class GoldenStep(Closed):
+    """One preparing call of a golden."""
+
+    tool: str
+    arguments: JsonObject
+
+
+class ToolManifest(Closed):
+    """One tool: its interface, its labels, its binding, its limits."""
+
+    manifest: Literal[1] = 1
+    id: ToolName
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?$")
+    title: str = Field(min_length=1, max_length=128)
+    description: str = Field(min_length=1, max_length=4096)
+    tags: tuple[str, ...] = ()
+    deprecated: str | None = Field(None, description="Why, and what to use instead.")
+    input_schema: JsonObject
+    output_schema: JsonObject | None = None
+    binding: BindingSpec
+    auth_type: Literal["none", "bearer", "api_key", "oauth2"] = "none"
+    secrets: tuple[str, ...] = Field((), description="Names of secrets that the job gets; never values.")
+    hosts: tuple[str, ...] = Field((), description="host:port entries that the job may reach when policy agrees.")
+    scopes: tuple[str, ...] = ()
+    side_effects: SideEffects = "non_idempotent"
+    reversible: Reversal | None = None
+    estimate: Estimate = Estimate()
+    tier: Literal["hot", "cold"] = "cold"
+    labels: Labels = Labels()
+    limits: Limits = Limits()
+    licence: str = Field("Apache-2.0", min_length=1, max_length=64)
+    golden: Golden | None = None
+
+    @model_validator(mode="after")
+    def _labels_agree(self) -> ToolManifest:
+        if self.labels.read_only and (self.labels.destructive or self.side_effects == "non_idempotent"):
+            raise ValueError("labels.read_only cannot go with labels.destructive or side_effects non_idempotent")
+        if self.hosts and not self.labels.egress:
+            raise ValueError("a tool with hosts must carry labels.egress")
+        return self

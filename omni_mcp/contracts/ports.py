@@ -1,0 +1,252 @@
+"""The protocols that the core needs and engines implement. Each has one suite of promise tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Protocol
+
+from omni_mcp.contracts.approval import Approval
+from omni_mcp.contracts.artifact import ArtifactRef
+from omni_mcp.contracts.call import Call, Durable, Principal, Result
+from omni_mcp.contracts.events import Draft, RunEvent, RunKind
+from omni_mcp.contracts.json import JsonObject, JsonValue
+from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
+from omni_mcp.contracts.sandbox import Isolation, Job, JobEnd
+from omni_mcp.contracts.tool import CallKind, Entry
+
+
+class Masker(Protocol):
+    """Takes secrets out of what is recorded."""
+
+    def mask(self, value: JsonValue) -> tuple[JsonValue, tuple[str, ...]]:
+        """Return *value* with secrets replaced, and the JSON paths that were touched. The input is not changed.
+
+        Masks registered secrets in their common encodings, and values under secret-like keys.
+        """
+        ...
+
+    def mask_known(self, value: JsonValue) -> JsonValue:
+        """Return *value* with registered secrets replaced only: what a client gets."""
+        ...
+
+    def mask_text(self, text: str) -> str:
+        """Return *text* with registered secrets replaced: for log lines and messages."""
+        ...
+
+
+class RunLog(Protocol):
+    """The append-only record. One writer; appends are queued and committed in groups."""
+
+    async def create_run(
+        self, *, kind: RunKind, principal: Principal, actor: str, client: JsonObject, trace_id: str | None = None,
+        parent_run: str | None = None, title: str | None = None,
+    ) -> str:
+        """Append `run_created` and return the new run's id once it is durable.
+
+        Raises:
+            LogUnavailable: it could not be written.
+        """
+        ...
+
+    def append(self, run: str, draft: Draft, *, parent: Durable | int | None = None, quiet: bool = False) -> Durable:
+        """Queue one event, masked, and return at once; it gets its seq when it is written.
+
+        *quiet* events (reads of the log itself) notify no subscriber, so that a log read does not feed itself.
+
+        If *parent* could not be written, neither is this. Raises nothing: what fails shows in `durable()`.
+        """
+        ...
+
+    def append_outcome(
+        self, run: str, draft: Draft, *, parent: Durable | int | None = None, quiet: bool = False
+    ) -> Durable:
+        """Like `append`, for the outcome of something that was dispatched: if it cannot be written now it is kept in
+        bounded memory and written on recovery, before anything newer of its run."""
+        ...
+
+    def read(self, run: str, *, after: int = 0, limit: int = 1000) -> AsyncIterator[RunEvent]:
+        """Yield events of a run in order of seq, from the one after *after*."""
+        ...
+
+    async def runs(self, *, principal: str | None = None, limit: int = 50, before: str | None = None) -> list[JsonObject]:
+        """Return newest runs first, as projected: id, kind, project, principal, created_at, last_seq, open, calls."""
+        ...
+
+    async def get_run(self, run: str) -> JsonObject:
+        """Return one run as `runs` does.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        ...
+
+    async def find_call(self, call: str) -> list[RunEvent]:
+        """Return the events of one call in order, or nothing."""
+        ...
+
+    async def search(self, query: str, *, principal: str | None = None, run: str | None = None, limit: int = 20) -> list[RunEvent]:
+        """Return events that contain every word of *query*, newest first. Any text is a valid query."""
+        ...
+
+    def subscribe(self) -> AsyncIterator[tuple[str, int, bool]]:
+        """Yield `(run, last seq, quiet)` after each commit; `quiet` events (reads of the log itself) notify nobody."""
+        ...
+
+    def arguments_hmac(self, arguments: JsonValue) -> str:
+        """Return the keyed hash under which raw arguments are recorded."""
+        ...
+
+
+class Artifacts(Protocol):
+    """Blobs by content, each visible to the principals that made it or were given it."""
+
+    async def put(self, data: bytes, *, media_type: str, owner: str, run: str, name: str | None = None) -> ArtifactRef:
+        """Store *data* durably and return its reference; storing the same bytes twice keeps one copy."""
+        ...
+
+    async def get(self, sha256: str, *, owner: str) -> tuple[ArtifactRef, bytes]:
+        """Return a blob that *owner* may see.
+
+        Raises:
+            NotFound: no such blob, or not one of theirs: the same answer.
+        """
+        ...
+
+    async def list_refs(self, *, owner: str, limit: int = 100) -> list[ArtifactRef]:
+        """Return the newest references that *owner* may see."""
+        ...
+
+
+class Policy(Protocol):
+    """Decides. Never raises: whatever goes wrong is a deny with its reason in `errors`."""
+
+    @property
+    def version(self) -> str:
+        """sha256 of everything that decides: rules, schema, guardrails."""
+        ...
+
+    def decide(
+        self, *, action: Action, principal: Principal, entry: Entry | None, name: str, run: str, arguments_digest: str,
+        arguments_bytes: int, egress: Sequence[str] = (), approval: ApprovalFacts | None = None,
+    ) -> Decision:
+        """Decide one request. `entry` None is the unknown resource: never allowed, never asked about."""
+        ...
+
+    def visible(self, *, action: Action, principal: Principal, entries: Sequence[Entry]) -> list[bool]:
+        """Say for each entry whether some arguments of *principal* could be allowed or asked about. Cached."""
+        ...
+
+
+class Desk(Protocol):
+    """Where questions wait for a person."""
+
+    async def ask(self, call: Call, question_rules: tuple[str, ...], policy_version: str) -> ApprovalFacts:
+        """Ask about exactly this call and wait. Records `approval_requested` and `approval_decided`.
+
+        An approved, unexpired, unused question of the same principal, definition and raw arguments is taken
+        without asking again. The approval is *used* (compare and set) before this returns.
+
+        Raises:
+            ApprovalPending: the wait is over, the question is still open. `data` holds its id.
+            ApprovalDenied, ApprovalExpired: as they say.
+        """
+        ...
+
+    async def open_questions(self, *, project: str | None = None) -> list[Approval]:
+        """Return what waits, oldest first."""
+        ...
+
+
+class Catalog(Protocol):
+    """What can be named, per profile."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever any listed definition does."""
+        ...
+
+    def find(self, profile: str, kind: CallKind, name: str) -> Entry | None:
+        """Return the entry that *name* means in *profile*, quarantined or not; None if there is none."""
+        ...
+
+    def entries(self, profile: str, kind: str) -> list[tuple[str, Entry]]:
+        """Return (public name or URI, entry) of everything accepted, in a fixed order."""
+        ...
+
+    def get(self, kind: str, server: str, name: str) -> Entry | None:
+        """Return an entry by its key."""
+        ...
+
+
+class Schemas(Protocol):
+    """Checks values against JSON Schema 2020-12, without ever fetching a reference."""
+
+    def problems(self, schema: JsonObject, value: JsonValue, *, limit: int = 5) -> list[str]:
+        """Return up to *limit* faults as `$.path: message`; nothing if *value* fits. Compiled once per schema."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs calls of one kind of binding."""
+
+    async def execute(self, call: Call) -> Result:
+        """Run the call to its end. `call.tool` and `call.grant` are set; intents are durable.
+
+        Cancelling the task stops the tool: its processes are dead, or its server told, within two seconds.
+
+        Raises:
+            Refused: it could not be dispatched after all (no sandbox).
+            Failed: as the failure catalogue says.
+        """
+        ...
+
+
+class Sandbox(Protocol):
+    """Runs jobs in cells."""
+
+    def isolation(self) -> Isolation:
+        """What can be had here, probed once at start."""
+        ...
+
+    async def run(self, job: Job) -> JobEnd:
+        """Run one job in one fresh cell and wait until nothing of it is left.
+
+        A job that fails is a `JobEnd`, never an exception. Cancelling the task kills the cell first.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Brings entries into the catalog: bundled manifests, our own servers, upstreams."""
+
+    def load(self) -> Iterable[Entry]:
+        """Return every entry; called at start and after each change.
+
+        Raises:
+            ConfigError: the files it reads are refused; the catalog keeps what it had.
+        """
+        ...
+
+
+class Completer(Protocol):
+    """Suggests values for an argument of a prompt or of a resource template."""
+
+    async def complete(self, principal: Principal, entry: Entry, argument: JsonObject, context: JsonObject) -> JsonObject:
+        """Return `{"values": [...], "total"?, "hasMore"?}` for `argument` (`{"name", "value"}`); at most 100 values."""
+        ...
+
+
+class Nonces(Protocol):
+    """Single use, across restarts."""
+
+    async def use(self, nonce: str, *, expires_at_ns: int) -> bool:
+        """Return True for the first use of *nonce*, False for every later one; forgotten some time after it expires."""
+        ...
+
+
+class Identities(Protocol):
+    """Who holds a credential."""
+
+    def principal_of(self, token: str) -> Principal | None:
+        """Return whom a bearer token stands for; None for unknown, revoked and expired ones. Constant time."""
+        ...

@@ -1,0 +1,67 @@
+"""Entry: one thing that a call can name. Tools, resources, resource templates and prompts are entries alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omni_mcp.contracts.json import JsonObject, digest
+from omni_mcp.contracts.manifest import Binding, Labels, Limits, Posture, SideEffects, ToolManifest
+
+EntryKind = Literal["tool", "resource", "resource_template", "prompt"]
+CallKind = Literal["tool", "resource", "prompt"]
+EntryState = Literal["accepted", "quarantined", "degraded"]
+Where = Literal["cell", "remote", "in_process", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One definition of the catalog, as it was accepted.
+
+    `definition` is the wire-shaped object (a tool's `name`, `inputSchema`, …; a resource's `uri`, …) with every field
+    that its server sent, known or not; its `name` or `uri` is the server's own. What a client sees is made from it by
+    the profile: only names and URIs are rewritten.
+    """
+
+    kind: EntryKind
+    server: str
+    name: str
+    definition: JsonObject
+    version: str = "0.0.0"
+    binding: Binding = "inproc_safe"
+    labels: Labels = field(default_factory=Labels)
+    limits: Limits = field(default_factory=Limits)
+    side_effects: SideEffects = "non_idempotent"
+    posture: Posture = "none"
+    profile: str = ""
+    state: EntryState = "accepted"
+    manifest: ToolManifest | None = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            object.__setattr__(self, "digest", self._digest())
+
+    def _digest(self) -> str:
+        """sha256 of everything that decides what the entry is and does: what an approval and a grant are bound to."""
+        return digest(
+            {
+                "kind": self.kind,
+                "server": self.server,
+                "name": self.name,
+                "definition": self.definition,
+                "version": self.version,
+                "binding": self.binding,
+                "labels": self.labels.model_dump(),
+                "limits": self.limits.model_dump(),
+                "side_effects": self.side_effects,
+                "posture": self.posture,
+                "profile": self.profile,
+                "entry_point": self.manifest.binding.entry_point if self.manifest else "",
+            }
+        )
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(kind, server, name): unique in the catalog."""
+        return self.kind, self.server, self.name

@@ -1,0 +1,126 @@
+"""Where things live: the operator's directory, the runtime directory, and the data that ships with the package."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def bundled(name: str) -> Path:
+    """Return the shipped directory *name* (`manifests`, `policies` or `sandbox`).
+
+    In a wheel it travels inside the package; in an editable install or a checkout it stands beside the package.
+
+    Raises:
+        FileNotFoundError: the package is not complete.
+    """
+    here = Path(__file__).resolve().parent
+    for place in (here / "_data" / name, here.parent / name):
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(f"the shipped directory {name!r} is missing beside {here}")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The operator's directory and all that hangs on it. `OMNI_HOME`, else the XDG directories."""
+
+    config: Path
+    data: Path
+    runtime: Path
+
+    @property
+    def settings_file(self) -> Path:
+        return self.config / "omni.toml"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.config / "omni.lock"
+
+    @property
+    def policies(self) -> Path:
+        return self.config / "policies"
+
+    @property
+    def manifests(self) -> Path:
+        return self.config / "manifests"
+
+    @property
+    def log_file(self) -> Path:
+        return self.data / "runlog.db"
+
+    @property
+    def state_file(self) -> Path:
+        """Approvals, single-use nonces and other small state that is not evidence."""
+        return self.data / "state.db"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.data / "artifacts"
+
+    @property
+    def workspaces(self) -> Path:
+        return self.data / "workspaces"
+
+    @property
+    def secrets(self) -> Path:
+        """Keys of the gateway itself: log heads, argument hashes, seals. Mode 0700."""
+        return self.data / "secrets"
+
+    @property
+    def keys_file(self) -> Path:
+        """Hashes of client tokens and whom they stand for."""
+        return self.data / "keys.json"
+
+    @property
+    def token_file(self) -> Path:
+        """The token that the first start minted, mode 0600."""
+        return self.data / "token"
+
+    @property
+    def daemon_lock(self) -> Path:
+        return self.data / "gateway.lock"
+
+    @property
+    def socket(self) -> Path:
+        return self.runtime / "gateway.sock"
+
+    @property
+    def runtime_file(self) -> Path:
+        """Port, pid and version of the running gateway."""
+        return self.runtime / "gateway.json"
+
+
+def find_home(environment: dict[str, str] | None = None) -> Home:
+    """Return the directories in force; creates nothing.
+
+    The runtime directory has a short name of its own because a unix socket's path ends at 108 bytes.
+    """
+    env = os.environ if environment is None else environment
+    if env.get("OMNI_HOME"):
+        config = Path(env["OMNI_HOME"]).expanduser().absolute()
+        data = config / "data"
+    else:
+        home = Path(env.get("HOME") or os.path.expanduser("~"))
+        config = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "omni-mcp"
+        data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "omni-mcp"
+    name = hashlib.sha256(str(data).encode()).hexdigest()[:12]
+    base = env.get("XDG_RUNTIME_DIR")
+    runtime = Path(base) / f"omni-mcp-{name}" if base and len(base) < 60 else Path(f"/tmp/omni-mcp-{os.getuid()}-{name}")
+    return Home(config=config, data=data, runtime=runtime)
+
+
+def make_private_dir(path: Path) -> Path:
+    """Create *path* with mode 0700 if it is missing.
+
+    Raises:
+        PermissionError: it exists but is a link, is somebody else's, or others may write to it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = path.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        raise PermissionError(f"{path} must be a directory of yours that nobody else can write to (chmod 700 {path})")
+    return path
