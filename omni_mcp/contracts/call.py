@@ -184,6 +184,7 @@ class Question:
 
     rules: tuple[str, ...]
     approvers: tuple[str, ...] = ()
+    policy_version: str = ""
     ttl_s: float = 900.0
     wait_s: float | None = None  # how long the caller is kept; None: the desk's own setting
 

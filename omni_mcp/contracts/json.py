@@ -56,3 +56,16 @@ def depth_of(value: object, *, limit: int) -> int:
             return depth
         layer = [item for item in inner if isinstance(item, Mapping | list | tuple)] or []
     return depth
+
+
+def json_path(parts: Sequence[str | int]) -> str:
+    """Write a place in a JSON value as people read it: `$.binding.kind`, `$.items[0]`, `$["odd key"]`."""
+    text = "$"
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.isidentifier() or part.lstrip("$").isidentifier():
+            text += f".{part}"
+        else:
+            text += f"[{orjson.dumps(part).decode()}]"
+    return text

@@ -69,6 +69,10 @@ class BindingSpec(Closed):
         description="`fresh`: empty, `out/` is exported; `project`: the project's files, which survive calls; "
         "`state`: the project's own directory for tools that keep state, out of reach of `project`.",
     )
+    packages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")], ...] = Field(
+        (), max_length=8,
+        description="Installed distributions whose import packages the job may read, at `/packages` and on its path.",
+    )
     artifact_argument: str | None = Field(
         None, description="Name of the argument whose artifact is copied into the cell before the job starts."
     )

@@ -36,6 +36,8 @@ class Entry:
     profile: str = ""
     state: EntryState = "accepted"
     manifest: ToolManifest | None = None
+    code_dir: str = ""  # directory of the entry point's module where it is not a bundled one
+    code_digest: str = ""  # sha256 of that module: a changed file is a changed definition
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -57,7 +59,10 @@ class Entry:
                 "side_effects": self.side_effects,
                 "posture": self.posture,
                 "profile": self.profile,
-                "entry_point": self.manifest.binding.entry_point if self.manifest else "",
+                "binding_spec": self.manifest.binding.model_dump() if self.manifest else {},
+                "hosts": self.manifest.hosts if self.manifest else (),
+                "secrets": self.manifest.secrets if self.manifest else (),
+                "code": self.code_digest,
             }
         )
 

@@ -1,0 +1,54 @@
+# Two commands do all set-up themselves: `make demo` and `make test`.
+VENV ?= .venv
+BIN := $(VENV)/bin
+SEEDS ?= 100
+export OMNI_VENV := $(VENV)
+
+.PHONY: demo test check lint types docs conformance faults soak bench clean help
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo:  ## walk one call through everything, on this machine, and clean up
+	@.ci/setup demo
+	@$(BIN)/omni-mcp demo
+
+test:  ## set up and run all tests
+	@.ci/setup dev
+	@$(BIN)/python tests/node/setup.py
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+check: lint types docs test  ## everything that CI checks but the long runs
+
+lint:
+	@.ci/setup dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	@.ci/setup dev
+	$(BIN)/mypy
+
+docs:  ## tables in docs/reference equal the code
+	@.ci/setup dev
+	$(BIN)/python -m omni_mcp.reference --check
+
+conformance:  ## the official suite against our own server, every revision
+	@.ci/setup dev
+	@$(BIN)/python tests/node/setup.py
+	$(BIN)/python tests/conformance/run.py
+
+faults:  ## kill -9 at every point of a call, SEEDS times
+	@.ci/setup dev
+	$(BIN)/python tests/faults/run.py --seeds $(SEEDS)
+
+soak:  ## thousands of calls through one gateway; descriptors, processes and memory before and after
+	@.ci/setup dev
+	$(BIN)/python tests/bench/soak.py
+
+bench:  ## timings, as ratios measured in one run
+	@.ci/setup dev
+	$(BIN)/python tests/bench/run.py
+
+clean:
+	rm -rf $(VENV) .work .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,32 @@
+"""The raw arguments fit the input schema, before a person is asked or anything runs. Nothing is coerced."""
+
+from __future__ import annotations
+
+from omni_mcp.contracts.call import Call, Handler, Result
+from omni_mcp.contracts.errors import InvalidArguments
+from omni_mcp.contracts.ports import Schemas
+from omni_mcp.contracts.tool import Entry
+
+
+class CheckArguments:
+    """Refuses arguments that do not fit, naming each place."""
+
+    def __init__(self, schemas: Schemas) -> None:
+        self._schemas = schemas
+
+    async def __call__(self, call: Call, proceed: Handler) -> Result:
+        if call.tool is not None and (problems := self._problems(call, call.tool)):
+            raise InvalidArguments(
+                f"the arguments of {call.name!r} do not fit: " + "; ".join(problems), data={"problems": problems}
+            )
+        return await proceed(call)
+
+    def _problems(self, call: Call, tool: Entry) -> list[str]:
+        if call.kind == "tool":
+            return self._schemas.problems(tool.definition.get("inputSchema", {"type": "object"}), call.arguments)
+        if call.kind == "prompt":
+            declared = tool.definition.get("arguments") or []
+            missing = [a["name"] for a in declared if a.get("required") and a["name"] not in call.arguments]
+            wrong = [name for name, value in call.arguments.items() if not isinstance(value, str)]
+            return [f"$.{name}: is required" for name in missing] + [f"$.{name}: must be a string" for name in wrong]
+        return []

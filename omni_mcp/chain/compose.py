@@ -1,0 +1,22 @@
+"""Stages become one handler: each stage gets the call and the rest of the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omni_mcp.contracts.call import Call, Handler, Result, Stage
+
+
+def compose(stages: Sequence[Stage], last: Handler) -> Handler:
+    """Return a handler that runs *stages* in order, outermost first, and ends in *last*."""
+    handler = last
+    for stage in reversed(stages):
+        handler = _bind(stage, handler)
+    return handler
+
+
+def _bind(stage: Stage, rest: Handler) -> Handler:
+    async def handle(call: Call) -> Result:
+        return await stage(call, rest)
+
+    return handle

@@ -1,0 +1,140 @@
+"""The policy is asked; what it said, and on what, is on record before anything else happens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from omni_mcp.contracts.call import Call, Durable, Grant, Handler, InputRequired, Question, Result, grant_digest
+from omni_mcp.contracts.errors import NotAllowed, OutcomeUnknown
+from omni_mcp.contracts.events import PolicyDecided, draft
+from omni_mcp.contracts.json import canonical
+from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
+from omni_mcp.contracts.ports import Policy, RunLog
+from omni_mcp.contracts.tool import CallKind, Entry
+
+ACTIONS: dict[CallKind, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
+
+
+class Decisions:
+    """Asks the policy about a call and records the answer. `Decide` and `Approve` share it, so both record alike."""
+
+    def __init__(self, policy: Policy, log: RunLog, *, gateway_version: str) -> None:
+        self._policy = policy
+        self._log = log
+        self._gateway_version = gateway_version
+
+    def decide(self, call: Call, *, approval: ApprovalFacts | None = None) -> tuple[Decision, Durable]:
+        """Return the decision and the event that holds it, which is not durable yet."""
+        entry = call.tool
+        decision = self._judge(call, entry, approval)
+        payload = PolicyDecided(
+            verdict=decision.verdict,
+            rules=decision.rules,
+            errors=decision.errors,
+            policy_version=decision.policy_version,
+            gateway_version=self._gateway_version,
+            approval=approval.id if approval else None,
+            request=decision.request,
+            **_facts(entry),
+        )
+        quiet = entry is not None and entry.server == "runs"
+        event = draft(payload, actor="gateway", call=call.id)
+        return decision, self._log.append(call.run, event, parent=call.parent, quiet=quiet)
+
+
+    def still_asks(self, call: Call, now: Entry | None) -> bool:
+        """Whether a waiting call, of the definition that is in force *now*, would still wait. Records nothing."""
+        if call.tool is None or now is None or now.digest != call.tool.digest:
+            return False
+        return self._judge(call, now, None).verdict == "ask"
+
+    def _judge(self, call: Call, entry: Entry | None, approval: ApprovalFacts | None) -> Decision:
+        return self._policy.decide(
+            action=ACTIONS[call.kind],
+            principal=call.principal,
+            entry=entry,
+            name=call.name,
+            run=call.run,
+            arguments_digest=call.arguments_digest,
+            arguments_bytes=len(canonical(call.arguments)),
+            egress=_hosts(entry),
+            approval=approval,
+        )
+
+
+class Decide:
+    """Allow becomes a grant, ask becomes a question, everything else is a refusal."""
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
+
+    async def __call__(self, call: Call, proceed: Handler) -> Result:
+        approval = carried_approval(call)
+        decision, recorded = self._decisions.decide(call, approval=approval)
+        known = replace(call, intents=(*call.intents, recorded))
+        if decision.verdict == "deny" or call.tool is None:
+            raise NotAllowed(call.name, detail=_reason(call, decision))
+        if decision.verdict == "allow":
+            granted = replace(known, grant=grant_for(known, call.tool, decision, approval))
+            return carry(await proceed(granted), approval)
+        question = decision.question or Question(rules=decision.rules)
+        return await proceed(replace(known, question=replace(question, policy_version=decision.policy_version)))
+
+
+def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFacts | None) -> Grant:
+    """Make the grant for exactly this call."""
+    return Grant(
+        digest=grant_digest(call, tool),
+        policy_version=decision.policy_version,
+        rules=decision.rules,
+        approval=approval.id if approval else None,
+        egress=_hosts(tool),
+    )
+
+
+def carry(result: Result, approval: ApprovalFacts | None) -> Result:
+    """A multi-round call keeps its approval through its rounds: one approval, one call."""
+    if approval is None or not isinstance(result, InputRequired):
+        return result
+    facts = {"id": approval.id, "by": approval.by, "arguments_digest": approval.arguments_digest}
+    return replace(result, carry={**result.carry, "approval": facts})
+
+
+def carried_approval(call: Call) -> ApprovalFacts | None:
+    """The approval under which an earlier round of this call ran. It came back in our own seal.
+
+    Raises:
+        OutcomeUnknown: the definition changed between the rounds, so what was approved is not what would run.
+    """
+    if call.round is None:
+        return None
+    if call.tool is None or call.round.carry.get("definition") != call.tool.digest:
+        raise OutcomeUnknown("the tool changed while the call waited for input")
+    facts = call.round.carry.get("approval")
+    return ApprovalFacts(**facts) if isinstance(facts, dict) else None
+
+
+def _facts(entry: Entry | None) -> dict[str, str]:
+    if entry is None:
+        return {}
+    return {
+        "server": entry.server,
+        "tool": entry.name,
+        "tool_version": entry.version,
+        "definition_digest": entry.digest,
+        "executor": entry.binding,
+        "sandbox_profile": entry.profile,
+        "isolation_demanded": entry.posture,
+    }
+
+
+def _hosts(entry: Entry | None) -> tuple[str, ...]:
+    return entry.manifest.hosts if entry is not None and entry.manifest is not None else ()
+
+
+def _reason(call: Call, decision: Decision) -> str:
+    if call.tool is None:
+        return "no accepted definition has this name"
+    if decision.errors:
+        return "denied because the policy could not be evaluated: " + "; ".join(decision.errors)
+    return f"denied by {', '.join(decision.rules)}" if decision.rules else "no rule matched"

@@ -1,0 +1,224 @@
+"""Outermost stage: what was asked is on record before anything happens, and how it ended before the client knows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from omni_mcp.chain.crashpoint import reach
+from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
+from omni_mcp.contracts.call import Answer, Call, Durable, Handler, InputRequired, Result
+from omni_mcp.contracts.errors import Internal, LogUnavailable, OmniError, OutcomeUnknown, Refused
+from omni_mcp.contracts.events import RoundAnswered, RoundAsked, ToolCall, ToolError, ToolResult, draft
+from omni_mcp.contracts.ids import iso_time
+from omni_mcp.contracts.json import canonical
+from omni_mcp.contracts.manifest import Closed
+from omni_mcp.contracts.ports import Artifacts, Catalog, RunLog
+
+LOG_SERVER = "runs"  # calls of this server read the log: recorded in the gateway's own run, and quiet
+
+
+@dataclass(slots=True)
+class _OpenRound:
+    """A multi-round call that waits for its caller to come back."""
+
+    run: str
+    parent: int
+    actor: str
+    timer: asyncio.TimerHandle
+
+
+class Record:
+    """Appends `tool_call` before the other stages and exactly one outcome after them."""
+
+    def __init__(
+        self, log: RunLog, artifacts: Artifacts, catalog: Catalog, *, gateway_run: str, round_ttl_s: float = 600.0,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._log = log
+        self._artifacts = artifacts
+        self._catalog = catalog
+        self._gateway_run = gateway_run
+        self._round_ttl_s = round_ttl_s
+        self._now_ns = now_ns
+        self._rounds: dict[str, _OpenRound] = {}
+
+    async def __call__(self, call: Call, proceed: Handler) -> Result:
+        reach("before_intent")
+        entry = self._catalog.find(call.profile, call.kind, call.name)
+        quiet = entry is not None and entry.server == LOG_SERVER
+        known = replace(call, run=self._gateway_run) if quiet else call
+        intent, parent = self._append_intent(known, quiet=quiet)
+        known = replace(known, parent=parent, intents=(intent,))
+        reach("intent_unsynced")
+        started = time.perf_counter()
+        try:
+            result = await proceed(known)
+        except asyncio.CancelledError:
+            self._append(known, _cancelled(known, _ms_since(started)), quiet=quiet)
+            raise
+        except OmniError as error:
+            await self._record_error(known, error, _ms_since(started), quiet=quiet)
+            raise
+        except Exception as error:
+            fault = Internal("the gateway failed; the record holds the reason", detail=_last_frames(error))
+            await self._record_error(known, fault, _ms_since(started), quiet=quiet)
+            raise fault from error
+        reach("result_received")
+        if isinstance(result, InputRequired):
+            return await self._suspend(known, result)
+        return await self._record_answer(known, result, _ms_since(started), quiet=quiet)
+
+    def open_rounds(self) -> int:
+        """How many calls wait for their caller to come back with input."""
+        return len(self._rounds)
+
+    def abandon_rounds(self) -> None:
+        """End every waiting multi-round call: the gateway stops and cannot know what its server did meanwhile."""
+        for call_id in list(self._rounds):
+            self.end_round(call_id, OutcomeUnknown("the gateway stopped while the call waited for input"))
+
+    # --- intent ---
+
+    def _append_intent(self, call: Call, *, quiet: bool) -> tuple[Durable, Durable | int]:
+        """Append what is asked. A round of a call that does not wait for one is not let in: that call has its outcome."""
+        if call.round is not None:
+            waiting = self._rounds.pop(call.id, None)
+            if waiting is None:
+                raise OutcomeUnknown("this call is over; its outcome is on record")
+            waiting.timer.cancel()
+            answered = RoundAnswered(round=call.round.number, responses=call.round.responses)
+            parent = call.round.intent_seq
+            return self._log.append(call.run, draft(answered, actor=call.principal.key, call=call.id), parent=parent), parent
+        asked = ToolCall(
+            call_kind=call.kind,
+            name=call.name,
+            arguments=call.arguments,
+            arguments_hmac=self._log.arguments_hmac(call.arguments),
+            arguments_bytes=len(canonical(call.arguments)),
+            principal=call.principal.key,
+            profile=call.profile,
+            client={"name": call.client.name, "version": call.client.version, "era": call.client.era,
+                    "protocol": call.client.protocol_version, "transport": call.client.transport},
+            model=_reported_model(call),
+            trace_id=call.trace,
+        )
+        intent = self._log.append(call.run, draft(asked, actor=call.principal.key, call=call.id), quiet=quiet)
+        return intent, intent
+
+    # --- outcomes ---
+
+    async def _record_answer(self, call: Call, answer: Answer, duration_ms: float, *, quiet: bool) -> Answer:
+        body = canonical(answer.body)
+        kept: ArtifactRef | None = None
+        if len(body) > INLINE_LIMIT_BYTES:
+            kept = await self._artifacts.put(
+                body, media_type="application/json", owner=call.principal.key, run=call.run, name=f"result of {call.id}"
+            )
+        payload = ToolResult(
+            is_error=answer.is_error,
+            result=None if kept else answer.body,
+            artifact=kept,
+            artifacts=tuple(ArtifactRef.model_validate(ref) for ref in answer.artifacts),
+            where=answer.where,
+            isolation=answer.isolation,
+            usage=answer.usage,
+            duration_ms=duration_ms,
+            bytes_out=len(body),
+        )
+        await self._durable_outcome(call, payload, quiet=quiet)
+        reach("result_durable")
+        return answer
+
+    async def _record_error(self, call: Call, error: OmniError, duration_ms: float, *, quiet: bool) -> None:
+        await self._durable_outcome(call, _error_payload(call, error, duration_ms), quiet=quiet)
+        reach("result_durable")
+
+    async def _durable_outcome(self, call: Call, payload: Closed, *, quiet: bool) -> None:
+        outcome = self._append(call, payload, quiet=quiet)
+        try:
+            await asyncio.shield(asyncio.ensure_future(outcome.durable()))
+        except LogUnavailable as fault:
+            if call.trail.dispatched:
+                raise OutcomeUnknown(
+                    "the call was dispatched and its outcome cannot be recorded now", detail=fault.detail
+                ) from fault
+            raise
+
+    def _append(self, call: Call, payload: Closed, *, quiet: bool) -> Durable:
+        event = draft(payload, actor=call.principal.key, call=call.id)
+        append = self._log.append_outcome if call.trail.dispatched else self._log.append
+        return append(call.run, event, parent=call.parent, quiet=quiet)
+
+    # --- multi-round calls ---
+
+    async def _suspend(self, call: Call, asked: InputRequired) -> InputRequired:
+        """Keep the call open until its caller comes back or its time is over."""
+        number = (call.round.number if call.round else 1) + 1
+        expires_at_ns = self._now_ns() + int(self._round_ttl_s * 1e9)
+        payload = RoundAsked(round=number, requests=asked.requests, expires_at=iso_time(expires_at_ns))
+        intent_seq = call.round.intent_seq if call.round else await call.intents[0].durable()
+        event = self._log.append(call.run, draft(payload, actor=call.principal.key, call=call.id), parent=intent_seq)
+        await event.durable()
+        timer = asyncio.get_running_loop().call_later(
+            self._round_ttl_s, self.end_round, call.id, OutcomeUnknown("the caller did not come back with input")
+        )
+        self._rounds[call.id] = _OpenRound(call.run, intent_seq, call.principal.key, timer)
+        return replace(asked, intent_seq=intent_seq, expires_at_ns=expires_at_ns)
+
+    def end_round(self, call_id: str, error: OmniError) -> None:
+        """End a call that waits for input and will not get it; nothing happens if it does not wait."""
+        waiting = self._rounds.pop(call_id, None)
+        if waiting is None:
+            return
+        waiting.timer.cancel()
+        payload = ToolError(code=error.code, message=error.message, detail=error.detail, dispatched=True, where="remote")
+        event = draft(payload, actor=waiting.actor, call=call_id)
+        self._log.append_outcome(waiting.run, event, parent=waiting.parent)
+
+
+def _error_payload(call: Call, error: OmniError, duration_ms: float) -> ToolError:
+    trail = call.trail
+    return ToolError(
+        code=error.code,
+        message=error.message,
+        detail=error.detail,
+        data=error.data,
+        dispatched=trail.dispatched and not isinstance(error, Refused),
+        where=trail.where,
+        isolation=trail.isolation,
+        usage=trail.usage,
+        duration_ms=duration_ms,
+    )
+
+
+def _cancelled(call: Call, duration_ms: float) -> ToolError:
+    effect = "the tool was stopped and may have taken effect" if call.trail.dispatched else "nothing was dispatched"
+    return ToolError(
+        code="cancelled",
+        message=f"cancelled by the caller; {effect}",
+        dispatched=call.trail.dispatched,
+        where=call.trail.where,
+        isolation=call.trail.isolation,
+        duration_ms=duration_ms,
+    )
+
+
+def _reported_model(call: Call) -> dict[str, object] | None:
+    """What the client reports of its model, under the one key that we document for it."""
+    model = call.meta.get("io.omni-mcp/model")
+    return model if isinstance(model, dict) else None
+
+
+def _ms_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def _last_frames(error: BaseException) -> str:
+    """Type, message and the last three places of an unexpected error: for the record, never for a client."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    return f"{type(error).__name__}: {str(error)[:500]} at {places}"

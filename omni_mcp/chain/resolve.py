@@ -1,0 +1,21 @@
+"""A name becomes an accepted definition, or stays unknown; this stage never refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from omni_mcp.contracts.call import Call, Handler, Result
+from omni_mcp.contracts.ports import Catalog
+
+
+class Resolve:
+    """Pins the call to the definition that is accepted now. Unknown and quarantined names go on as the unknown resource."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def __call__(self, call: Call, proceed: Handler) -> Result:
+        entry = self._catalog.find(call.profile, call.kind, call.name)
+        if entry is None or entry.state == "quarantined":
+            return await proceed(call)
+        return await proceed(replace(call, tool=entry))

@@ -1,0 +1,400 @@
+"""`omni-mcp allow`, `policy` and `explain`: write a rule, check rules, and say why a call came out as it did."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import click
+import orjson
+
+from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import BadRequest, ConfigError, NotFound
+from omni_mcp.contracts.events import RunEvent
+from omni_mcp.contracts.json import JsonObject, canonical, digest
+from omni_mcp.contracts.policy import Action, Decision, Explanation
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.manifests import ManifestReader
+from omni_mcp.engines.policy.cases import CaseReport, read_cases, run_cases
+from omni_mcp.engines.policy.explain import explain as explain_decision
+from omni_mcp.engines.policy.files import PolicyFile, read_policy_files
+from omni_mcp.engines.policy.grants import GrantSpec
+from omni_mcp.engines.policy.policy import open_policy
+from omni_mcp.engines.policy.policy_set import PolicySet, compile_policies, load_policies, read_shipped
+from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
+from omni_mcp.engines.runlog.reader import LogReader
+from omni_mcp.paths import Home, bundled, find_home, make_private_dir
+
+SCAN_EVENTS = 100_000  # how far back a shortened call id is looked for
+_PUBLIC_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*?__\S{1,512}")
+_SERVER_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")
+_PRINCIPAL = re.compile(r'(?:(Agent|User)::)?"?([^"]+)"?')
+_ACTION: dict[str, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value instead of text.")
+
+
+# --- allow -----------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("tool")
+@click.option("--to", "agent", default="", metavar="AGENT", help="Only this agent; without it, every client.")
+@click.option("--user", default="", metavar="USER", help="Only this user, or with --to: only that user's agent.")
+@click.option("--project", default="", metavar="PROJECT", help="Only in this project.")
+@click.option("--read-only", is_flag=True, help="Only as long as the tool is labelled read-only.")
+@click.option("--server", "whole_server", is_flag=True, help="TOOL is a server: everything of it. Same as SERVER__*.")
+@click.option("--kind", type=click.Choice(list(_ACTION)), default="tool", show_default=True, help="What TOOL names.")
+@json_option
+def allow(
+    tool: str, agent: str, user: str, project: str, read_only: bool, whole_server: bool, kind: str, as_json: bool
+) -> None:
+    """Write a small policy file that allows TOOL, such as tools__files_read."""
+    target, whole_server = _target(tool, whole_server)
+    spec = GrantSpec(
+        target=target,
+        kind="server" if whole_server else "entry",
+        action=_ACTION[kind],
+        agent=agent,
+        user=user,
+        project=project,
+        read_only=read_only,
+    )
+    home = find_home()
+    file = _policy_dir(home) / spec.file_name
+    shipped = read_shipped(bundled("policies"))
+    text = f"// {spec.sentence()}. Written by: {spec.command()}\n// Delete this file to take it back.\n{spec.text()}"
+    others = [one for one in read_policy_files(home.policies) if one.name != file.name]
+    whole = compile_policies([*others, PolicyFile(file.name, text)], shipped)
+    _write_atomically(file, text)
+    asked = sorted(_asked_about(spec, whole, home))
+    known = _entries_of(spec, home)
+    result = {
+        "file": str(file),
+        "rule": spec.id,
+        "allows": spec.sentence(),
+        "known_tools": len(known),
+        "still_asked": asked,
+    }
+    if as_json:
+        click.echo(orjson.dumps(result))
+        return
+    click.echo(f"{file}\n  {_printable(spec.sentence())}")
+    for name in asked:
+        click.echo(f"  {_printable(name)}: a person is still asked for each call (a guardrail that ships)")
+    if not known and kind == "tool":
+        click.echo("  no manifest here defines it, so it cannot be said whether a guardrail will still ask")
+
+
+def _target(tool: str, whole_server: bool) -> tuple[str, bool]:
+    if tool.endswith("__*"):
+        tool, whole_server = tool.removesuffix("__*"), True
+    if whole_server and not _SERVER_NAME.fullmatch(tool):
+        raise click.UsageError(f"{tool!r} is no server's name; see: omni-mcp tools list")
+    if not whole_server and not _PUBLIC_NAME.fullmatch(tool):
+        raise click.UsageError(f"{tool!r} is no public name; write SERVER__TOOL, or SERVER__* for all of a server")
+    return tool, whole_server
+
+
+def _policy_dir(home: Home) -> Path:
+    try:
+        return make_private_dir(home.policies)
+    except OSError as error:
+        raise BadRequest(f"cannot write rules: {error}") from error
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    """Write beside and rename: a running gateway reads the old rules or the new ones, never half of them."""
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.rename(file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _asked_about(spec: GrantSpec, policies: PolicySet, home: Home) -> Iterator[str]:
+    """Yield the tools of a grant for which a person is still asked."""
+    principal = Principal(
+        kind="Agent" if spec.agent or not spec.user else "User",
+        id=spec.agent or spec.user or "any",
+        owner=spec.user or "any",
+        project=spec.project or "default",
+    )
+    policy = open_policy(home.policies, bundled("policies"))
+    for entry in _entries_of(spec, home):
+        decision = policy.decide(
+            action=spec.action,
+            principal=principal,
+            entry=entry,
+            name=resource_id(entry.server, entry.name),
+            run="",
+            arguments_digest="",
+            arguments_bytes=0,
+        )
+        if decision.verdict == "ask" and decision.policy_version == policies.version:
+            yield resource_id(entry.server, entry.name)
+
+
+def _entries_of(spec: GrantSpec, home: Home) -> list[Entry]:
+    return [
+        entry
+        for entry in _known_entries(home)
+        if ACTION_OF_KIND[entry.kind] == spec.action
+        and spec.target == (entry.server if spec.kind == "server" else resource_id(entry.server, entry.name))
+    ]
+
+
+def _known_entries(home: Home) -> list[Entry]:
+    """Return the tools of every manifest that can be read here; broken ones are `omni-mcp tools lint`'s matter."""
+    with contextlib.suppress(FileNotFoundError):
+        reader = ManifestReader(code=bundled("sandbox") / "tools", in_process=_AnyEntryPoint())
+        found: list[Entry] = []
+        for directory, is_bundled in ((bundled("manifests"), True), (home.manifests, False)):
+            for file in sorted([*directory.glob("*.yaml"), *directory.glob("*/*.yaml")]):
+                server = "tools" if file.parent == directory else file.parent.name
+                entry = reader.read(file, server=server, bundled=is_bundled, problems=[])
+                found += [entry] if entry is not None else []
+        return found
+    return []
+
+
+class _AnyEntryPoint(frozenset[str]):
+    """Every entry point: nothing is run here, so the gateway's closed list is not needed to read labels."""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+# --- policy ----------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def policy() -> None:
+    """Check, test and explain policies."""
+
+
+@policy.command()
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@json_option
+def check(directory: Path | None, as_json: bool) -> None:
+    """Check every rule in DIRECTORY (the operator's own without it) together with what ships."""
+    place = directory or find_home().policies
+    try:
+        found = load_policies(place, read_shipped(bundled("policies")))
+    except ConfigError as error:
+        problems = [str(problem) for problem in error.problems]
+        click.echo(
+            orjson.dumps({"ok": False, "problems": problems}) if as_json else _printable("\n".join(problems)),
+            err=not as_json,
+        )
+        raise SystemExit(1) from None
+    warnings = [str(warning) for warning in found.warnings]
+    if as_json:
+        rules = [{"id": rule.id, "effect": rule.effect, "file": rule.file, "line": rule.line} for rule in found.rules]
+        click.echo(orjson.dumps({"ok": True, "version": found.version, "rules": rules, "warnings": warnings}))
+        return
+    for warning in warnings:
+        click.echo(f"warning: {_printable(warning)}", err=True)
+    own = sum(not rule.shipped for rule in found.rules)
+    click.echo(f"ok: {own} rules in {place}, {len(found.rules) - own} that ship; version {found.version[:19]}")
+
+
+@policy.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--policies", "directory", type=click.Path(path_type=Path), help="Rules to test; without it, those beside FILES."
+)
+@json_option
+def test(files: tuple[Path, ...], directory: Path | None, as_json: bool) -> None:
+    """Run the cases in FILES (*.test.yaml of the operator's directory without them)."""
+    place = directory or (files[0].parent if files else find_home().policies)
+    names = list(files) or sorted(place.glob("*.test.yaml"))
+    if not names:
+        raise NotFound(f"no *.test.yaml in {place}; docs/policy.md shows one")
+    policies = compile_policies(read_policy_files(place, in_force=False), read_shipped(bundled("policies")))
+    report = run_cases([(str(file), case) for file in names for case in read_cases(file)], policies)
+    click.echo(orjson.dumps(_report_json(report)) if as_json else _report_text(report))
+    if report.failed or report.uncovered:
+        raise SystemExit(1)
+
+
+def _report_json(report: CaseReport) -> JsonObject:
+    return {
+        "passed": len(report.results) - len(report.failed),
+        "failed": [{"file": one.file, "case": one.name, "message": one.message} for one in report.failed],
+        "uncovered": list(report.uncovered),
+    }
+
+
+def _report_text(report: CaseReport) -> str:
+    lines = [_printable(f"failed: {one.file}: {one.name}: {one.message}") for one in report.failed]
+    lines += [f"uncovered: no case is determined by {rule}" for rule in report.uncovered]
+    return "\n".join([*lines, f"{len(report.results) - len(report.failed)} passed, {len(report.failed)} failed"])
+
+
+@policy.command("explain")
+@click.option("--principal", "who", required=True, help='Such as coder, Agent::"coder" or User::"1000".')
+@click.option("--tool", required=True, help="A public name, such as tools__files_read.")
+@click.option("--args", "arguments", default="{}", help="The arguments, as JSON.")
+@click.option("--owner", default=lambda: str(os.getuid()), help="The user for whom an agent acts; you without it.")
+@click.option("--project", default="default", show_default=True)
+@click.option("--role", "roles", multiple=True, help="A role of the principal; may be given several times.")
+@json_option
+def explain_request(
+    who: str, tool: str, arguments: str, owner: str, project: str, roles: Sequence[str], as_json: bool
+) -> None:
+    """Say what would be decided about a call, by which rules, and what would change it."""
+    home = find_home()
+    try:
+        parsed = orjson.loads(arguments)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"--args is no JSON: {error}") from error
+    found = _PRINCIPAL.fullmatch(who)
+    if found is None:
+        raise click.UsageError(f"{who!r} names no principal; write coder, Agent::coder or User::1000")
+    kind, name = found.groups()
+    is_user = kind == "User"
+    principal = Principal(
+        kind="User" if is_user else "Agent",
+        id=name,
+        owner="" if is_user else owner,
+        project=project,
+        roles=tuple(roles),
+    )
+    entry = next((one for one in _known_entries(home) if resource_id(one.server, one.name) == tool), None)
+    cedar = open_policy(home.policies, bundled("policies"))
+    decision = cedar.decide(
+        action="call_tool",
+        principal=principal,
+        entry=entry,
+        name=tool,
+        run="",
+        arguments_digest=digest(parsed),
+        arguments_bytes=len(canonical(parsed)),
+    )
+    explanation = explain_decision(decision, cedar.rules)
+    click.echo(orjson.dumps(_explanation_json(explanation)) if as_json else _explanation_text(explanation))
+
+
+# --- explain CALL ----------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("call")
+@json_option
+def explain(call: str, as_json: bool) -> None:
+    """Show why CALL (an id, the beginning of one, or `last`) was allowed or refused, and what would allow it."""
+    home = find_home()
+    with LogReader(home.log_file) as reader:
+        events = reader.find_call(_call_id(reader, call))
+    if not events:
+        raise NotFound(f"there is no call {call!r}; see: omni-mcp runs list")
+    cedar = open_policy(home.policies, bundled("policies"))
+    story = story_of(events, cedar.rules)
+    click.echo(orjson.dumps(story) if as_json else _story_text(story))
+
+
+def _call_id(reader: LogReader, name: str) -> str:
+    if len(name) == 36:
+        return name
+    newest = reader.last_gid()
+    found: dict[str, None] = {}
+    for high in range(newest, max(newest - SCAN_EVENTS, 0), -1000):
+        for event in reversed(reader.events_since(max(high - 1000, 0), limit=min(1000, high))):
+            if event.kind == "tool_call" and event.call and (name == "last" or event.call.startswith(name)):
+                if name == "last":
+                    return event.call
+                found[event.call] = None
+    if len(found) > 1:
+        raise NotFound(f"{len(found)} calls begin with {name!r}; give more of the id")
+    return next(iter(found), name)
+
+
+def story_of(events: Iterable[RunEvent], policies: PolicySet | None) -> JsonObject:
+    """Return what the record says about one call, with its decision explained by the rules in force now."""
+    story: JsonObject = {"call": "", "run": "", "name": "", "principal": "", "outcome": None, "approvals": []}
+    for event in events:
+        payload = event.payload or {}
+        story.update(call=event.call or story["call"], run=event.run)
+        if event.kind == "tool_call":
+            story.update(name=payload.get("name", "(erased)"), principal=payload.get("principal", "(erased)"))
+        elif event.kind in ("tool_result", "tool_error"):
+            story["outcome"] = payload.get("code") or ("error of the tool" if payload.get("is_error") else "answered")
+        elif event.code == "policy_decided":
+            story["decision"] = payload  # the last one counts: after an approval it is decided again
+        elif event.code in ("approval_requested", "approval_decided", "approval_used"):
+            kept = ("code", "approval", "decision", "by", "channel", "note", "expires_at")
+            story["approvals"].append({key: payload[key] for key in kept if payload.get(key) is not None})
+    decided = story.pop("decision", None)
+    if decided:
+        story["isolation_demanded"] = decided.get("isolation_demanded")
+        story["policy_version"] = decided.get("policy_version")
+        story.update(_explanation_json(explain_decision(_recorded(decided), policies)))
+    return story
+
+
+def _recorded(payload: JsonObject) -> Decision:
+    return Decision(
+        verdict=payload["verdict"],
+        policy_version=payload["policy_version"],
+        rules=tuple(payload.get("rules", ())),
+        errors=tuple(payload.get("errors", ())),
+        request=payload.get("request", {}),
+    )
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+def _explanation_json(found: Explanation) -> JsonObject:
+    return {
+        "verdict": found.verdict,
+        "summary": found.summary,
+        "rules": list(found.rules),
+        "smallest_grant": found.smallest_grant,
+        "next_step": found.next_step,
+    }
+
+
+def _explanation_text(found: Explanation) -> str:
+    return "\n".join(_verdict_lines(_explanation_json(found)))
+
+
+def _verdict_lines(story: JsonObject) -> Iterator[str]:
+    yield f"{story['verdict']}: {_printable(story['summary'])}"
+    for rule in story["rules"]:
+        yield f"  {rule['id']} ({rule['effect']}, {rule['file']})"
+        yield from (f"    {_printable(line)}" for line in rule["text"].splitlines())
+    if story["smallest_grant"]:
+        yield "the smallest grant that would allow it:"
+        yield from (f"    {_printable(line)}" for line in story["smallest_grant"].splitlines())
+    if story["next_step"]:
+        yield _printable(story["next_step"])
+
+
+def _story_text(story: JsonObject) -> str:
+    lines = [f"call {story['call']} of {_printable(story['name'])} by {_printable(story['principal'])}"]
+    if "verdict" in story:
+        lines += _verdict_lines(story)
+        lines.append(f"isolation demanded: {story['isolation_demanded'] or 'none'}")
+    else:
+        lines.append("no decision is on record: the call ended before it was decided")
+    for step in story["approvals"]:
+        words = " ".join(f"{key}={_printable(str(value))}" for key, value in step.items() if key != "code")
+        lines.append(f"{step['code']}: {words}")
+    lines.append(f"outcome: {story['outcome'] or 'none yet'}")
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would act on or not show; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)

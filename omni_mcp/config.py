@@ -1,0 +1,152 @@
+"""omni.toml becomes one frozen value: read once, unknown keys refused with their line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from omni_mcp.contracts.errors import ConfigError, Problem
+from omni_mcp.contracts.manifest import Closed, ServerName
+
+
+class ServerSettings(Closed):
+    """How clients reach the gateway over HTTP."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(6464, ge=0, le=65535)
+    behind_proxy: bool = Field(False, description="A proxy in front ends TLS; without it only loopback is bound.")
+    hosts: tuple[str, ...] = Field((), description="Further exact Host values that are accepted, such as mcp.example.org.")
+    origins: tuple[str, ...] = Field((), description="Exact Origin values that are accepted; browsers only.")
+    request_limit_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    sessions: int = Field(2000, ge=1, description="Open handshake sessions in all.")
+    session_idle_s: float = Field(1800.0, gt=0)
+    idle_stop_s: float = Field(600.0, gt=0, description="A gateway that a client started ends this long after its last client.")
+
+
+class LimitSettings(Closed):
+    """Caps on calls and runs."""
+
+    calls_per_minute: int = Field(600, ge=1)
+    pending_per_principal: int = Field(64, ge=1)
+    pending_in_all: int = Field(1024, ge=1)
+    events_per_run: int = Field(100_000, ge=10)
+    round_ttl_s: float = Field(600.0, gt=0, description="How long a multi-round call waits for its caller.")
+
+
+class ApprovalSettings(Closed):
+    """How long people and callers wait for each other."""
+
+    wait_s: float = Field(120.0, ge=0, description="How long a caller is kept while a person decides.")
+    open_per_principal: int = Field(32, ge=1)
+    open_in_all: int = Field(512, ge=1)
+
+
+class SandboxSettings(Closed):
+    """Bounds of the sandbox as a whole; a tool's own limits are in its manifest."""
+
+    max_jobs: int | None = Field(None, ge=1, description="Cells at once; unset: twice the cores.")
+    cgroups: bool = True
+
+
+class RetentionSettings(Closed):
+    """How long the texts of runs are kept."""
+
+    days: int | None = Field(None, ge=1, description="`omni-mcp retention run` erases runs older than this.")
+
+
+class LogSettings(Closed):
+    """What the process says on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ProfileSettings(Closed):
+    """One endpoint `/mcp/NAME`: which servers it shows, and under which names."""
+
+    servers: tuple[ServerName, ...] = Field(min_length=1)
+    names: Literal["prefixed", "identity"] = "prefixed"
+
+
+class Settings(Closed):
+    """All settings. Each has a default that needs no thought."""
+
+    server: ServerSettings = ServerSettings()
+    limits: LimitSettings = LimitSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    retention: RetentionSettings = RetentionSettings()
+    log: LogSettings = LogSettings()
+    profiles: dict[str, ProfileSettings] = {}
+    secrets: dict[str, str] = Field({}, description="Name = `env:VARIABLE` or `file:/path`: references, never values.")
+
+
+def load_settings(file: Path) -> Settings:
+    """Read *file*; a missing one means all defaults.
+
+    Raises:
+        ConfigError: it is not TOML, or a key is unknown or wrong; each problem has its line.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(file=str(file), line=0, path="", message=f"cannot be read: {error}")]) from error
+    try:
+        return Settings.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r"line (\d+)", str(error))
+        line = int(place.group(1)) if place else 0
+        raise ConfigError([Problem(file=str(file), line=line, path="", message=str(error))]) from error
+    except ValidationError as error:
+        raise ConfigError([_problem(file, text, item) for item in error.errors()]) from error
+
+
+def _problem(file: Path, text: str, item: object) -> Problem:
+    assert isinstance(item, dict)
+    location = [str(part) for part in item["loc"]]
+    message = "unknown key" if item["type"] == "extra_forbidden" else str(item["msg"])
+    return Problem(file=str(file), line=_line_of(text, location), path="$." + ".".join(location), message=message)
+
+
+def _line_of(text: str, location: list[str]) -> int:
+    """Find the line that sets the key: tomllib keeps no positions, so look for the table, then for the key below it."""
+    lines = text.splitlines()
+    start = 0
+    for number, line in enumerate(lines):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header and header.group(1).split(".") == location[: len(header.group(1).split("."))]:
+            start = number
+    for number in range(start, len(lines)):
+        if any(re.match(rf"\s*\"?{re.escape(key)}\"?\s*=", lines[number]) for key in location):
+            return number + 1
+    return start + 1 if location else 0
+
+
+def read_secrets(settings: Settings, environment: dict[str, str]) -> dict[str, str]:
+    """Resolve the secret references of *settings* to values, for masking and for jobs.
+
+    Raises:
+        ConfigError: a reference has an unknown form, or what it names is not there.
+    """
+    found: dict[str, str] = {}
+    problems: list[Problem] = []
+    for name, reference in settings.secrets.items():
+        form, _, rest = reference.partition(":")
+        try:
+            if form == "env":
+                found[name] = environment[rest]
+            elif form == "file":
+                found[name] = Path(rest).expanduser().read_text(encoding="utf-8").strip()
+            else:
+                raise ValueError("must be env:VARIABLE or file:/path; values do not belong in omni.toml")
+        except (KeyError, OSError, ValueError) as error:
+            text = f"{rest} is not set in the environment" if isinstance(error, KeyError) else str(error)
+            problems.append(Problem(file="omni.toml", line=0, path=f"$.secrets.{name}", message=text))
+    if problems:
+        raise ConfigError(problems)
+    return found

@@ -1,0 +1,413 @@
+"""The life of a gateway process: lock, open, listen, wait, drain, close. `serve` and `stdio --embedded` are made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import structlog
+import uvloop
+
+from omni_mcp import __version__
+from omni_mcp.assembly import Gateway, open_gateway
+from omni_mcp.config import ServerSettings, Settings
+from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import ConfigError, Conflict, OmniError, Problem
+from omni_mcp.contracts.ids import iso_time
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.datalock import DataLock
+from omni_mcp.engines.identity.keys import mint_first_token
+from omni_mcp.engines.identity.peer import Peer, principal_of_peer
+from omni_mcp.logs import LineSink, configure_logs
+from omni_mcp.paths import Home, make_private_dir
+from omni_mcp.serving.http import serve_http
+from omni_mcp.serving.lines import serve_lines
+from omni_mcp.serving.socket import DEFAULT_PROFILE, SocketFace, serve_socket
+from omni_mcp.serving.stdio import stdio_streams
+
+DRAIN_TIMEOUT_S = 7.0  # of the 10 s in which a gateway ends; the rest is for saying goodbye and closing the log
+OLD_GATEWAY_TIMEOUT_S = 15.0  # how long one started by a client waits for its predecessor to end
+DESCRIPTORS = 65536
+
+Opener = Callable[[Settings, Home], AbstractAsyncContextManager[Gateway]]
+Announce = Callable[[JsonObject], None]
+
+
+class StopSignal:
+    """The one place where a reason to end arrives, whoever gives it first."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self.reason = ""
+
+    def ask(self, reason: str) -> None:
+        """Ask the process to end; asking a second time ends the wait for running calls."""
+        if self._asked.is_set():
+            self._at_once.set()
+            return
+        self.reason = reason
+        self._asked.set()
+
+    async def asked(self) -> str:
+        """Wait until somebody asks; returns the reason."""
+        await self._asked.wait()
+        return self.reason
+
+    async def asked_twice(self) -> None:
+        """Wait until somebody who has asked loses patience."""
+        await self._at_once.wait()
+
+
+@dataclass(slots=True)
+class HttpActivity:
+    """Counts what is open over HTTP, so that a gateway that a client started does not leave one that uses HTTP alone."""
+
+    app: Any
+    open: int = 0
+    last_s: float = field(default_factory=time.monotonic)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass an ASGI request on and count it while it is open."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        self.open += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.open -= 1
+            self.last_s = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last request ended; 0 while one is open."""
+        return 0.0 if self.open else time.monotonic() - self.last_s
+
+
+class Daemon:
+    """A gateway with its faces open, and the facts that `omni-mcp status` prints about it."""
+
+    def __init__(self, gateway: Gateway, home: Home, *, stop: StopSignal, from_shim: bool) -> None:
+        self._gateway = gateway
+        self._home = home
+        self._stop = stop
+        self._from_shim = from_shim
+        self._started_at_ns = time.time_ns()
+        self._face: SocketFace | None = None
+        self._socket_problem: str | None = None
+        self._activity = HttpActivity(gateway.http_app)
+        self._address: tuple[str, int] = ("", 0)
+
+    async def run(self, settings: Settings, lock: DataLock, announce: Announce) -> str:
+        """Open the faces, wait for a reason to end, drain, and close them; returns the reason."""
+        log = structlog.get_logger()
+        async with AsyncExitStack() as faces:
+            await self._open_socket(faces)
+            await self._open_http(faces, settings.server)
+            self._publish(lock)
+            faces.callback(self._home.runtime_file.unlink, missing_ok=True)
+            announce(self.facts())
+            if self._from_shim:
+                idle = asyncio.create_task(self._watch_idle(settings.server.idle_stop_s))
+                faces.callback(idle.cancel)
+            reason = await self._stop.asked()
+            log.info("draining", reason=reason, timeout_s=DRAIN_TIMEOUT_S)
+            if self._face is not None:
+                self._face.stop_accepting()
+            await self._drain()
+        return reason
+
+    def facts(self) -> JsonObject:
+        """What is known of the process itself."""
+        host, port = self._address
+        return {
+            "running": True,
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at": iso_time(self._started_at_ns),
+            "uptime_s": round((time.time_ns() - self._started_at_ns) / 1e9, 3),
+            "url": f"http://{_url_host(host)}:{port}/mcp",
+            "host": host,
+            "port": port,
+            "socket": str(self._home.socket) if self._face is not None else None,
+            "socket_problem": self._socket_problem,
+            "token_file": str(self._home.token_file),
+            "clients": self._face.clients if self._face is not None else 0,
+            "http_open": self._activity.open,
+            "from_shim": self._from_shim,
+            "draining": bool(self._stop.reason),
+        }
+
+    def status(self) -> JsonObject:
+        """Return the facts of the process and those of the gateway in it."""
+        return {**self._gateway.status(), **self.facts()}
+
+    async def _open_socket(self, faces: AsyncExitStack) -> None:
+        control = {"status": self._control_status, "ping": self._control_ping, "drain": self._control_drain}
+        about = {"version": __version__, "from_shim": self._from_shim}
+        try:
+            self._face = await faces.enter_async_context(
+                serve_socket(self._home.socket, self._serve_client, control, about=about, has_profile=self._has_profile)
+            )
+        except ConfigError as error:
+            if self._from_shim:
+                raise
+            self._socket_problem = error.message  # `serve` is complete without it; who wants stdio is told by status
+            structlog.get_logger().warning("no_socket", problem=error.message)
+
+    async def _open_http(self, faces: AsyncExitStack, server: ServerSettings) -> None:
+        port = free_port(server.host, server.port, fall_back=self._from_shim)
+        bound = await faces.enter_async_context(serve_http(self._activity, server.host, port))
+        self._address = (server.host, bound)
+
+    def _publish(self, lock: DataLock) -> None:
+        """Say where we are: to those who hold the data directory's path, and to those who know the runtime directory."""
+        facts = self.facts()
+        lock.note({key: facts[key] for key in ("version", "socket", "url", "host", "port", "started_at", "from_shim")})
+        make_private_dir(self._home.runtime)
+        draft = self._home.runtime_file.with_suffix(".new")
+        draft.write_bytes(orjson.dumps({key: value for key, value in facts.items() if key != "uptime_s"}) + b"\n")
+        draft.chmod(0o600)
+        os.replace(draft, self._home.runtime_file)
+
+    async def _serve_client(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, principal: Principal, profile: str
+    ) -> None:
+        await serve_lines(self._gateway.edge, reader, writer, principal=principal, profile=profile, transport="socket")
+
+    def _has_profile(self, name: str) -> bool:
+        return self._gateway.has_profile(name)
+
+    async def _control_status(self) -> JsonObject:
+        return self.status()
+
+    async def _control_ping(self) -> JsonObject:
+        return {}
+
+    async def _control_drain(self) -> JsonObject:
+        self._stop.ask("asked to drain")
+        return {"draining": True}
+
+    async def _drain(self) -> None:
+        """Let running calls end for a bounded time; then each is cancelled and has its outcome on record."""
+        draining = asyncio.create_task(self._gateway.drain(DRAIN_TIMEOUT_S, reason=self._stop.reason))
+        impatient = asyncio.create_task(self._stop.asked_twice())
+        try:
+            await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
+            if not draining.done():
+                await self._gateway.drain(0.0, reason=self._stop.reason)
+            await draining
+        finally:
+            impatient.cancel()
+
+    async def _watch_idle(self, limit_s: float) -> None:
+        while True:
+            idle_s = min(self._face.idle_s if self._face is not None else 0.0, self._activity.idle_s)
+            if idle_s >= limit_s and not self._gateway.open_calls:
+                self._stop.ask(f"no client for {limit_s:g} s")
+                return
+            await asyncio.sleep(max(limit_s - idle_s, 0.05))
+
+
+def run_daemon(
+    settings: Settings,
+    home: Home,
+    *,
+    sink: LineSink,
+    announce: Announce,
+    from_shim: bool = False,
+    opener: Opener = open_gateway,
+) -> int:
+    """Run a gateway with all its faces until it is asked to end; returns the exit code.
+
+    Raises:
+        AlreadyRunning: another gateway uses the data directory.
+        ConfigError: settings, files or their permissions do not allow a start.
+    """
+    check_address(settings.server)
+    raise_descriptor_limit()
+    _log_to(sink, settings)
+    make_private_dir(home.data)
+    with DataLock(home.daemon_lock, wait_s=OLD_GATEWAY_TIMEOUT_S if from_shim else 0.0) as lock:
+        mint_first_token(home.keys_file, home.token_file, uid=os.getuid())
+        return _run_loop(_serve(settings, home, lock, sink, announce, from_shim, opener))
+
+
+def run_embedded(
+    settings: Settings, home: Home, *, sink: LineSink, agent: str | None, profile: str | None, opener: Opener = open_gateway
+) -> int:
+    """Run a whole gateway for the one client on this process's stdin and stdout; returns the exit code.
+
+    Raises:
+        AlreadyRunning, ConfigError: as `run_daemon`.
+    """
+    own = Peer(pid=os.getppid(), uid=os.getuid(), gid=os.getgid())
+    principal = principal_of_peer(own, own_uid=own.uid, agent=agent)
+    _log_to(sink, settings)
+    make_private_dir(home.data)
+    with DataLock(home.daemon_lock) as lock:
+        lock.note({"version": __version__, "embedded": True})
+        return _run_loop(_serve_embedded(settings, home, sink, principal, profile or DEFAULT_PROFILE, opener))
+
+
+async def _serve(
+    settings: Settings, home: Home, lock: DataLock, sink: LineSink, announce: Announce, from_shim: bool, opener: Opener
+) -> int:
+    async with _stop_signal() as stop, opener(settings, home) as gateway:
+        _log_to(sink, settings, gateway)
+        _reload_on_hangup(gateway)
+        daemon = Daemon(gateway, home, stop=stop, from_shim=from_shim)
+        reason = await daemon.run(settings, lock, announce)
+        structlog.get_logger().info("stopped", reason=reason)
+    return 0
+
+
+async def _serve_embedded(
+    settings: Settings, home: Home, sink: LineSink, principal: Principal, profile: str, opener: Opener
+) -> int:
+    async with _stop_signal() as stop, opener(settings, home) as gateway:
+        _log_to(sink, settings, gateway)
+        _reload_on_hangup(gateway)
+        if not gateway.has_profile(profile):
+            raise Conflict(f"there is no profile or server {profile!r} here")
+        async with stdio_streams() as (reader, writer):
+            client = asyncio.create_task(
+                serve_lines(gateway.edge, reader, writer, principal=principal, profile=profile, transport="stdio")
+            )
+            asked = asyncio.create_task(stop.asked())
+            await asyncio.wait({client, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                await gateway.drain(DRAIN_TIMEOUT_S, reason=stop.reason)
+                client.cancel()
+            else:
+                await gateway.drain(DRAIN_TIMEOUT_S, reason="client_left")
+            asked.cancel()
+            await asyncio.wait({client})
+            if not client.cancelled() and (error := client.exception()) is not None:
+                raise error
+    return 0
+
+
+@asynccontextmanager
+async def _stop_signal() -> AsyncIterator[StopSignal]:
+    """Yield a `StopSignal` that SIGTERM and SIGINT ask, from before anything is opened until all is closed."""
+    stop = StopSignal()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.ask, number.name)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _reload_on_hangup(gateway: Gateway) -> None:
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def start() -> None:
+        task = loop.create_task(_reload(gateway))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, start)
+
+
+async def _reload(gateway: Gateway) -> None:
+    log = structlog.get_logger()
+    try:
+        await gateway.reload()
+    except OmniError as error:
+        log.error("reload_refused", problem=error.detail)
+    else:
+        log.info("reloaded")
+
+
+def _log_to(sink: LineSink, settings: Settings, gateway: Gateway | None = None) -> None:
+    as_json = not os.isatty(2)
+    if gateway is None:
+        configure_logs(sink, level=settings.log.level, as_json=as_json)
+    else:
+        configure_logs(sink, level=settings.log.level, as_json=as_json, mask_text=gateway.mask_text)
+
+
+def _run_loop(main: Coroutine[Any, Any, int]) -> int:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def check_address(server: ServerSettings) -> None:
+    """Refuse an address that others can reach, unless a proxy in front ends TLS.
+
+    A token is always needed; without TLS it would cross the network in the clear.
+
+    Raises:
+        ConfigError: the address is not a loopback one.
+    """
+    if server.behind_proxy or is_loopback(server.host):
+        return
+    raise ConfigError(
+        [
+            Problem(
+                file="omni.toml", line=0, path="$.server.host",
+                message=f"{server.host} can be reached from outside and this gateway speaks plain HTTP; put a proxy that "
+                "ends TLS in front and say so with --behind-proxy, or listen on 127.0.0.1",
+            )
+        ]
+    )  # fmt: skip
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* can only be reached from this machine. Names other than `localhost` are not asked for."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def free_port(host: str, port: int, *, fall_back: bool) -> int:
+    """Return *port* if it can be bound; else 0, where any port will do.
+
+    Raises:
+        ConfigError: it is taken, and *fall_back* is not wanted.
+    """
+    if port == 0:
+        return 0
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if fall_back and error.errno == errno.EADDRINUSE:
+                structlog.get_logger().warning("port_taken", port=port, next="any free port is used; see omni-mcp status")
+                return 0
+            message = f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port, or --port 0 for any"
+            raise ConfigError([Problem(file="omni.toml", line=0, path="$.server.port", message=message)]) from error
+    return port
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many descriptors as it may have, up to what the caps on connections can use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+

@@ -1,0 +1,414 @@
+"""The desk keeps a call waiting while a person decides, and lets each yes through exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+from omni_mcp.contracts.approval import Approval
+from omni_mcp.contracts.call import Call, Durable, Question
+from omni_mcp.contracts.errors import (
+    ApprovalDenied,
+    ApprovalExpired,
+    ApprovalPending,
+    LogUnavailable,
+    NotAllowed,
+    OmniError,
+)
+from omni_mcp.contracts.events import ApprovalDecided, ApprovalRequested, ApprovalUsed, draft
+from omni_mcp.contracts.ids import iso_time, new_id
+from omni_mcp.contracts.policy import ApprovalFacts
+from omni_mcp.contracts.ports import Masker, RunLog
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.approvals.store import MAX_OPEN, MAX_OPEN_PER_PRINCIPAL, ApprovalStore, Channel, Decided
+
+WAIT_S = 120.0
+POLL_S = 0.2
+IDLE_POLL_S = 2.0
+GATEWAY = "gateway"
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """One call that waits for one question."""
+
+    call: Call
+    answered: asyncio.Future[Approval] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class ApprovalDesk:
+    """The port `Desk` on an `ApprovalStore`. Use it as a context manager.
+
+    Answers are found by polling, so `omni-mcp approvals approve ID` in another process needs no connection to us.
+
+    Args:
+        store: from here on used in a thread of ours only; closed by `close`.
+        masker: takes secrets out of the arguments that a person is shown.
+        now_ns: UTC nanoseconds since the epoch, as the store's.
+        wait_s: seconds for which a caller is kept, unless the question says otherwise.
+        poll_s: seconds between looks while somebody waits; `idle_poll_s` while nobody does.
+    """
+
+    def __init__(
+        self,
+        store: ApprovalStore,
+        log: RunLog,
+        masker: Masker,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+        wait_s: float = WAIT_S,
+        poll_s: float = POLL_S,
+        idle_poll_s: float = IDLE_POLL_S,
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._masker = masker
+        self._now_ns = now_ns
+        self._wait_s = wait_s
+        self._poll_s = poll_s
+        self._idle_poll_s = idle_poll_s
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="approvals")
+        self._waiting: dict[str, list[_Waiter]] = {}
+        self._look_now = asyncio.Event()
+        self._recording = asyncio.Lock()
+        self._seen_version = -1
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def open(self) -> None:
+        """Record what was decided while no gateway ran, then watch for answers.
+
+        Raises:
+            LogUnavailable: the record cannot be written.
+        """
+        await self._in_thread(self._store.purge)
+        await self._in_thread(self._store.expire_due)
+        await self._record_decisions(after_a_crash=True)
+        self._task = asyncio.create_task(self._watch(), name="approvals")
+
+    async def close(self) -> None:
+        """End every wait (the questions stay open) and close the store.
+
+        Raises:
+            Exception: what ended the watching, if something did.
+        """
+        self._closing = True
+        self._look_now.set()
+        try:
+            if self._task is not None:
+                await self._task
+        finally:
+            self._end_waits(None)
+            await self._in_thread(self._store.close)
+            self._thread.shutdown(wait=True)
+
+    async def __aenter__(self) -> ApprovalDesk:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def pending(self) -> int:
+        """How many calls wait here for a person."""
+        return sum(len(waiters) for waiters in self._waiting.values())
+
+    # --- for the chain -----------------------------------------------------------------------------------------------
+
+    async def ask(self, call: Call, question_rules: tuple[str, ...], policy_version: str) -> ApprovalFacts:
+        """Ask about exactly this call and wait; see the port.
+
+        Raises:
+            ApprovalPending, ApprovalDenied, ApprovalExpired: as they say; withdrawn questions count as expired.
+            RateLimited: too many questions are open.
+            LogUnavailable: the question or its use could not be recorded; an approval that was taken is spent.
+        """
+        if call.tool is None:
+            raise NotAllowed(call.name, detail="nobody is asked about what the catalog does not hold")
+        question = call.question or Question(rules=question_rules)
+        parent = await _seq(call.parent)
+        keep_s = self._wait_s if question.wait_s is None else question.wait_s
+        deadline = asyncio.get_running_loop().time() + keep_s
+        while True:
+            wanted = self._question(call, call.tool, question, question_rules, policy_version)
+            again = call.round is not None
+            claim = await self._in_thread(self._store.claim, wanted, parent_seq=parent, again=again)
+            await self._record_decisions()
+            if claim.outcome == "taken":
+                return await self._spend(claim.approval, call, parent)
+            if claim.outcome == "opened":
+                await self._record_question(wanted, call, parent)
+            answered = await self._wait(claim.approval, call, deadline)
+            await self._record_decisions()  # the answer stands in the log before its use, or its refusal
+            if answered.state == "approved" and await self._in_thread(self._store.use, answered.id, call.id):
+                return await self._spend(answered, call, parent)
+            _raise_refusal(answered)
+            # Approved, but an identical call took it first: one approval, one call; so this one is asked about anew.
+
+    async def open_questions(self, *, project: str | None = None) -> list[Approval]:
+        """Return what waits, oldest first."""
+        return await self._in_thread(self._store.open_questions, project=project)
+
+    # --- for people and for the assembly -----------------------------------------------------------------------------
+
+    async def decide(
+        self, approval_id: str, *, by: str, approve: bool, channel: Channel, note: str | None = None
+    ) -> Approval:
+        """Answer a question from inside this process; see `ApprovalStore.decide`."""
+        answer = await self._in_thread(
+            self._store.decide, approval_id, by=by, approve=approve, note=note, channel=channel
+        )
+        self._seen_version = -1
+        self._look_now.set()
+        return answer
+
+    async def recheck(
+        self, policy_version: str | None = None, still_asks: Callable[[Call], bool] | None = None
+    ) -> tuple[str, ...]:
+        """Look at every open question again after the policy or a definition changed.
+
+        Args:
+            policy_version: the version in force now.
+            still_asks: decides a waiting call again; True if a person still has to answer. Without it, every open
+                question is withdrawn, and who sends the call again is decided on anew.
+
+        Returns:
+            The ids that were withdrawn. A question that nobody waits for is withdrawn if it was asked under another
+            version: an answer to it would be good for nothing.
+        """
+        keep: list[str] = []
+        drop: list[str] = []
+        for one in await self._in_thread(self._store.open_questions):
+            calls = [waiter.call for waiter in self._waiting.get(one.id, [])]
+            if still_asks is None or policy_version is None:
+                asks = False
+            elif calls:
+                asks = all(still_asks(call) for call in calls)
+            else:
+                asks = one.policy_version == policy_version
+            (keep if asks else drop).append(one.id)
+        if policy_version is not None:
+            await self._in_thread(self._store.rebind, keep, policy_version)
+        note = "the policy or the definition changed"
+        gone = await self._in_thread(self._store.withdraw, drop, note=note)
+        self._seen_version = -1
+        self._look_now.set()
+        return tuple(gone)
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    async def _wait(self, asked: Approval, call: Call, deadline: float) -> Approval:
+        """Wait until the question is closed.
+
+        Raises:
+            ApprovalPending: the wait is over first, or the gateway stops.
+        """
+        waiter = _Waiter(call)
+        self._waiting.setdefault(asked.id, []).append(waiter)
+        self._seen_version = -1  # it may be answered already
+        self._look_now.set()
+        try:
+            if self._closing or (self._task is not None and self._task.done()):
+                raise _pending(asked)
+            async with asyncio.timeout_at(deadline):
+                return await waiter.answered
+        except TimeoutError:
+            raise _pending(asked) from None
+        finally:
+            self._waiting[asked.id].remove(waiter)
+            if not self._waiting[asked.id]:
+                del self._waiting[asked.id]
+
+    async def _watch(self) -> None:
+        try:
+            while not self._closing:
+                self._look_now.clear()
+                try:
+                    await self._look()
+                except (LogUnavailable, sqlite3.OperationalError):
+                    # Nobody is woken by an answer that is not on record: they wait on, and the next look tries again.
+                    self._seen_version = -1
+                pause_s = self._poll_s if self._waiting else self._idle_poll_s
+                if self._seen_version == -1:
+                    pause_s = min(pause_s, self._poll_s)
+                try:
+                    async with asyncio.timeout(pause_s):
+                        await self._look_now.wait()
+                except TimeoutError:
+                    continue
+        except Exception as error:
+            self._end_waits(error)
+            raise
+
+    async def _look(self) -> None:
+        """Look once: expire, record what was decided, and wake who waits for it, in this order."""
+        expired = await self._in_thread(self._store.expire_due)
+        version = await self._in_thread(self._store.data_version)
+        if not expired and version == self._seen_version:
+            return
+        self._seen_version = version
+        await self._record_decisions()
+        states = await self._in_thread(self._store.states, tuple(self._waiting))
+        for one, waiters in list(self._waiting.items()):
+            found = states.get(one)
+            if found is None or found.state == "pending":
+                continue
+            for waiter in waiters:
+                if not waiter.answered.done():
+                    waiter.answered.set_result(found)
+
+    def _end_waits(self, error: Exception | None) -> None:
+        for waiters in list(self._waiting.values()):
+            for waiter in waiters:
+                if not waiter.answered.done():
+                    waiter.answered.set_exception(error if error is not None else TimeoutError())
+
+    # --- the record --------------------------------------------------------------------------------------------------
+
+    async def _record_question(self, asked: Approval, call: Call, parent: int | None) -> None:
+        payload = ApprovalRequested(
+            approval=asked.id,
+            rules=asked.rules,
+            approvers=asked.approvers,
+            definition_digest=asked.definition_digest,
+            arguments_hmac=self._log.arguments_hmac(call.arguments),
+            expires_at=iso_time(asked.expires_at_ns),
+        )
+        try:
+            await self._log.append(call.run, draft(payload, actor=GATEWAY, call=call.id), parent=parent).durable()
+        except LogUnavailable:
+            await self._in_thread(self._store.withdraw, [asked.id], note="the question could not be recorded")
+            raise
+
+    async def _spend(self, approval: Approval, call: Call, parent: int | None) -> ApprovalFacts:
+        """Record that the one call of an approval begins; the approval is marked as used already."""
+        payload = ApprovalUsed(approval=approval.id)
+        await self._log.append(call.run, draft(payload, actor=GATEWAY, call=call.id), parent=parent).durable()
+        by = approval.decided_by or ""
+        return ApprovalFacts(id=approval.id, by=by, arguments_digest=approval.arguments_digest)
+
+    async def _record_decisions(self, *, after_a_crash: bool = False) -> None:
+        """Append every decision that the log has not got, also those that were made while no gateway ran."""
+        async with self._recording:
+            for decided in await self._in_thread(self._store.unrecorded):
+                refused = False
+                if not (after_a_crash and await self._is_on_record(decided)):
+                    refused = not await self._record_decision(decided)
+                await self._in_thread(self._store.mark_recorded, decided.approval.id, refused=refused)
+
+    async def _is_on_record(self, decided: Decided) -> bool:
+        """A crash between the log's commit and our mark must not record one decision twice."""
+        for event in await self._log.find_call(decided.approval.call):
+            if event.code == "approval_decided" and (event.payload or {}).get("approval") == decided.approval.id:
+                return True
+        return False
+
+    async def _record_decision(self, decided: Decided) -> bool:
+        """Append one decision; False if its run takes no more events (erased, full), so that it holds up no other.
+
+        Raises:
+            LogUnavailable: it can be tried again later.
+        """
+        approval = decided.approval
+        by = approval.decided_by or GATEWAY
+        payload = ApprovalDecided(
+            approval=approval.id,
+            decision=decided.decision,
+            by=by,
+            channel=decided.channel,
+            note=approval.note,
+        )
+        actor = GATEWAY if decided.channel in ("clock", "gateway") else f'User::"{by}"'
+        event = draft(payload, actor=actor, call=approval.call)
+        try:
+            await self._log.append(approval.run, event, parent=decided.parent_seq).durable()
+        except LogUnavailable:
+            raise
+        except OmniError:
+            return False
+        return True
+
+    # --- helpers -----------------------------------------------------------------------------------------------------
+
+    def _question(
+        self, call: Call, entry: Entry, question: Question, rules: tuple[str, ...], policy_version: str
+    ) -> Approval:
+        now = self._now_ns()
+        shown, _ = self._masker.mask(call.arguments)
+        return Approval(
+            id=new_id(),
+            state="pending",
+            principal=call.principal.key,
+            project=call.principal.project,
+            run=call.run,
+            call=call.id,
+            server=entry.server,
+            tool=entry.name,
+            name=call.name,
+            definition_digest=entry.digest,
+            arguments_digest=call.arguments_digest,
+            arguments=shown,
+            labels={**entry.labels.model_dump(), "side_effects": entry.side_effects},
+            rules=rules,
+            approvers=question.approvers,
+            policy_version=policy_version,
+            asked_at_ns=now,
+            expires_at_ns=now + int(question.ttl_s * 1_000_000_000),
+        )
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a store method in the store's one thread: a commit waits for the disk."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+
+@asynccontextmanager
+async def open_desk(
+    connection: sqlite3.Connection,
+    *,
+    log: RunLog,
+    masker: Masker,
+    now_ns: Callable[[], int] = time.time_ns,
+    wait_s: float = WAIT_S,
+    max_open_per_principal: int = MAX_OPEN_PER_PRINCIPAL,
+    max_open: int = MAX_OPEN,
+) -> AsyncIterator[ApprovalDesk]:
+    """Open the desk on a state database of its own connection (`engines/state/database.open_state`), which it closes.
+
+    Open it after the run log and close it before.
+    """
+    store = ApprovalStore(connection, now_ns=now_ns, max_open_per_principal=max_open_per_principal, max_open=max_open)
+    async with ApprovalDesk(store, log, masker, now_ns=now_ns, wait_s=wait_s) as desk:
+        yield desk
+
+
+async def _seq(parent: Durable | int | None) -> int | None:
+    """Return the number of the event that a call's events name as their parent, once it is on disk."""
+    return parent if parent is None or isinstance(parent, int) else await parent.durable()
+
+
+def _pending(asked: Approval) -> ApprovalPending:
+    data: dict[str, object] = {"approval": asked.id, "expires_at": iso_time(asked.expires_at_ns)}
+    return ApprovalPending("a person has to answer first; send the same call again later", data=data)
+
+
+def _raise_refusal(answered: Approval) -> None:
+    """Raise what a closed question means for the call that waited for it; an approved or used one means nothing."""
+    data: dict[str, object] = {"approval": answered.id}
+    errors: dict[str, OmniError] = {
+        "denied": ApprovalDenied("a person said no to this call", detail=f"by {answered.decided_by}", data=data),
+        "expired": ApprovalExpired("nobody answered in time", data=data),
+        "withdrawn": ApprovalExpired("the question was withdrawn", detail=answered.note or "withdrawn", data=data),
+    }
+    error = errors.get(answered.state)
+    if error is not None:
+        raise error

@@ -1,0 +1,320 @@
+"""Manifests: YAML files that each define one tool, read into entries of the catalog.
+
+A file that defines what runs is code, so the operator's files must be his own and writable by nobody else. All faults
+of all files are reported at once, each with file, line and JSON path; one broken file refuses the load as a whole, and
+the catalog keeps what it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from omni_mcp.contracts.errors import ConfigError, Problem
+from omni_mcp.contracts.json import JsonObject, JsonValue
+from omni_mcp.contracts.manifest import ToolManifest
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.documents import SIZE_LIMIT_BYTES, Document, Place, read_document
+from omni_mcp.engines.catalog.lint import lint_schema
+from omni_mcp.engines.catalog.names import SEPARATOR, is_server_name, public_name
+from omni_mcp.engines.catalog.schemas import JsonSchemas
+
+DEFAULT_SERVER = "tools"
+RESERVED_SERVERS = frozenset({"runs", "memory", "catalog"})  # the gateway's own; no manifest may speak for them
+FILE_LIMIT = 1_000
+SUFFIXES = (".yaml", ".yml")
+
+# Cf and Cc characters hide text from the person who accepts a tool; these few are ordinary in prose.
+_ORDINARY = frozenset("\n\t‍")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestDirectory:
+    """One directory of manifests.
+
+    Files directly in it belong to server `tools`, files in a subdirectory to the server of that name. `bundled`
+    says that it came with the package: it is as trustworthy as the package's own code, so its owner and mode are not
+    looked at, and it must exist.
+    """
+
+    path: Path
+    bundled: bool = False
+
+
+class ManifestSource:
+    """Port `Source`: the entries of all manifests below some directories.
+
+    Args:
+        directories: in order; the same tool may not be defined twice.
+        code: the directory of the bundled entry points (`sandbox/tools`).
+        in_process: the closed list of entry points that may run in the gateway's own process.
+    """
+
+    def __init__(
+        self, directories: Sequence[ManifestDirectory], *, code: Path, in_process: frozenset[str] = frozenset()
+    ) -> None:
+        self._directories = tuple(directories)
+        self._reader = ManifestReader(code=code, in_process=in_process)
+
+    def load(self) -> Iterable[Entry]:
+        """Return the entry of every manifest, in order of server and name.
+
+        Raises:
+            ConfigError: with every problem of every file.
+        """
+        problems: list[Problem] = []
+        entries: dict[tuple[str, str], tuple[Entry, str]] = {}
+        for directory in self._directories:
+            for server, file in _files(directory, problems):
+                entry = self._reader.read(file, server=server, bundled=directory.bundled, problems=problems)
+                if entry is None:
+                    continue
+                if (server, entry.name) in entries:
+                    first = entries[server, entry.name][1]
+                    problems.append(
+                        _fault(file, "$.id", f"{server}{SEPARATOR}{entry.name} is defined already in {first}")
+                    )
+                else:
+                    entries[server, entry.name] = entry, str(file)
+        if problems:
+            raise ConfigError(problems)
+        return [entries[key][0] for key in sorted(entries)]
+
+
+class ManifestReader:
+    """Reads and lints one manifest file."""
+
+    def __init__(self, *, code: Path, in_process: frozenset[str] = frozenset()) -> None:
+        self._code = code
+        self._in_process = in_process
+        self._schemas = JsonSchemas(keep=16)
+
+    def read(self, file: Path, *, server: str = DEFAULT_SERVER, bundled: bool, problems: list[Problem]) -> Entry | None:
+        """Return the entry that *file* defines, or None after adding all its faults to *problems*."""
+        found: list[Problem] = []
+        data = _read(file, trusted=bundled, problems=found)
+        manifest = self._check(data, file, server, found) if data is not None else None
+        problems.extend(found)
+        return self._entry(manifest, file, server) if manifest is not None and not found else None
+
+    def _check(self, data: bytes, file: Path, server: str, problems: list[Problem]) -> ToolManifest | None:
+        document = read_document(data, file=str(file))
+        problems.extend(document.problems)
+        if document.problems and not isinstance(document.value, dict):
+            return None
+        problems.extend(_lint_text(document))
+        for name in ("input_schema", "output_schema"):
+            if isinstance(document.value, dict) and isinstance(document.value.get(name), dict):
+                problems.extend(lint_schema(document, (name,), needs_object=True))
+        manifest = _parse(document, problems)
+        if manifest is None or problems:
+            return None
+        problems.extend(self._lint_binding(document, manifest, file))
+        problems.extend(self._lint_meaning(document, manifest, server))
+        return manifest
+
+    def _lint_binding(self, document: Document, manifest: ToolManifest, file: Path) -> Iterator[Problem]:
+        binding = manifest.binding
+        if binding.kind in ("mcp_remote", "openapi_proxy"):
+            yield document.problem(
+                ("binding", "kind"), f"{binding.kind} cannot be used in a manifest of this version; use sandbox_job"
+            )
+            return
+        if binding.kind == "inproc_safe":
+            if binding.entry_point not in self._in_process:
+                yield document.problem(
+                    ("binding", "entry_point"), "is not one of the gateway's own in-process tools; use sandbox_job"
+                )
+            return
+        module, _, function = binding.entry_point.partition(":")
+        if not (module.isidentifier() and function.isidentifier()):
+            yield document.problem(("binding", "entry_point"), "must be module:function")
+        elif self._module_of(module, file) is None:
+            yield document.problem(
+                ("binding", "entry_point"), f"there is no {module}.py among the bundled tools or beside the manifest"
+            )
+        argument = binding.artifact_argument
+        if argument is not None and argument not in _mapping(manifest.input_schema.get("properties")):
+            yield document.problem(("binding", "artifact_argument"), f"the input schema has no property {argument!r}")
+
+    def _lint_meaning(self, document: Document, manifest: ToolManifest, server: str) -> Iterator[Problem]:
+        """What only shows once the manifest as a whole is understood."""
+        if public_name(server, manifest.id) != f"{server}{SEPARATOR}{manifest.id}":
+            yield document.problem(("id",), f"{server}{SEPARATOR}{manifest.id} is longer than 64 characters")
+        for name in ("input_schema", "output_schema"):
+            schema = getattr(manifest, name)
+            if schema is not None:
+                for reason in self._schemas.refusals(schema):
+                    yield document.problem((name,), f"does not compile: {reason}")
+        if manifest.golden is not None:
+            for fault in self._schemas.problems(manifest.input_schema, manifest.golden.arguments):
+                yield document.problem(("golden", "arguments"), f"does not fit the input schema: {fault}")
+
+    def _module_of(self, module: str, file: Path) -> Path | None:
+        """The bundled module first: a file beside a manifest cannot take the place of one of ours."""
+        return next(
+            (path for path in (self._code / f"{module}.py", file.parent / f"{module}.py") if path.is_file()), None
+        )
+
+    def _entry(self, manifest: ToolManifest, file: Path, server: str) -> Entry:
+        code_dir, code_digest = "", ""
+        if manifest.binding.kind == "sandbox_job":
+            module = self._module_of(manifest.binding.entry_point.partition(":")[0], file)
+            if module is not None and module.parent != self._code:
+                code_dir = str(module.parent)
+            if module is not None:
+                code_digest = "sha256:" + hashlib.sha256(module.read_bytes()).hexdigest()
+        return Entry(
+            kind="tool", server=server, name=manifest.id, definition=_definition(manifest), version=manifest.version,
+            binding=manifest.binding.kind, labels=manifest.labels, limits=manifest.limits,
+            side_effects=manifest.side_effects, posture=manifest.binding.posture,
+            profile=manifest.binding.profile if manifest.binding.kind == "sandbox_job" else "", manifest=manifest,
+            code_dir=code_dir, code_digest=code_digest,
+        )  # fmt: skip
+
+
+def _definition(manifest: ToolManifest) -> JsonObject:
+    """Return the tool as MCP lists it (2025-11-25 and 2026-07-28, server/tools)."""
+    description = manifest.description.strip()
+    if manifest.deprecated:
+        description = f"{description}\n\nDeprecated: {manifest.deprecated}"
+    definition: JsonObject = {
+        "name": manifest.id,
+        "title": manifest.title,
+        "description": description,
+        "inputSchema": manifest.input_schema,
+        "annotations": {
+            "title": manifest.title,
+            "readOnlyHint": manifest.labels.read_only,
+            "destructiveHint": manifest.labels.destructive,
+            "idempotentHint": manifest.side_effects != "non_idempotent",
+            "openWorldHint": manifest.labels.egress,
+        },
+    }
+    if manifest.output_schema is not None:
+        definition["outputSchema"] = manifest.output_schema
+    return definition
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _fault(file: Path | str, path: str, message: str) -> Problem:
+    return Problem(file=str(file), line=0, path=path, message=message)
+
+
+def _files(directory: ManifestDirectory, problems: list[Problem]) -> list[tuple[str, Path]]:
+    """Return (server, file) of every manifest below *directory*, one level deep, in a fixed order."""
+    if not directory.bundled and not directory.path.exists():
+        return []
+    found: list[tuple[str, Path]] = []
+    folders = [(DEFAULT_SERVER, directory.path)]
+    for server, folder in folders:  # grows by the subdirectories of the first one
+        if not directory.bundled and not _is_private(folder, problems):
+            continue
+        for item in sorted(folder.iterdir()):
+            if item.name.startswith("."):
+                continue
+            if item.suffix in SUFFIXES:
+                found.append((server, item))
+            elif item.is_dir() and folder is directory.path and any(one.suffix in SUFFIXES for one in item.iterdir()):
+                if is_server_name(item.name) and item.name not in RESERVED_SERVERS:
+                    folders.append((item.name, item))
+                else:
+                    problems.append(_fault(item, "", "is not the name of a server that manifests may have"))
+    if len(found) > FILE_LIMIT:
+        problems.append(_fault(directory.path, "", f"holds more than {FILE_LIMIT} manifests"))
+        return []
+    return found
+
+
+def _is_private(folder: Path, problems: list[Problem]) -> bool:
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode):
+        problems.append(_fault(folder, "", "must be a directory, not a link"))
+        return False
+    return _is_owned(facts, folder, problems)
+
+
+def _is_owned(facts: os.stat_result, path: Path, problems: list[Problem]) -> bool:
+    """Whether only the gateway's own user, or root, can have written *path*."""
+    if facts.st_uid not in (os.geteuid(), 0):
+        problems.append(_fault(path, "", f"belongs to uid {facts.st_uid}; it defines what runs, so it must be yours"))
+        return False
+    if facts.st_mode & 0o022:
+        problems.append(_fault(path, "", f"others can write to it; it defines what runs: chmod go-w {path}"))
+        return False
+    return True
+
+
+def _read(file: Path, *, trusted: bool, problems: list[Problem]) -> bytes | None:
+    """Read a regular file through one descriptor, so that what was checked is what is read."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "must be a file, not a link" if file.is_symlink() else f"cannot be read: {error.strerror}"
+        problems.append(_fault(file, "", reason))
+        return None
+    with open(descriptor, "rb") as stream:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            problems.append(_fault(file, "", "must be a regular file"))
+            return None
+        if not trusted and not _is_owned(facts, file, problems):
+            return None
+        return stream.read(SIZE_LIMIT_BYTES + 1)
+
+
+# --- what a manifest says --------------------------------------------------------------------------------------------
+
+
+def _parse(document: Document, problems: list[Problem]) -> ToolManifest | None:
+    if not isinstance(document.value, dict):
+        problems.append(document.problem((), "must be a mapping with the fields of a manifest (docs/manifest.md)"))
+        return None
+    try:
+        return ToolManifest.model_validate(document.value)
+    except ValidationError as error:
+        problems.extend(
+            document.problem(tuple(fault["loc"]), _say(fault["type"], fault["msg"])) for fault in error.errors()
+        )
+        return None
+
+
+def _say(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "is not a field of a manifest"
+    if kind == "missing":
+        return "is missing"
+    return message.removeprefix("Value error, ")
+
+
+def _mapping(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, dict) else {}
+
+
+def _lint_text(document: Document) -> Iterator[Problem]:
+    """Refuse characters that show nothing or turn text around: a person must see all that a model reads."""
+    todo: list[tuple[Place, JsonValue]] = [((), document.value)]
+    while todo:
+        place, value = todo.pop()
+        if isinstance(value, dict):
+            todo.extend(((*place, key), inner) for key, inner in value.items())
+            value = " ".join(value)
+        elif isinstance(value, list):
+            todo.extend(((*place, index), inner) for index, inner in enumerate(value))
+        if isinstance(value, str):
+            bad = next((char for char in value if char not in _ORDINARY and _is_hidden(char)), None)
+            if bad is not None:
+                yield document.problem(place, f"holds the invisible character U+{ord(bad):04X}")
+
+
+def _is_hidden(char: str) -> bool:
+    return (not char.isascii() and unicodedata.category(char) in ("Cf", "Cc", "Cn", "Co", "Cs")) or char < " "

@@ -1,0 +1,83 @@
+"""The keys of the run log: one authenticates the heads of its chains, one names raw arguments without showing them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from omni_mcp.contracts.errors import LogCorrupt
+from omni_mcp.paths import make_private_dir
+
+KEY_BYTES = 32
+HEAD_KEY_FILE, ARGUMENTS_KEY_FILE = "log-head.key", "log-arguments.key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class LogKeys:
+    """Both keys; they are not shown by `repr`."""
+
+    head: bytes
+    arguments: bytes
+
+    def __repr__(self) -> str:
+        return "LogKeys(…)"
+
+    def head_mac(self, name: str, count: int, digest: bytes) -> bytes:
+        """Authenticate a head: the run's id (or `*` for the global head), its number of events and its hash."""
+        return hmac.digest(self.head, b"omni-mcp head 1\0%d\0%s\0%s" % (count, digest, name.encode()), hashlib.sha256)
+
+
+def find_keys(directory: Path) -> LogKeys | None:
+    """Return the keys kept in *directory*, or None if there are none.
+
+    Raises:
+        LogCorrupt: a key file is readable by others, or not a key.
+    """
+    if not (directory / HEAD_KEY_FILE).exists():
+        return None
+    head = _read_key(directory / HEAD_KEY_FILE)
+    return LogKeys(head=head, arguments=_read_or_make(directory / ARGUMENTS_KEY_FILE))
+
+
+def make_keys(directory: Path) -> LogKeys:
+    """Make both keys with mode 0600 in *directory* (0700) and return them."""
+    make_private_dir(directory)
+    arguments = _read_or_make(directory / ARGUMENTS_KEY_FILE)
+    return LogKeys(arguments=arguments, head=_read_or_make(directory / HEAD_KEY_FILE))
+
+
+def _read_or_make(file: Path) -> bytes:
+    if not file.exists():
+        part = file.with_suffix(".new")
+        part.unlink(missing_ok=True)
+        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            os.write(descriptor, os.urandom(KEY_BYTES))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        part.rename(file)  # a key is there whole or not at all
+        sync_directory(file.parent)
+    return _read_key(file)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in *directory* survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_key(file: Path) -> bytes:
+    key = file.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise LogCorrupt("a key of the run log is damaged", detail=f"{file} must hold {KEY_BYTES} bytes; restore it")
+    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise LogCorrupt("a key of the run log is readable by others", detail=f"run: chmod 600 {file}")
+    return key

@@ -1,0 +1,116 @@
+"""Projections: tables derived from the events alone. Dropping and rebuilding them gives the same rows."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from omni_mcp.contracts.events import OUTCOME_KINDS
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.engines.runlog.rows import Row, insert_many
+from omni_mcp.engines.runlog.search_index import digest_of_index, drop_index, index_up_to
+
+_CALL_COLUMNS = "(call, run, seq, call_kind, name)"
+_CLOSE = (
+    "UPDATE calls SET outcome_seq = v.column2, outcome = v.column3, outcome_code = v.column4 FROM ({values}) AS v "
+    "WHERE calls.call = v.column1 AND calls.outcome_seq IS NULL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What the projections need of one event. `values` depends on the kind; erased events have none."""
+
+    run_key: int
+    seq: int
+    at_ns: int
+    kind: str
+    code: str | None
+    call: str | None
+    values: tuple[Any, ...]
+
+
+def values_of(kind: str, payload: JsonObject | None) -> tuple[Any, ...]:
+    """Return what is projected of a masked payload."""
+    if payload is None:
+        return ()
+    if kind == "run_created":
+        names = ("run_kind", "project", "principal", "thread", "parent_run", "trace_id", "title")
+        return tuple(payload.get(name) for name in names)
+    if kind == "tool_call":
+        return (payload.get("call_kind"), payload.get("name"))
+    if kind == "tool_error":
+        return (payload.get("code"),)
+    return ()
+
+
+def project(connection: sqlite3.Connection, facts: Sequence[Fact]) -> None:
+    """Add *facts*, in their order, to `runs` and `calls`."""
+    calls: list[Row] = []
+    outcomes: list[Row] = []
+    for fact in facts:
+        if fact.kind == "run_created":
+            values = fact.values or (None,) * 7
+            connection.execute(
+                "INSERT INTO runs (run, kind, project, principal, thread, parent_run, trace_id, title, created_at_ns) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (fact.run_key, *values, fact.at_ns),
+            )
+        elif fact.kind == "tool_call" and fact.call is not None:
+            calls.append((fact.call, fact.run_key, fact.seq, *(fact.values or (None, None))))
+        elif fact.kind in OUTCOME_KINDS and fact.call is not None:
+            outcomes.append((fact.call, fact.seq, fact.kind, *(fact.values or (None,))))
+        elif fact.code == "run_closed":
+            connection.execute(
+                "UPDATE runs SET closed_seq = ? WHERE run = ? AND closed_seq IS NULL", (fact.seq, fact.run_key)
+            )
+    for statement, row in insert_many(f"calls {_CALL_COLUMNS}", "(?, ?, ?, ?, ?)", calls):
+        connection.execute(f"{statement} ON CONFLICT (call) DO NOTHING", row)
+    for statement, row in insert_many("", "(?, ?, ?, ?)", outcomes):
+        connection.execute(_CLOSE.format(values=statement.removeprefix("INSERT INTO ").strip()), row)
+
+
+def project_run_again(connection: sqlite3.Connection, run_key: int) -> None:
+    """Derive everything about one run anew, as after an erasure."""
+    connection.execute("DELETE FROM runs WHERE run = ?", (run_key,))
+    connection.execute("DELETE FROM calls WHERE run = ?", (run_key,))
+    rows = connection.execute(
+        "SELECT seq, at_ns, kind, code, call, payload FROM events WHERE run = ? AND (kind IN "
+        "('run_created', 'tool_call', 'tool_result', 'tool_error') OR code = 'run_closed') ORDER BY seq",
+        (run_key,),
+    )
+    project(connection, list(_facts(run_key, rows)))
+    erased = "SELECT count(*) FROM events WHERE run = ?1 AND erased_by IS NOT NULL"
+    connection.execute(f"UPDATE runs SET erased = ({erased}) WHERE run = ?1", (run_key,))
+
+
+def rebuild(connection: sqlite3.Connection) -> None:
+    """Drop all projections and derive them anew, in the caller's transaction."""
+    drop_index(connection)
+    connection.execute("DELETE FROM runs")
+    connection.execute("DELETE FROM calls")
+    for (run_key,) in connection.execute("SELECT run FROM run_keys ORDER BY run").fetchall():
+        project_run_again(connection, run_key)
+    last = connection.execute("SELECT max(gid) FROM events").fetchone()[0] or 0
+    index_up_to(connection, last)
+
+
+def digest_of_projections(connection: sqlite3.Connection) -> str:
+    """Return a sha256 over every row of every projection: equal before and after a rebuild."""
+    digest = hashlib.sha256()
+    for table, order in (("runs", "run"), ("calls", "call")):
+        for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}"):
+            digest.update(orjson.dumps(row))
+    digest.update(digest_of_index(connection))
+    return digest.hexdigest()
+
+
+def _facts(run_key: int, rows: Iterable[Row]) -> Iterable[Fact]:
+    for seq, at_ns, kind, code, call, payload in rows:
+        values = () if payload is None or kind == "tool_result" else values_of(kind, orjson.loads(payload))
+        yield Fact(run_key, seq, at_ns, kind, code, call, values)

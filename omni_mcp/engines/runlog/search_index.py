@@ -1,0 +1,155 @@
+"""Full text search over events, by recency: contentless FTS5 tables, one for every 65,536 events.
+
+Contentless, because the text stands in the events already; SQLite before 3.43 deletes from such a table only when it is
+given the old text, which is made again from the payload that is about to be erased. Many small tables, because what an
+erasure leaves in a table's segments goes away only when all of them are merged, and that must not take long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from omni_mcp.engines.runlog.rows import insert_many
+
+SHARD_EVENTS = 65_536
+INDEXED_BYTES = 64 * 1024  # of one event; what stands further back is on record but not found
+_OPTIONS = "text, content='', columnsize=0, tokenize='unicode61 remove_diacritics 2'"
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"(:)?')
+_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)")
+
+
+def text_of(payload: bytes) -> str:
+    """Return the words of a payload as stored: its strings without their names, numbers beside them.
+
+    The same bytes always give the same text; an erasure depends on that.
+    """
+    text = _STRING.sub(_without_names, payload)
+    if b"\\" in text:
+        text = _ESCAPE.sub(b" ", text)
+    return text[:INDEXED_BYTES].decode("utf-8", "ignore")
+
+
+def _without_names(match: re.Match[bytes]) -> bytes:
+    return b" " if match.group(1) else match.group()
+
+
+def shard_of(gid: int) -> str:
+    """Return the table that indexes the event with global number *gid*."""
+    return f"search_{gid // SHARD_EVENTS}"
+
+
+def shards(connection: sqlite3.Connection) -> list[str]:
+    """Return the tables that exist, newest first."""
+    rows = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'search_[0-9]*'")
+    names = [name for (name,) in rows if name.removeprefix("search_").isdigit()]
+    return sorted(names, key=lambda name: -int(name.removeprefix("search_")))
+
+
+def indexed_gid(connection: sqlite3.Connection) -> int:
+    """Return the global number up to which events are indexed."""
+    return int(connection.execute("SELECT gid FROM search_state").fetchone()[0])
+
+
+def index_up_to(connection: sqlite3.Connection, gid: int) -> None:
+    """Index what is not indexed yet, up to *gid*, in the caller's transaction."""
+    at = indexed_gid(connection)
+    while at < gid:
+        until = min(gid, at + 1024)
+        rows = connection.execute(
+            "SELECT gid, payload FROM events WHERE gid > ? AND gid <= ? ORDER BY gid", (at, until)
+        ).fetchall()
+        index_payloads(connection, rows, until)
+        at = until
+
+
+def index_payloads(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes | None]], until: int) -> None:
+    """Index (gid, payload) *rows* in order of gid and note that everything up to *until* is indexed."""
+    by_shard: dict[str, list[tuple[int, str]]] = {}
+    for gid, payload in rows:
+        if payload is not None:
+            by_shard.setdefault(shard_of(gid), []).append((gid, text_of(payload)))
+    for shard, texts in by_shard.items():
+        connection.execute(f"CREATE VIRTUAL TABLE IF NOT EXISTS {shard} USING fts5({_OPTIONS})")
+        for statement, values in insert_many(f"{shard} (rowid, text)", "(?, ?)", texts):
+            connection.execute(statement, values)
+    connection.execute("UPDATE search_state SET gid = ?", (until,))
+
+
+def remove_from_index(connection: sqlite3.Connection, rows: Iterable[tuple[int, bytes]]) -> None:
+    """Remove the texts of (gid, payload) *rows* so that none of their words stays in the file."""
+    done = indexed_gid(connection)
+    touched = set()
+    for gid, payload in rows:
+        if gid <= done:
+            shard = shard_of(gid)
+            connection.execute(
+                f"INSERT INTO {shard} ({shard}, rowid, text) VALUES ('delete', ?, ?)", (gid, text_of(payload))
+            )
+            touched.add(shard)
+    for shard in touched:
+        connection.execute(f"INSERT INTO {shard} ({shard}) VALUES ('optimize')")
+
+
+def drop_index(connection: sqlite3.Connection) -> None:
+    """Drop every table of the index."""
+    for shard in shards(connection):
+        connection.execute(f"DROP TABLE {shard}")
+    connection.execute("UPDATE search_state SET gid = 0")
+
+
+def digest_of_index(connection: sqlite3.Connection) -> bytes:
+    """Return a sha256 over every (term, event, position): how the segments lie in the file does not matter."""
+    digest = hashlib.sha256(b"%d" % indexed_gid(connection))
+    for shard in reversed(shards(connection)):
+        connection.execute(f"CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, {shard}, instance)")
+        for row in connection.execute("SELECT term, doc, offset FROM temp.vocabulary"):
+            digest.update(repr(row).encode())
+        connection.execute("DROP TABLE temp.vocabulary")
+    return digest.digest()
+
+
+# --- queries ---------------------------------------------------------------------------------------------------------
+
+
+class Query:
+    """Any text as a query: every word of it must be found.
+
+    A word with letters or digits goes to the index, as a phrase if it has parts (`files_read`). What has neither, such
+    as an emoji, is in no index: it is looked for in the texts themselves.
+    """
+
+    def __init__(self, text: str) -> None:
+        words = dict.fromkeys(text.replace("\0", " ").encode("utf-8", "replace").decode().split())
+        self.phrases = tuple(word for word in words if _has_word(word))
+        self.literals = tuple(word.casefold() for word in words if not _has_word(word))
+
+    def __bool__(self) -> bool:
+        return bool(self.phrases or self.literals)
+
+    @property
+    def match(self) -> str:
+        """The query in FTS5's language; empty if there is nothing for the index."""
+        return " ".join('"' + word.replace('"', '""') + '"' for word in self.phrases)
+
+    def fits(self, payload: bytes) -> bool:
+        """Say whether the words that are in no index stand in the text of *payload*."""
+        if not self.literals:
+            return True
+        text = text_of(payload).casefold()
+        return all(word in text for word in self.literals)
+
+
+def _has_word(word: str) -> bool:
+    return any(char.isalnum() for char in word)
+
+
+def memory_index(rows: Iterable[tuple[int, bytes | None]]) -> sqlite3.Connection:
+    """Return an index in memory, table `search`, over (gid, payload) *rows*: for events not yet indexed on disk."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute(f"CREATE VIRTUAL TABLE search USING fts5({_OPTIONS})")
+    texts = [(gid, text_of(payload)) for gid, payload in rows if payload is not None]
+    connection.executemany("INSERT INTO search (rowid, text) VALUES (?, ?)", texts)
+    return connection

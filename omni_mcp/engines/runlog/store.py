@@ -1,0 +1,296 @@
+"""The run log on SQLite: one writer thread that commits in groups, readers apart, everything sealed into chains."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+from weakref import WeakSet
+
+import orjson
+
+from omni_mcp.contracts.call import Durable, Principal
+from omni_mcp.contracts.errors import Internal, LogCorrupt, OmniError
+from omni_mcp.contracts.events import Draft, RunCreated, RunEvent, RunKind, draft
+from omni_mcp.contracts.ids import new_id
+from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, keyed_digest
+from omni_mcp.contracts.ports import Masker
+from omni_mcp.engines.runlog.connection import REPAIR_HINT, open_writer, translated
+from omni_mcp.engines.runlog.keys import LogKeys, find_keys, make_keys
+from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
+from omni_mcp.engines.runlog.migrations import migrate, read_migrations
+from omni_mcp.engines.runlog.projections import rebuild, values_of
+from omni_mcp.engines.runlog.reader import LogReader
+from omni_mcp.engines.runlog.recovery import orphan_drafts
+from omni_mcp.engines.runlog.storable import storable
+from omni_mcp.engines.runlog.subscriptions import Subscription
+from omni_mcp.engines.runlog.tickets import Ticket
+from omni_mcp.engines.runlog.writer import Writer
+
+READERS = 2
+READ_PAGE = 500
+QUICK_CHECK_BYTES = 64 * 1024 * 1024  # larger files are not read through at each start: `audit verify` does that
+
+T = TypeVar("T")
+
+
+class SqliteRunLog:
+    """The port `RunLog`. Made by `open_run_log`; all methods belong to the event loop it was opened in."""
+
+    def __init__(
+        self, file: Path, ledger: Ledger, keys: LogKeys, masker: Masker, now_ns: Callable[[], int], gateway_version: str
+    ) -> None:
+        self._keys = keys
+        self._masker = masker
+        self._now_ns = now_ns
+        self._gateway_version = gateway_version
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._writer = Writer(ledger, self._announce)
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="run-log-reader")
+        self._readers: queue.SimpleQueue[LogReader] = queue.SimpleQueue()
+        for _ in range(READERS):
+            self._readers.put(LogReader(file))
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def create_run(
+        self, *, kind: RunKind, principal: Principal, actor: str, client: JsonObject, trace_id: str | None = None,
+        parent_run: str | None = None, title: str | None = None,
+    ) -> str:  # fmt: skip
+        """Append `run_created` and return the new run's id once it is durable.
+
+        Raises:
+            LogUnavailable: it could not be written.
+        """
+        run = new_id()
+        payload = RunCreated(
+            run_kind=kind, project=principal.project, principal=principal.key, trace_id=trace_id, parent_run=parent_run,
+            title=title, client=client, gateway_version=self._gateway_version,
+        )  # fmt: skip
+        await self._put(run, draft(payload, actor=actor), None, creates=True).durable()
+        return run
+
+    def append(self, run: str, draft: Draft, *, parent: Durable | int | None = None, quiet: bool = False) -> Durable:
+        """Queue one event, masked, and return at once; it gets its seq when it is written.
+
+        If *parent* could not be written, neither is this. Raises nothing: what fails shows in `durable()`.
+        """
+        return self._put(run, draft, parent, quiet=quiet)
+
+    def append_outcome(
+        self, run: str, draft: Draft, *, parent: Durable | int | None = None, quiet: bool = False
+    ) -> Durable:
+        """Like `append`; what cannot be written now is kept in bounded memory and written first on recovery."""
+        return self._put(run, draft, parent, outcome=True, quiet=quiet)
+
+    def _put(
+        self, run: str, draft: Draft, parent: Durable | int | None, *, outcome: bool = False, quiet: bool = False,
+        creates: bool = False,
+    ) -> Ticket:  # fmt: skip
+        ticket = Ticket()
+        try:
+            entry = self._entry(run, draft, parent, ticket)
+        except Exception as error:
+            ticket.error = Internal("the event could not be recorded", detail=f"{type(error).__name__} in {draft.kind}")
+            ticket.settle()
+            return ticket
+        entry.outcome, entry.quiet, entry.creates = outcome, quiet, creates
+        self._writer.put(entry)
+        return ticket
+
+    def _entry(self, run: str, draft: Draft, parent: Durable | int | None, ticket: Ticket) -> Entry:
+        payload = draft.payload.__pydantic_serializer__.to_python(draft.payload)
+        masked, privacy = self._masker.mask(payload)
+        try:
+            encoded = canonical(masked)
+        except TypeError:
+            masked = storable(masked)
+            encoded = canonical(masked)
+        return Entry(
+            run=run, kind=draft.kind, code=draft.code, actor=self._masker.mask_text(draft.actor), call=draft.call,
+            parent=parent, privacy=privacy, payload=encoded, values=values_of(draft.kind, masked), at_ns=self._now_ns(),
+            ticket=ticket,
+        )  # fmt: skip
+
+    async def recover_orphans(self) -> list[str]:
+        """Give each call that a crash left open its `outcome_unknown`, then close the runs of earlier lives.
+
+        To be awaited once, before anything is served or any run is created. Returns the ids of those calls.
+
+        Raises:
+            LogUnavailable: it could not be written; nothing may be served.
+        """
+        found = await self._read(orphan_drafts)
+        tickets = [self.append_outcome(run, draft, parent=parent) for run, draft, parent in found]
+        for ticket in tickets:
+            await ticket.durable()
+        return [draft.call for _, draft, _ in found if draft.call is not None]
+
+    async def rebuild_projections(self) -> None:
+        """Drop everything derived and derive it anew; takes about 20 s per million events, and blocks appends.
+
+        Raises:
+            LogUnavailable: it could not be written; everything is as it was.
+        """
+        await self._writer.call(rebuild_projections)
+
+    async def flush_index(self) -> None:
+        """Bring the search index up to date now."""
+        await self._writer.call(lambda ledger: ledger.index())
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def read(self, run: str, *, after: int = 0, limit: int = 1000) -> AsyncIterator[RunEvent]:
+        """Yield events of a run in order of seq, from the one after *after*, at most *limit*."""
+        while limit > 0:
+            size = min(limit, READ_PAGE)
+            page = await self._read(lambda reader, at=after, size=size: reader.events(run, after=at, limit=size))  # type: ignore[misc]
+            for event in page:
+                yield event
+            if len(page) < size:
+                return
+            after, limit = page[-1].seq, limit - size
+
+    async def runs(
+        self, *, principal: str | None = None, limit: int = 50, before: str | None = None
+    ) -> list[JsonObject]:
+        """Return newest runs first, as projected."""
+        return await self._read(lambda reader: reader.runs(principal=principal, limit=limit, before=before))
+
+    async def get_run(self, run: str) -> JsonObject:
+        """Return one run as `runs` does.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        return await self._read(lambda reader: reader.get_run(run))
+
+    async def find_call(self, call: str) -> list[RunEvent]:
+        """Return the events of one call in order, or nothing."""
+        return await self._read(lambda reader: reader.find_call(call))
+
+    async def search(
+        self, query: str, *, principal: str | None = None, run: str | None = None, limit: int = 20
+    ) -> list[RunEvent]:
+        """Return events that contain every word of *query*, newest first. Any text is a valid query."""
+        return await self._read(lambda reader: reader.search(query, principal=principal, run=run, limit=limit))
+
+    def subscribe(self) -> AsyncIterator[tuple[str, int, bool]]:
+        """Yield `(run, last seq, quiet)` after each commit from now on; several commits of one run may come as one."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def arguments_hmac(self, arguments: JsonValue) -> str:
+        """Return the keyed hash under which raw arguments are recorded."""
+        return keyed_digest(self._keys.arguments, arguments)
+
+    async def _read(self, work: Callable[[LogReader], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_reader, work)
+
+    def _with_reader(self, work: Callable[[LogReader], T]) -> T:
+        reader = self._readers.get()
+        try:
+            return work(reader)
+        finally:
+            self._readers.put(reader)
+
+    def _announce(self, notices: list[Notice]) -> None:
+        for subscription in list(self._subscriptions):
+            subscription.tell(notices)
+
+    # --- beginning and end --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the writer's thread."""
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Write what is queued and free everything."""
+        await self._writer.close()
+        for subscription in list(self._subscriptions):
+            subscription.end()
+        self._pool.shutdown(wait=True)
+        while not self._readers.empty():
+            self._readers.get().close()
+
+
+@asynccontextmanager
+async def open_run_log(
+    file: Path, *, keys: Path, masker: Masker, now_ns: Callable[[], int] = time.time_ns, events_per_run: int = 100_000,
+    gateway_version: str,
+) -> AsyncIterator[SqliteRunLog]:  # fmt: skip
+    """Open the run log in *file*, made if there is none; the caller holds the lock on the data directory.
+
+    Args:
+        keys: the directory of the key files, made if there is no log yet.
+
+    Raises:
+        LogCorrupt: the file is damaged, was changed, is newer than this program, or its key is missing.
+        LogUnavailable: it is locked or cannot be written.
+    """
+    ledger, log_keys = await asyncio.to_thread(open_ledger, file, keys, events_per_run=events_per_run)
+    try:
+        log = SqliteRunLog(file, ledger, log_keys, masker, now_ns, gateway_version)
+        log.start()
+        try:
+            yield log
+        finally:
+            await log.close()
+    finally:
+        await asyncio.to_thread(ledger.connection.close)
+
+
+def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> tuple[Ledger, LogKeys]:
+    """Open, check and migrate *file*, and return what writes to it.
+
+    Raises:
+        LogCorrupt, LogUnavailable: as `open_run_log` says.
+    """
+    found = find_keys(keys)
+    is_new = not file.exists() or file.stat().st_size == 0
+    if is_new and found is not None:
+        detail = (
+            f"{file} is gone although its key is in {keys}. Restore it; for a new log, move the key files away first"
+        )
+        raise LogCorrupt("the run log is missing", detail=detail)
+    try:
+        connection = open_writer(file)
+    except sqlite3.Error as error:
+        raise translated(error, file) from error
+    try:
+        _check(connection, file)
+        migrate(connection, read_migrations(Path(__file__).parent / "schema"))
+        if found is None and connection.execute("SELECT EXISTS (SELECT 1 FROM events)").fetchone()[0]:
+            detail = f"{keys} holds no key for {file}: restore it, or nothing can be authenticated"
+            raise LogCorrupt("the key of the run log is missing", detail=detail)
+        log_keys = found or make_keys(keys)
+        return Ledger(connection, file, log_keys, events_per_run=events_per_run), log_keys
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise translated(error, file) from error
+        raise
+
+
+def rebuild_projections(ledger: Ledger) -> None:
+    """Drop everything derived and derive it anew, in one transaction."""
+    with ledger.transaction():
+        rebuild(ledger.connection)
+        ledger.reload_index_state()
+
+
+def _check(connection: sqlite3.Connection, file: Path) -> None:
+    """Look for damage: through the whole file where that is quick, else at its schema only."""
+    if file.stat().st_size <= QUICK_CHECK_BYTES:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise LogCorrupt("the run log is damaged", detail=f"{file}: {found}. {REPAIR_HINT}")
+    else:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -1,0 +1,186 @@
+"""The writer: a bounded queue, and one thread that commits whatever is queued as one group.
+
+While one group is on its way to the disk the next one gathers, so the number of commits follows the speed of the disk
+and not the number of callers. When a group fails, everything in it fails; nothing is tried again behind the callers'
+backs, except outcomes of what was dispatched already: those wait in the backlog and go first when the log is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from omni_mcp.contracts.errors import LogUnavailable, OmniError
+from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
+
+QUEUE_EVENTS = 8192
+QUEUE_BYTES = 64 * 1024 * 1024
+BACKLOG_EVENTS = 4096
+BACKLOG_BYTES = 64 * 1024 * 1024
+RETRY_S = 0.5  # how often a non-empty backlog is tried when nothing else is written
+IDLE_S = 0.1  # after so long without an event the search index is brought up to date
+
+T = TypeVar("T")
+
+
+class Writer:
+    """Runs a ledger in a thread of its own.
+
+    Args:
+        ledger: used by that thread only, from `start` to the end of `close`.
+        on_commit: called in the event loop, once for each commit.
+    """
+
+    def __init__(self, ledger: Ledger, on_commit: Callable[[list[Notice]], None]) -> None:
+        self._ledger = ledger
+        self._on_commit = on_commit
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Entry] = deque()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._bytes = 0
+        self._guard = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._backlog: deque[Entry] = deque()
+        self._backlog_bytes = 0
+        self._index_failed = False
+        self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Write what is queued, then end. What cannot be written is refused."""
+        self._closing = True
+        self._wake.set()
+        while self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, 1.0)
+
+    def put(self, entry: Entry) -> None:
+        """Queue *entry*. A full queue fails its ticket; an outcome then waits in the backlog instead."""
+        with self._guard:
+            full = len(self._queue) >= QUEUE_EVENTS or self._bytes + len(entry.payload) > QUEUE_BYTES
+            if not full and not self._closing:
+                self._queue.append(entry)
+                self._bytes += len(entry.payload)
+        if full or self._closing:
+            self._refuse_at_once(entry, "the queue of the run log is full" if full else "the run log is closing")
+        elif not self._wake.is_set():
+            self._wake.set()
+
+    async def call(self, work: Callable[[Ledger], T]) -> T:
+        """Run *work* in the writer's thread, between two groups."""
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def job() -> None:
+            try:
+                result = work(self._ledger)
+            except BaseException as error:
+                self._loop.call_soon_threadsafe(_fail, done, error)
+            else:
+                self._loop.call_soon_threadsafe(_finish, done, result)
+
+        if self._closing:
+            raise LogUnavailable("the run log is closing")
+        self._jobs.append(job)
+        self._wake.set()
+        return await done
+
+    def _refuse_at_once(self, entry: Entry, why: str) -> None:
+        entry.ticket.error = LogUnavailable("the run log cannot be written", detail=why)
+        entry.ticket.settle()
+        if entry.outcome:
+            self._keep(entry)
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            self._wake.wait(self._patience())
+            self._wake.clear()
+            group = self._take()
+            if group or self._backlog:
+                self._write(group)
+            elif not self._jobs:
+                self._index_if_idle()
+            while self._jobs:
+                self._jobs.popleft()()
+            if self._closing and not self._queue and not self._jobs:
+                self._index_if_idle()
+                return
+
+    def _patience(self) -> float | None:
+        if self._backlog:
+            return RETRY_S
+        return IDLE_S if self._ledger.index_is_behind and not self._index_failed else None
+
+    def _take(self) -> list[Entry]:
+        with self._guard:
+            group = list(self._queue)
+            self._queue.clear()
+            self._bytes = 0
+        return group
+
+    def _write(self, group: list[Entry]) -> None:
+        waiting = list(self._backlog)
+        try:
+            notices = self._ledger.write([*waiting, *group])
+        except OmniError as error:
+            self._refuse(group, LogUnavailable("the run log cannot be written", detail=error.detail))
+            return
+        except BaseException as error:
+            self._refuse(group, LogUnavailable("the run log cannot be written", detail=repr(error)))
+            return
+        with self._guard:
+            for _ in waiting:
+                self._backlog_bytes -= len(self._backlog.popleft().payload)
+        self._index_failed = False
+        self._tell(group, notices)
+
+    def _refuse(self, group: list[Entry], error: LogUnavailable) -> None:
+        for entry in group:
+            entry.ticket.error = error
+            if entry.outcome:
+                self._keep(entry)
+        self._tell(group, [])
+
+    def _keep(self, entry: Entry) -> None:
+        """Keep an outcome for later. Beyond the caps it is given up: the next start records `outcome_unknown`."""
+        with self._guard:
+            if len(self._backlog) < BACKLOG_EVENTS and self._backlog_bytes + len(entry.payload) <= BACKLOG_BYTES:
+                self._backlog.append(entry)
+                self._backlog_bytes += len(entry.payload)
+
+    def _tell(self, group: list[Entry], notices: list[Notice]) -> None:
+        """Hand over to the event loop, once for the whole group."""
+
+        def settle() -> None:
+            for entry in group:
+                entry.ticket.settle()
+            if notices:
+                self._on_commit(notices)
+
+        self._loop.call_soon_threadsafe(settle)
+
+    def _index_if_idle(self) -> None:
+        if self._ledger.index_is_behind:
+            try:
+                self._ledger.index()
+            except OmniError:
+                self._index_failed = (
+                    True  # nothing is lost: search reads past the index. Tried again after the next event
+                )
+
+
+def _finish(done: asyncio.Future[T], result: T) -> None:
+    if not done.done():
+        done.set_result(result)
+
+
+def _fail(done: asyncio.Future[T], error: BaseException) -> None:
+    if not done.done():
+        done.set_exception(error)

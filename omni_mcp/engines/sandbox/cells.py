@@ -1,0 +1,284 @@
+"""BubblewrapSandbox: runs jobs in single-use cells, so many at once, and says in words how each of them ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path, PurePosixPath
+
+import orjson
+
+from omni_mcp.contracts.json import JsonObject, depth_of
+from omni_mcp.contracts.sandbox import POSTURES, EndReason, Isolation, Job, JobEnd
+from omni_mcp.engines.sandbox.cell import Outcome, StartFailed
+from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
+from omni_mcp.engines.sandbox.factory import CellFactory
+from omni_mcp.engines.sandbox.launcher import Launcher, base_interpreter, covers_workspace
+from omni_mcp.engines.sandbox.probe import Missing, find_bwrap, probe
+from omni_mcp.engines.sandbox.profiles import Profile
+from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, jobs_part, running_as_root
+
+WAITING_LIMIT = 256
+WAIT_LIMIT_S = 120.0
+RESULT_DEPTH = 64
+_ORDER_LIMIT_BYTES = 15 * 1024 * 1024  # process 1 refuses frames over 16 MiB
+_CRASH_EXIT = 70  # sandbox/worker.py, EXIT_CRASH
+_TOP_DIRECTORIES = ("/workspace", "/packages", "/mnt")
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+_WORDS: dict[EndReason, str] = {
+    "exit": "",
+    "signal": "the job was ended by a signal",
+    "timeout": "the job ran longer than limits.timeout_s",
+    "cpu_time": "the job used more CPU time than limits.cpu_s",
+    "memory": "the job used more memory than limits.memory_mib",
+    "processes": "the job failed after it reached limits.processes",
+    "disk": "the job failed after it filled its workspace (limits.disk_mib, limits.inodes)",
+    "file_size": "the job wrote a file larger than limits.file_size_mib",
+    "output_limit": "the job wrote more output than limits.output_limit_bytes",
+    "killed": "the cell was killed from outside",
+}
+
+
+class BubblewrapSandbox:
+    """Port `Sandbox`. Made by `open_sandbox`."""
+
+    def __init__(
+        self, *, isolation: Isolation, factory: CellFactory | None, profiles: Mapping[str, Profile], max_jobs: int
+    ) -> None:
+        self._isolation = isolation
+        self._factory = factory
+        self._profiles = profiles
+        self._slots = asyncio.Semaphore(max_jobs)
+        self._waiting = 0
+
+    @property
+    def spawner_pid(self) -> int | None:
+        """The helper process that starts cells, for `status`."""
+        return self._factory.spawner_pid if self._factory else None
+
+    def isolation(self) -> Isolation:
+        """What can be had here, probed once at start."""
+        return self._isolation
+
+    async def run(self, job: Job) -> JobEnd:
+        """Run one job in one fresh cell and wait until nothing of it is left.
+
+        A job that fails is a `JobEnd`, never an exception. Cancelling the task kills the cell first.
+        """
+        profile = self._profiles.get(job.profile)
+        if profile is None:
+            return self._not_run(job, "start_failed", f"there is no sandbox profile {job.profile!r}")
+        lacking = self._lacking(job, profile)
+        if lacking or self._factory is None:
+            return self._not_run(job, "sandbox_unavailable", lacking or "there is no sandbox here")
+        fault = fault_of(job)
+        if fault:
+            return self._not_run(job, "start_failed", fault)
+        if not await self._take_slot():
+            return self._not_run(job, "start_failed", "too many jobs are waiting for a cell; try again later")
+        try:
+            return await self._run_in_cell(self._factory, profile, job)
+        finally:
+            self._slots.release()
+
+    async def _run_in_cell(self, factory: CellFactory, profile: Profile, job: Job) -> JobEnd:
+        started = time.monotonic()
+        try:
+            async with factory.cell(profile, job) as cell:
+                await cell.open()
+                start_ms = (time.monotonic() - started) * 1000
+                outcome = await cell.run()
+        except StartFailed as error:
+            return self._not_run(job, "start_failed", str(error))
+        return self._end_of(job, profile, outcome, start_ms)
+
+    async def _take_slot(self) -> bool:
+        if self._waiting >= WAITING_LIMIT:
+            return False
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_LIMIT_S):
+                await self._slots.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+        return True
+
+    def _lacking(self, job: Job, profile: Profile) -> str:
+        """Return why *job* may not run under the isolation that can be had; nothing if it may."""
+        demanded = max(job.posture, profile.posture, key=POSTURES.index)
+        if not self._isolation.at_least(demanded) or self._isolation.posture == "none":
+            reasons = "; ".join(f"{layer}: {why}" for layer, why in self._isolation.missing.items())
+            return f"isolation {demanded!r} is demanded, {self._isolation.posture!r} can be had ({reasons or 'no reason'})"
+        if job.egress:
+            return "network access cannot be granted to a cell yet"
+        return ""
+
+    def _not_run(self, job: Job, reason: EndReason, message: str) -> JobEnd:
+        return JobEnd(reason=reason, message=message, isolation=self._isolation, limits=job.limits.model_dump())
+
+    def _end_of(self, job: Job, profile: Profile, outcome: Outcome, start_ms: float) -> JobEnd:
+        exit_code, number = _status_of(outcome)
+        result, fault = _result_of(job, outcome)
+        reason = _reason_of(job, outcome, exit_code, number, result)
+        not_started = str((outcome.frame or {}).get("not_started", ""))
+        message = fault or _WORDS.get(reason, "")
+        if reason == "signal" and number is not None:
+            message = f"{message} ({_signal_name(number)})"
+        return JobEnd(
+            reason=reason, exit_code=exit_code, signal=number, stdout=outcome.stdout, stderr=outcome.stderr, result=result,
+            files=tuple(outcome.exported.files) if outcome.exported else (), message=not_started or message,
+            isolation=self._isolation, usage=_usage_of(outcome, start_ms),
+            limits={**job.limits.model_dump(), "cpus": profile.cpus},
+        )  # fmt: skip
+
+
+def fault_of(job: Job) -> str:
+    """Return what is wrong with *job* itself, before anything is started; nothing if it can be tried."""
+    if bool(job.argv) == bool(job.function):
+        return "a job has either a command or a function"
+    if any("\0" in word for word in (*job.argv, job.function, *job.environment.values())):
+        return "a NUL character cannot be passed to a process"
+    if any(not _VARIABLE.match(name) for name in job.environment):
+        return "the name of an environment variable is not one"
+    if job.files and covers_workspace(job.mounts):
+        return "files can only be put into a fresh workspace"
+    for path in job.files:
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or "\0" in path or len(path) > 1024:
+            return f"{path!r} is not a path inside the workspace"
+    if sum(len(data) for data in job.files.values()) > job.limits.disk_mib << 20:
+        return "the input files are larger than limits.disk_mib"
+    for mount in job.mounts:
+        inside = PurePosixPath(mount.inside)
+        if ".." in inside.parts or not any(mount.inside == top or mount.inside.startswith(f"{top}/") for top in _TOP_DIRECTORIES):
+            return f"{mount.inside!r} is not a place for a directory of the host"
+    try:
+        size = len(orjson.dumps([job.arguments, job.argv, job.environment]))
+    except TypeError as error:
+        return f"the job cannot be written as JSON: {error}"
+    return "the arguments are too large" if size > _ORDER_LIMIT_BYTES else ""
+
+
+def _status_of(outcome: Outcome) -> tuple[int | None, int | None]:
+    """Return (exit code, signal) of the job's first process, as process 1 reported it."""
+    if outcome.frame is None or outcome.frame.get("not_started"):
+        return None, None
+    code = os.waitstatus_to_exitcode(int(outcome.frame["status"]))
+    return (code, None) if code >= 0 else (None, -code)
+
+
+def _result_of(job: Job, outcome: Outcome) -> tuple[JsonObject | None, str]:
+    """Return what a function wrote, and what is wrong with it. The bytes may come from anything in the cell."""
+    if not job.function or not outcome.result or outcome.cause is not None:
+        return None, ""
+    try:
+        result = orjson.loads(outcome.result)
+    except orjson.JSONDecodeError:
+        return None, "the function's result is not JSON"
+    if not isinstance(result, dict):
+        return None, "the function's result is not an object"
+    if depth_of(result, limit=RESULT_DEPTH) > RESULT_DEPTH:
+        return None, f"the function's result is nested deeper than {RESULT_DEPTH}"
+    return result, ""
+
+
+def _reason_of(
+    job: Job, outcome: Outcome, exit_code: int | None, number: int | None, result: JsonObject | None
+) -> EndReason:
+    if outcome.cause is not None:
+        return outcome.cause
+    if outcome.frame is not None and outcome.frame.get("not_started"):
+        return "start_failed"
+    if number is not None:
+        return _reason_of_signal(job, outcome, number)
+    crashed = exit_code == _CRASH_EXIT if job.function else bool(exit_code)
+    if crashed:
+        if (result or {}).get("exception") == "MemoryError":
+            return "memory"
+        if (outcome.frame or {}).get("full"):
+            return "disk"
+        if outcome.forks_refused:
+            return "processes"
+    return "exit"
+
+
+def _reason_of_signal(job: Job, outcome: Outcome, number: int) -> EndReason:
+    if number == signal.SIGXFSZ:
+        return "file_size"
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and outcome.cpu_s >= job.limits.cpu_s):
+        return "cpu_time"
+    return "signal"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _usage_of(outcome: Outcome, start_ms: float) -> JsonObject:
+    usage: JsonObject = {
+        "wall_ms": round(outcome.wall_s * 1000, 3),
+        "cpu_ms": round(outcome.cpu_s * 1000, 3),
+        "start_ms": round(start_ms, 3),
+        "memory_peak_bytes": outcome.peak_bytes,
+        "bytes_out": outcome.bytes_out,
+        "temperature": "cold",
+    }
+    reached = ["disk"] if (outcome.frame or {}).get("full") else []
+    reached += ["processes"] if outcome.forks_refused else []
+    if reached:
+        usage["limits_reached"] = reached  # a hint: the job met the limit, which need not be why it failed
+    if outcome.exported is not None and outcome.exported.rejected:
+        usage["not_exported"] = outcome.exported.rejected
+    return usage
+
+
+@asynccontextmanager
+async def open_sandbox(
+    *, profiles: Mapping[str, Profile], sandbox_dir: Path, uid_range: range = DEFAULT_RANGE, max_jobs: int | None = None,
+    use_cgroups: bool = True,
+) -> AsyncIterator[BubblewrapSandbox]:
+    """Find out what isolation can be had here and yield a sandbox that gives it; leaving kills every cell.
+
+    Args:
+        profiles: by name, from `load_profiles`.
+        sandbox_dir: the shipped directory with process 1, the spawner and the tools.
+        uid_range: whom jobs run as if the gateway is root.
+        max_jobs: how many cells at once; the others queue. Default: two per processor.
+        use_cgroups: False does without, and says so in the posture.
+    """  # fmt: skip
+    jobs = max_jobs or 2 * (os.cpu_count() or 1)
+    uids = uid_range if running_as_root() else None
+    if uids is not None and (0 in uids or len(jobs_part(uids)) <= jobs):
+        raise ValueError(f"uid_range must not hold 0 and must hold more than {2 * jobs} uids")
+    bwrap = find_bwrap()
+    if isinstance(bwrap, Missing):
+        isolation = Isolation(posture="none", missing={bwrap.layer: bwrap.reason})
+        yield BubblewrapSandbox(isolation=isolation, factory=None, profiles=profiles, max_jobs=jobs)
+        return
+    hierarchy = find_hierarchy() if use_cgroups else NoCgroups("switched off")
+    no_cgroups = hierarchy if isinstance(hierarchy, NoCgroups) else None
+    launcher = Launcher(bwrap=bwrap, interpreter=base_interpreter(), sandbox_dir=sandbox_dir, stage=uids is not None)
+    factory = CellFactory(
+        launcher=launcher, sandbox_dir=sandbox_dir, uids=uids,
+        hierarchy=None if isinstance(hierarchy, NoCgroups) else hierarchy,
+    )  # fmt: skip
+    try:
+        if factory.hierarchy is not None:
+            factory.hierarchy.sweep()
+        isolation = await probe(factory, no_cgroups)
+        yield BubblewrapSandbox(isolation=isolation, factory=factory, profiles=profiles, max_jobs=jobs)
+    finally:
+        await factory.close()
+
+

@@ -1,0 +1,152 @@
+"""SandboxExecutor: turns a call of a `sandbox_job` tool into a job, and how the job ended into an answer or an error."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import re
+
+import orjson
+
+from omni_mcp.contracts.artifact import ArtifactRef
+from omni_mcp.contracts.call import Answer, Call
+from omni_mcp.contracts.errors import Internal, InvalidArguments, InvalidResult, NotFound, SandboxKilled, SandboxUnavailable, TimedOut
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.manifest import BindingSpec
+from omni_mcp.contracts.ports import Artifacts, Sandbox
+from omni_mcp.contracts.sandbox import Job, JobEnd, Mount
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.sandbox.launcher import WORKSPACE
+from omni_mcp.engines.sandbox.packages import package_mounts
+from omni_mcp.engines.sandbox.workspaces import WorkspaceRefused, Workspaces
+
+ARTIFACT_FILE = "in/artifact"
+_ARTIFACT = re.compile(r"^(?:artifact://)?([0-9a-f]{64})$")
+_STDERR_KEPT = 2000  # characters of a failed job's stderr that go into the record
+
+
+class SandboxExecutor:
+    """Port `Executor` for bindings of kind `sandbox_job`."""
+
+    def __init__(self, sandbox: Sandbox, artifacts: Artifacts, workspaces: Workspaces) -> None:
+        self._sandbox = sandbox
+        self._artifacts = artifacts
+        self._workspaces = workspaces
+
+    async def execute(self, call: Call) -> Answer:
+        """Run the call's tool in a fresh cell.
+
+        Raises:
+            SandboxUnavailable: the isolation it demands cannot be had; nothing was dispatched.
+            InvalidArguments: the artifact that it names is not the caller's to see; nothing was dispatched.
+            TimedOut, SandboxKilled, InvalidResult: as they say.
+        """
+        if call.tool is None or call.tool.manifest is None or call.tool.binding != "sandbox_job":
+            raise Internal("the call cannot be run", detail="the sandbox was given a tool that is not a sandbox_job")
+        entry, binding = call.tool, call.tool.manifest.binding
+        self._demand_isolation(entry)
+        job = await self._job(call, entry, binding)
+        return await self._answer(call, await self._sandbox.run(job))
+
+    def _demand_isolation(self, entry: Entry) -> None:
+        isolation = self._sandbox.isolation()
+        if isolation.posture == "none" or not isolation.at_least(entry.posture):
+            raise SandboxUnavailable(
+                "the isolation that this tool needs cannot be had here",
+                detail=f"demanded {entry.posture!r}, in force {isolation.posture!r}, missing {isolation.missing}",
+                data={"demanded": entry.posture, "available": isolation.posture},
+            )
+
+    async def _job(self, call: Call, entry: Entry, binding: BindingSpec) -> Job:
+        return Job(
+            profile=entry.profile or binding.profile,
+            function=binding.entry_point,
+            arguments=call.arguments,
+            files=await self._files(call, binding),
+            mounts=(*await self._mounts(call, binding), *package_mounts(binding.packages)),
+            limits=entry.limits,
+            posture=entry.posture,
+            exports=binding.workspace == "fresh",
+            egress=call.grant.egress if call.grant else (),
+        )
+
+    async def _mounts(self, call: Call, binding: BindingSpec) -> tuple[Mount, ...]:
+        """Return the project's directory as the workspace, read-only once it is full."""
+        if binding.workspace not in ("project", "state"):
+            return ()
+        kind = "files" if binding.workspace == "project" else "state"
+        try:
+            place = await asyncio.to_thread(self._workspaces.directory, call.principal.project, kind)
+            full = await asyncio.to_thread(self._workspaces.over_quota, place)
+        except (WorkspaceRefused, OSError) as error:
+            raise SandboxUnavailable("the project's workspace cannot be used", detail=str(error)) from error
+        return (Mount(source=place, inside=WORKSPACE, writable=not full),)
+
+    async def _files(self, call: Call, binding: BindingSpec) -> dict[str, bytes]:
+        name = binding.artifact_argument
+        if name is None or name not in call.arguments:
+            return {}
+        named = _ARTIFACT.match(str(call.arguments[name]))
+        unknown = InvalidArguments(f"$.{name}: there is no such artifact", data={"path": f"$.{name}"})
+        if named is None:
+            raise unknown
+        try:
+            _, data = await self._artifacts.get(named.group(1), owner=call.principal.key)
+        except NotFound as error:
+            raise unknown from error
+        return {ARTIFACT_FILE: data}
+
+    async def _answer(self, call: Call, end: JobEnd) -> Answer:
+        _raise_for(end)
+        if end.result is None and end.message:
+            raise InvalidResult("the tool's answer is not a JSON object", detail=_detail(end))
+        if end.result is None:
+            raise SandboxKilled("the tool ended without an answer", detail=_detail(end), data=_facts(end, "no answer"))
+        failed = bool(end.exit_code)
+        artifacts = await self._store(call, end)
+        text = str(end.result.get("error", "the tool failed")) if failed else orjson.dumps(end.result).decode()
+        content: list[JsonObject] = [{"type": "text", "text": text}]
+        content += [{"type": "text", "text": f"{ref.name}: {ref.uri} ({ref.size} bytes)"} for ref in artifacts]
+        body: JsonObject = {"content": content, "isError": failed}
+        if not failed:
+            body["structuredContent"] = end.result
+        return Answer(
+            body=body, is_error=failed, where="cell", isolation=end.isolation.as_json(), usage=end.usage,
+            artifacts=tuple(ref.model_dump(mode="json") for ref in artifacts),
+        )  # fmt: skip
+
+    async def _store(self, call: Call, end: JobEnd) -> list[ArtifactRef]:
+        stored = []
+        for file in end.files:
+            media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+            stored.append(
+                await self._artifacts.put(
+                    file.data, media_type=media_type, owner=call.principal.key, run=call.run, name=file.name
+                )
+            )
+        return stored
+
+
+def _raise_for(end: JobEnd) -> None:
+    """Raise what stands for an end that is no answer of the tool."""
+    if end.reason == "exit":
+        return
+    if end.reason == "sandbox_unavailable":
+        raise SandboxUnavailable("the isolation that this tool needs cannot be had here", detail=end.message)
+    if end.reason == "timeout":
+        raise TimedOut("the tool did not finish in time and was stopped", detail=_detail(end), data=_facts(end, end.message))
+    message = "the tool could not be started" if end.reason == "start_failed" else _WORDS.get(end.reason, end.message)
+    raise SandboxKilled(message or "the tool was ended", detail=_detail(end), data=_facts(end, message))
+
+
+_WORDS = {"killed": "the tool was ended from outside", "signal": "the tool crashed"}
+
+
+def _facts(end: JobEnd, message: str) -> dict[str, object]:
+    """Return what the client may know of the end: which limit, and how much was used."""
+    return {"reason": end.reason, "message": message, "limits": end.limits, "usage": end.usage}
+
+
+def _detail(end: JobEnd) -> str:
+    said = end.stderr.decode(errors="replace").strip()[-_STDERR_KEPT:]
+    return f"{end.reason}: {end.message} [{said}]" if said else f"{end.reason}: {end.message}"

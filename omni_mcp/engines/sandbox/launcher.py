@@ -1,0 +1,148 @@
+"""Launcher: turns one job into bubblewrap's arguments: a minimal read-only root, no network, nobody's user.
+
+What bubblewrap cannot say, `sandbox/init.py` does from the inside; what has to happen before it, `sandbox/spawner.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omni_mcp.contracts.sandbox import Mount
+
+WORKSPACE = "/workspace"
+BUNDLE = "/sandbox"
+INSIDE_UID = 1000
+
+Word = str | dict[str, int]  # a dict stands for something that only the spawner's child knows
+
+_NAMESPACES = ("user", "pid", "ipc", "net", "uts")
+_FLAGS = (
+    *(f"--unshare-{name}" for name in _NAMESPACES), "--unshare-cgroup-try",
+    "--as-pid-1", "--die-with-parent", "--new-session", "--clearenv", "--hostname", "cell",
+    "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID),
+    "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SYS_RESOURCE", "--cap-add", "CAP_SETPCAP",
+)  # fmt: skip
+_ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
+_ETC_FROM_HOST = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
+_ETC = {
+    "/etc/passwd": f"cell:x:{INSIDE_UID}:{INSIDE_UID}::{WORKSPACE}:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+    "/etc/group": f"cell:x:{INSIDE_UID}:\nnogroup:x:65534:\n",
+    "/etc/hosts": "127.0.0.1 localhost cell\n::1 localhost\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreter:
+    """The Python that runs inside cells: a binary and the directories it needs besides /usr."""
+
+    binary: str
+    prefixes: tuple[str, ...]
+
+
+def base_interpreter() -> Interpreter:
+    """Return the interpreter behind this process, outside any virtual environment."""
+    binary = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    wanted = {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix), os.path.dirname(binary)}
+    if any(path.startswith("/nix/store/") for path in wanted):
+        wanted = {"/nix/store"}  # its libraries are spread over the store
+    outside = {path for path in wanted if not _within(path, "/usr") and path != "/"}
+    return Interpreter(
+        binary=binary,
+        prefixes=tuple(sorted(path for path in outside if not any(_within(path, o) for o in outside - {path}))),
+    )
+
+
+def _within(path: str, parent: str) -> bool:
+    return path == parent or path.startswith(parent.rstrip("/") + "/")
+
+
+class Launcher:
+    """Writes spawn requests. One per sandbox."""
+
+    def __init__(self, *, bwrap: str, interpreter: Interpreter, sandbox_dir: Path, stage: bool) -> None:
+        self._bwrap = bwrap
+        self._interpreter = interpreter
+        self._bundle = os.path.realpath(sandbox_dir)
+        self._stage = stage
+
+    @property
+    def interpreter(self) -> Interpreter:
+        return self._interpreter
+
+    def request(
+        self, number: int, *, mounts: Sequence[Mount], uid: int | None, cgroups: Sequence[str], proc: bool
+    ) -> dict[str, Any]:
+        """Return the message that makes the spawner start one cell.
+
+        Args:
+            number: the request's id.
+            uid: whom the cell runs as; None: whoever runs the gateway.
+            cgroups: the `cgroup.procs` files to join first.
+            proc: give the cell a /proc of its own; without, it has an empty one.
+        """
+        sources: list[str] = []
+        words: list[Word] = [*_FLAGS, "--setenv", "PATH", "/usr/bin:/bin"]
+        words += self._system(sources)
+        for index, path in enumerate(_ETC):
+            words += ["--perms", "0444", "--file", {"data": index}, path]
+        words += ["--proc", "/proc"] if proc else ["--dir", "/proc"]
+        words += _devices()
+        words += ["--perms", "1777", "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/dev/shm"]
+        if not covers_workspace(mounts):
+            words += ["--perms", "0700", "--tmpfs", WORKSPACE]
+        for mount in mounts:
+            words += ["--bind" if mount.writable else "--ro-bind", _source(sources, str(mount.source)), mount.inside]
+        words += ["--remount-ro", "/", "--chdir", WORKSPACE]
+        return {
+            "op": "spawn", "id": number, "bwrap": self._bwrap, "args": words, "sources": sources,
+            "command": [self._interpreter.binary, "-I", "-S", "-B", f"{BUNDLE}/init.py"],
+            "data": list(_ETC.values()), "uid": uid, "stage": self._stage, "cgroups": list(cgroups),
+        }  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """Return what every job finds in its environment."""
+        own = os.path.dirname(self._interpreter.binary)
+        places = [own] if not _within(own, "/usr") else []
+        path = ":".join([*places, "/usr/local/bin", "/usr/bin", "/bin"])
+        return {"PATH": path, "HOME": WORKSPACE, "TMPDIR": "/tmp", "USER": "cell", "LOGNAME": "cell", "SHELL": "/bin/sh"}
+
+    def _system(self, sources: list[str]) -> list[Word]:
+        words: list[Word] = ["--ro-bind", "/usr", "/usr"]
+        for name in _ROOT_LINKS:
+            path = f"/{name}"
+            if os.path.islink(path):
+                words += ["--symlink", os.readlink(path), path]
+            elif os.path.isdir(path):
+                words += ["--ro-bind", path, path]
+        for path in _ETC_FROM_HOST:
+            words += ["--ro-bind-try", path, path]
+        for prefix in self._interpreter.prefixes:
+            words += ["--ro-bind", _source(sources, prefix), prefix]
+        return [*words, "--ro-bind", _source(sources, self._bundle), BUNDLE]
+
+
+def covers_workspace(mounts: Sequence[Mount]) -> bool:
+    """Whether one of *mounts* is the workspace itself."""
+    return any(mount.inside == WORKSPACE for mount in mounts)
+
+
+def _source(sources: list[str], path: str) -> Word:
+    sources.append(path)
+    return {"source": len(sources) - 1}
+
+
+def _devices() -> list[Word]:
+    words: list[Word] = []
+    for name in _DEVICES:
+        words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    for name, target in _DEVICE_LINKS.items():
+        words += ["--symlink", target, f"/dev/{name}"]
+    return words

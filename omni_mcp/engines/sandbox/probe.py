@@ -1,0 +1,168 @@
+"""What isolation can be had here, found out by making a real cell and looking from its inside."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.manifest import Limits
+from omni_mcp.contracts.sandbox import Isolation, Job
+from omni_mcp.engines.sandbox.cell import Cell, StartFailed
+from omni_mcp.engines.sandbox.cgroup import NoCgroups
+from omni_mcp.engines.sandbox.factory import CellFactory
+from omni_mcp.engines.sandbox.launcher import INSIDE_UID
+from omni_mcp.engines.sandbox.profiles import Profile
+
+OLDEST_BWRAP = (0, 8)
+LAYERS = ("namespaces", "filesystem", "network", "tmpfs-limits", "capabilities", "no-new-privileges", "seccomp", "rlimits")
+_HOST_PATHS = ("/etc/shadow", "/var", "/run", "/sys", "/boot", "/mnt")
+_PROBE_LIMITS = Limits(timeout_s=20, memory_mib=128, disk_mib=7, inodes=64, processes=16, cpu_s=10)
+_PROFILE = Profile(profile=1, description="The sandbox's look at itself.")
+
+_INSTALL = "install bubblewrap 0.8 or newer: `apt install bubblewrap`, `dnf install bubblewrap`, `pacman -S bubblewrap`"
+# How bubblewrap, or the kernel through it, says no: (what it says, the missing layer, what to do)
+_REFUSALS: tuple[tuple[str, str, str], ...] = (
+    (r"setting up uid map: Permission denied", "user-namespaces",
+     "AppArmor forbids unprivileged user namespaces: add a profile for bwrap, or set "
+     "kernel.apparmor_restrict_unprivileged_userns=0"),
+    (r"setting up uid map: Operation not permitted", "user-namespaces",
+     "the process may not map users (no CAP_SETFCAP in this container): run the gateway as an ordinary user"),
+    (r"No permissions to creat(e|ing) new namespace|Creating new namespace failed: Operation not permitted", "user-namespaces",
+     "user namespaces are forbidden (container seccomp profile, or kernel.unprivileged_userns_clone=0): allow them"),
+    (r"nesting depth|ENOSPC|No space left on device", "user-namespaces", "user.max_user_namespaces is 0 or used up: raise it"),
+    (r"Can't mount proc", "proc", "/proc is masked in this container: run it with an unmasked /proc (--security-opt systempaths=unconfined)"),
+    (r"omni-spawner: user:", "own-uid", "the gateway is root but may not change its uid (no CAP_SETUID): run it as an ordinary user"),
+    (r"omni-spawner: cgroup:", "cgroup", "the process could not join its cgroup: check who may write cgroup.procs"),
+    (r"omni-spawner: stage:", "filesystem", "the interpreter or the package cannot be bound for the job's user"),
+    (r"execvp .*: (Permission denied|No such file)", "interpreter", "the Python interpreter cannot be reached from a cell"),
+    (r"no system call filter", "seccomp", "there is no system call filter for this processor"),
+    (r"PR_SET_SECCOMP", "seccomp", "the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A layer that cannot be had, and what to do."""
+
+    layer: str
+    reason: str
+
+
+def find_bwrap() -> str | Missing:
+    """Return the path of a bubblewrap that is new enough."""
+    path = shutil.which("bwrap")
+    if path is None:
+        return Missing("bubblewrap", f"not installed; {_INSTALL}")
+    try:
+        text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Missing("bubblewrap", f"{path} does not run ({error}); {_INSTALL}")
+    numbers = re.search(r"(\d+)\.(\d+)", text)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_BWRAP:
+        return Missing("bubblewrap", f"{path} is {text.strip() or 'of unknown version'}; {_INSTALL}")
+    return os.path.realpath(path)
+
+
+def explain_refusal(words: str) -> Missing:
+    """Say which layer is missing, from what bubblewrap or our own helpers said."""
+    for pattern, layer, fix in _REFUSALS:
+        if re.search(pattern, words):
+            return Missing(layer, f"{fix} [{words[-300:]}]")
+    return Missing("start", f"a cell cannot be started: {words[-300:]}")
+
+
+async def probe(factory: CellFactory, no_cgroups: NoCgroups | None) -> Isolation:
+    """Make one cell after the other, each asking for less, and report the first that stands as it should.
+
+    Settles `factory.proc` and `factory.hierarchy`. Never raises for what the machine lacks.
+    """
+    missing: dict[str, str] = {}
+    if no_cgroups is not None:
+        missing["cgroup"] = no_cgroups.reason
+    while True:
+        report = await _look(factory)
+        if not isinstance(report, Missing):
+            return _judge(factory, report, missing)
+        missing[report.layer] = report.reason
+        if report.layer == "proc" and factory.proc:
+            factory.proc = False
+        elif report.layer == "cgroup" and factory.hierarchy is not None:
+            factory.hierarchy = None
+        else:
+            return Isolation(posture="none", missing=missing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    layers: list[str]
+    facts: JsonObject
+
+
+async def _look(factory: CellFactory) -> _Report | Missing:
+    job = Job(profile="", function="selfcheck:report", arguments={"secret_paths": list(_HOST_PATHS)}, limits=_PROBE_LIMITS)
+    try:
+        async with factory.cell(_PROFILE, job) as cell:
+            layers = await cell.open()
+            return await _facts(cell, layers)
+    except StartFailed as error:
+        words = str(error)
+        return Missing("cgroup", words) if words.startswith("cgroup:") else explain_refusal(words)
+
+
+async def _facts(cell: Cell, layers: list[str]) -> _Report | Missing:
+    outcome = await cell.run()
+    try:
+        facts = orjson.loads(outcome.result)
+    except orjson.JSONDecodeError:
+        said = outcome.stderr.decode(errors="replace").strip()[-300:]
+        return Missing("start", f"the look from inside ended without an answer ({outcome.cause or said or 'no reason given'})")
+    if "error" in facts:
+        return Missing("start", f"the look from inside failed: {facts['error']}")
+    return _Report(layers, facts)
+
+
+def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
+    """Return for each layer that does not hold what was seen instead. Pure, so that each line has a test."""
+    faults: dict[str, str] = {}
+
+    def demand(layer: str, holds: bool, seen: object) -> None:
+        if not holds:
+            faults[layer] = f"seen from inside: {seen}"
+
+    demand("namespaces", facts["uid"] == INSIDE_UID and facts["pid"] == 1, {"uid": facts["uid"], "parent": facts["pid"]})
+    demand("filesystem", not facts["visible"] and not facts["root_writable"], facts["visible"] or "a writable root")
+    demand("network", facts["interfaces"] in ([], ["lo"]), facts["interfaces"])
+    demand("tmpfs-limits", facts["workspace_bytes"] == _PROBE_LIMITS.disk_mib << 20, facts["workspace_bytes"])
+    demand("rlimits", 0 < facts["processes"] <= _PROBE_LIMITS.processes + 1, facts["processes"])
+    demand("environment", not facts["outer_environment_readable"], "process 1 can be read")
+    demand("descriptors", facts["descriptors"] in ([0, 1, 2], [0, 1, 2, 4]), facts["descriptors"])
+    demand("seccomp", facts["new_user_namespace"] == "EPERM", facts["new_user_namespace"])
+    if proc:
+        nothing = {"0000000000000000"}
+        demand("capabilities", {facts["capabilities"], facts["bounding"]} <= nothing, facts["capabilities"])
+        demand("no-new-privileges", facts["no_new_privileges"] == "1", facts["no_new_privileges"])
+        demand("seccomp", facts["seccomp"] == "2" and "seccomp" not in faults, facts["seccomp"])
+    return faults
+
+
+def _judge(factory: CellFactory, report: _Report, missing: dict[str, str]) -> Isolation:
+    faults = faults_of(report.facts, proc=factory.proc)
+    if faults:
+        return Isolation(posture="none", missing={**missing, **faults})
+    layers = dict.fromkeys([*LAYERS, *report.layers])
+    if factory.runs_as_others:
+        layers["own-uid"] = None
+    if factory.hierarchy is not None:
+        layers.update(dict.fromkeys(f"cgroup-{name}" for name in sorted(factory.hierarchy.controllers - {"cpuacct"})))
+        return Isolation(posture="full", layers=tuple(layers), missing=missing)
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        reason = "the kernel does not list children (CONFIG_PROC_CHILDREN), and no cgroup counts memory"
+        return Isolation(posture="none", layers=tuple(layers), missing={**missing, "watchdog": reason})
+    return Isolation(posture="no-cgroup", layers=(*layers, "watchdog"), missing=missing)

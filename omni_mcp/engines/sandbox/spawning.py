@@ -1,0 +1,139 @@
+"""SpawnerLink: the gateway's end of the helper process that starts cells."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+_MESSAGE_LIMIT_BYTES = 64 * 1024
+_END_LIMIT_S = 5.0
+
+
+class SpawnerGone(Exception):
+    """The helper process has ended, and every cell with it."""
+
+
+class SpawnerLink:
+    """One helper process. Made by `start`, ended by `close`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        self._process = process
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._exits: dict[int, asyncio.Future[int]] = {}
+        self._alive = True
+        self._loop.add_reader(channel.fileno(), self._on_readable)
+
+    @classmethod
+    def start(cls, sandbox_dir: Path) -> SpawnerLink:
+        """Start the helper: with an empty environment, in its own session, and with no descriptor but its socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        script = os.path.realpath(sandbox_dir / "spawner.py")
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", script, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()], env={}, cwd="/", start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+        return cls(process, ours)
+
+    @property
+    def alive(self) -> bool:
+        return self._alive
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def spawn(self, request: dict[str, Any], descriptors: Sequence[int]) -> asyncio.Future[int]:
+        """Start one cell; the future becomes bubblewrap's exit code, negative for a signal.
+
+        Raises:
+            SpawnerGone: the helper has ended.
+        """
+        exited: asyncio.Future[int] = self._loop.create_future()
+        self._exits[request["id"]] = exited
+        try:
+            await self._send(request, descriptors)
+        except BaseException:
+            self._exits.pop(request["id"], None)
+            exited.cancel()
+            raise
+        return exited
+
+    async def kill(self, number: int) -> None:
+        """Kill the cell of request *number*, if it still runs."""
+        if number in self._exits:
+            with contextlib.suppress(SpawnerGone):
+                await self._send({"op": "kill", "id": number}, ())
+
+    async def close(self) -> None:
+        """End the helper and whatever it started, and wait for it."""
+        self._gone()
+        try:
+            await asyncio.to_thread(self._process.wait, _END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # its cells die with it
+            await asyncio.to_thread(self._process.wait)
+
+    async def _send(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+        data = orjson.dumps(message)
+        while True:
+            if not self._alive:
+                raise SpawnerGone
+            try:
+                socket.send_fds(self._channel, [data], list(descriptors))
+                return
+            except BlockingIOError:
+                await self._writable()
+            except OSError as error:
+                self._gone()
+                raise SpawnerGone from error
+
+    async def _writable(self) -> None:
+        ready = self._loop.create_future()
+        self._loop.add_writer(self._channel.fileno(), lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            if self._alive:
+                self._loop.remove_writer(self._channel.fileno())
+
+    def _on_readable(self) -> None:
+        while self._alive:
+            try:
+                data = self._channel.recv(_MESSAGE_LIMIT_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._gone()
+                return
+            message = orjson.loads(data)
+            if "exit" in message:
+                exited = self._exits.pop(message["id"], None)
+                if exited is not None and not exited.done():
+                    exited.set_result(message["exit"])
+
+    def _gone(self) -> None:
+        """The helper has ended or is told to: whoever waits for a cell learns it as death by SIGKILL."""
+        if not self._alive:
+            return
+        self._alive = False
+        self._loop.remove_reader(self._channel.fileno())
+        self._channel.close()
+        for exited in self._exits.values():
+            if not exited.done():
+                exited.set_result(-9)
+        self._exits.clear()

@@ -1,0 +1,213 @@
+"""Bytes become one JSON-RPC frame, or a refusal that says why; whatever two parsers could read differently is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import orjson
+
+from omni_mcp.contracts.json import JsonObject, JsonValue
+from omni_mcp.protocol.rpc import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+
+FRAME_LIMIT_BYTES = 4 * 1024 * 1024  # the largest message a client may send; what the other implementations take too
+DEPTH_LIMIT = 64
+METHOD_LIMIT = 128
+ID_LIMIT = 256
+INT_MIN, INT_MAX = -(2**63), 2**64 - 1  # what orjson keeps exactly; a wider integer would silently become a float
+
+RequestId: TypeAlias = int | str
+
+
+class BadFrame(Exception):
+    """Bytes that are no frame.
+
+    Args:
+        code: the JSON-RPC error code.
+        reason: one word of a closed list, for counting and for the record.
+        message: for the client.
+        id: the id of the request, where one could be read.
+    """
+
+    def __init__(self, code: int, reason: str, message: str, *, id: RequestId | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.id = id
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Something that is owed an answer."""
+
+    id: RequestId
+    method: str
+    params: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """Something that is not answered."""
+
+    method: str
+    params: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The peer's answer to a request of ours; exactly one of `result` and `error` is set."""
+
+    id: RequestId
+    result: JsonObject | None = None
+    error: JsonObject | None = None
+
+
+Frame: TypeAlias = Request | Notification | Response
+
+
+def parse(data: bytes, *, limit_bytes: int = FRAME_LIMIT_BYTES) -> JsonValue:
+    """Parse one message strictly.
+
+    orjson refuses bad UTF-8, a byte order mark, lone surrogates, NaN and infinities. What it lets pass is checked
+    here: duplicate keys (it keeps the last), integers that it would round, and depth.
+
+    Raises:
+        BadFrame: with code -32700.
+    """
+    if len(data) > limit_bytes:
+        raise BadFrame(PARSE_ERROR, "too_large", f"the message is over {limit_bytes} bytes")
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise BadFrame(PARSE_ERROR, "not_json", "the message is not valid JSON in UTF-8") from None
+    colons, wide = _survey(value)
+    if colons != data.count(b":") or wide:
+        _check_exactly(data)
+    return value
+
+
+def _survey(root: JsonValue) -> tuple[int, bool]:
+    """Walk the parsed value once: (colons that its text must hold, whether a number may have been rounded).
+
+    Every member costs one colon and so does every colon inside a string. If the raw text has more than that, a
+    duplicate key was dropped, or a colon was written as an escape; the exact pass tells which.
+
+    Raises:
+        BadFrame: deeper than DEPTH_LIMIT.
+    """
+    colons, wide, depth = 0, False, 0
+    layer: list[Any] = [root]
+    while layer:
+        inner: list[Any] = []
+        for item in layer:
+            kind = type(item)
+            if kind is dict:
+                colons += len(item)
+                for key in item:
+                    if ":" in key:
+                        colons += key.count(":")
+                inner.extend(item.values())
+            elif kind is list:
+                inner.extend(item)
+            elif kind is str:
+                colons += item.count(":")
+            elif kind is float and not -1e18 < item < 1e18:
+                wide = True
+        depth += 1
+        if depth > DEPTH_LIMIT + 1:
+            raise BadFrame(PARSE_ERROR, "too_deep", f"the message is nested deeper than {DEPTH_LIMIT} levels")
+        layer = inner
+    return colons, wide
+
+
+def _check_exactly(data: bytes) -> None:
+    """The slow pass, only where the survey found something odd. Depth is known to be small by now."""
+    try:
+        json.loads(data, object_pairs_hook=_unique, parse_int=_exact_int)
+    except BadFrame:
+        raise
+    except ValueError:
+        raise BadFrame(PARSE_ERROR, "not_json", "the message is not valid JSON in UTF-8") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise BadFrame(PARSE_ERROR, "duplicate_key", "an object in the message has the same key twice")
+
+
+def _exact_int(text: str) -> int:
+    if len(text) > 20 or not INT_MIN <= int(text) <= INT_MAX:
+        raise BadFrame(PARSE_ERROR, "number_range", "an integer in the message does not fit into 64 bits")
+    return 0
+
+
+def frame_of(value: JsonValue) -> Frame:
+    """Check the JSON-RPC 2.0 envelope. Unknown members are dropped.
+
+    Raises:
+        BadFrame: with code -32600, or -32602 where `params` is no object.
+    """
+    if not isinstance(value, dict):
+        raise BadFrame(INVALID_REQUEST, "not_an_object", "a message is one JSON object")
+    request_id = _id_of(value)
+    if value.get("jsonrpc") != "2.0":
+        raise BadFrame(INVALID_REQUEST, "no_version", 'the member "jsonrpc" must be "2.0"', id=request_id)
+    if "method" in value:
+        return _question(value, request_id)
+    return _response(value, request_id)
+
+
+def _id_of(value: JsonObject) -> RequestId | None:
+    """Return the id; None if there is none.
+
+    Raises:
+        BadFrame: the id is null, a boolean, a fraction, an object, or too long.
+    """
+    if "id" not in value:
+        return None
+    found = value["id"]
+    if type(found) is int or (type(found) is str and len(found) <= ID_LIMIT):
+        return found
+    if "method" not in value and found is None and "error" in value:
+        return None  # an error for a message that the peer could not read
+    raise BadFrame(INVALID_REQUEST, "bad_id", f"an id is a string of at most {ID_LIMIT} characters or an integer")
+
+
+def _question(value: JsonObject, request_id: RequestId | None) -> Request | Notification:
+    method = value["method"]
+    if not isinstance(method, str) or not 0 < len(method) <= METHOD_LIMIT:
+        raise BadFrame(INVALID_REQUEST, "bad_method", "the member \"method\" must be a short string", id=request_id)
+    if "result" in value or "error" in value:
+        raise BadFrame(INVALID_REQUEST, "mixed", "a message is a question or an answer, not both", id=request_id)
+    params = value.get("params", {})
+    if not isinstance(params, dict):
+        raise BadFrame(INVALID_PARAMS, "bad_params", 'the member "params" must be an object', id=request_id)
+    return Notification(method, params) if request_id is None else Request(request_id, method, params)
+
+
+def _response(value: JsonObject, request_id: RequestId | None) -> Response:
+    if ("result" in value) == ("error" in value):
+        raise BadFrame(INVALID_REQUEST, "no_method", "a message has a method, a result or an error", id=request_id)
+    body = value.get("result", value.get("error"))
+    if not isinstance(body, dict):
+        raise BadFrame(INVALID_REQUEST, "bad_answer", "a result or an error is an object", id=request_id)
+    if request_id is None:
+        if "error" in value:
+            return Response("", error=body)  # names no request of ours, so nobody waits for it
+        raise BadFrame(INVALID_REQUEST, "bad_id", "an answer names the request that it belongs to")
+    return Response(request_id, error=body) if "error" in value else Response(request_id, result=body)
+
+
+def read_frame(data: bytes, *, limit_bytes: int = FRAME_LIMIT_BYTES) -> Frame:
+    """Parse and check one message.
+
+    Raises:
+        BadFrame: it is none.
+    """
+    return frame_of(parse(data, limit_bytes=limit_bytes))
+
+
+FrameReader: TypeAlias = Callable[[bytes], Frame]

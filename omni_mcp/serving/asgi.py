@@ -1,0 +1,147 @@
+"""ASGI in few words: read a body with a cap, send an answer, look at headers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import orjson
+
+from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import TooLarge
+from omni_mcp.contracts.json import JsonValue
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+HeaderList: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+JSON_TYPE = (b"content-type", b"application/json")
+# Headers of which a second one could make two readers disagree.
+SINGLE = frozenset({
+    "host", "origin", "authorization", "x-api-key", "content-type", "content-length", "mcp-session-id", "last-event-id",
+    "mcp-protocol-version", "mcp-method", "mcp-name",
+})  # fmt: skip
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+class DoubleHeader(Exception):
+    """A header that may come once came twice."""
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Return the headers with lower-case names and values without surrounding whitespace (RFC 9110, 5.5).
+
+    Raises:
+        DoubleHeader: one that decides something was sent twice.
+    """
+    found: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name = raw_name.decode("latin-1").lower()
+        if name in found and (name in SINGLE or name.startswith("mcp-param-")):
+            raise DoubleHeader(name)
+        found[name] = raw_value.decode("latin-1").strip(" \t")
+    return found
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One HTTP request and the way to answer it."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: dict[str, str]
+    request_id: str
+    principal: Principal | None = None
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return str(self.scope["method"])
+
+    @property
+    def path(self) -> str:
+        """The path, from the request line and nothing else."""
+        return str(self.scope["path"])
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            TooLarge: it is over *limit_bytes*, by its length header or as it came.
+            ClientGone: it never ended.
+        """
+        declared = self.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared[:20]) > limit_bytes:
+            raise TooLarge(f"the body is over {limit_bytes} bytes")
+        message = await self.receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            data: bytes = message.get("body", b"")
+            if len(data) > limit_bytes:
+                raise TooLarge(f"the body is over {limit_bytes} bytes")
+            return data
+        parts, size = [], 0
+        while True:
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit_bytes:
+                raise TooLarge(f"the body is over {limit_bytes} bytes")
+            parts.append(part)
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await self.receive()
+
+    async def gone(self) -> None:
+        """Return when the client has closed the connection."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        """Send status and headers; every answer carries its X-Request-ID."""
+        await self.send({
+            "type": "http.response.start", "status": status,
+            "headers": [*headers, (b"x-request-id", self.request_id.encode())],
+        })  # fmt: skip
+
+    async def chunk(self, data: bytes, *, more: bool = True) -> None:
+        """Send a part of the body."""
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def answer(self, status: int, body: bytes = b"", headers: HeaderList = ()) -> None:
+        """Send a whole answer."""
+        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        await self.chunk(body, more=False)
+
+    async def answer_json(self, status: int, body: bytes, headers: HeaderList = ()) -> None:
+        """Send a whole answer that is JSON."""
+        await self.answer(status, body, [JSON_TYPE, *headers])
+
+    async def refuse(self, status: int, detail: str, headers: HeaderList = ()) -> None:
+        """Send an error in the form that everything off the protocol's own routes has."""
+        await self.answer_json(status, json_bytes({"detail": detail}), headers)
+
+
+def json_bytes(value: JsonValue) -> bytes:
+    """Encode *value*."""
+    return orjson.dumps(value)
+
+
+def accepts(headers: dict[str, str]) -> tuple[bool, bool]:
+    """Return (takes JSON, takes an event stream). No Accept header takes both (RFC 9110, 12.5.1)."""
+    value = headers.get("accept")
+    if value is None:
+        return True, True
+    kinds = {part.partition(";")[0].strip().lower() for part in value.split(",")}
+    anything = "*/*" in kinds
+    return (
+        anything or "application/json" in kinds or "application/*" in kinds,
+        anything or "text/event-stream" in kinds or "text/*" in kinds,
+    )

@@ -1,0 +1,264 @@
+"""Calls: a request for a tool, a resource or a prompt becomes one `Call`, however many rounds it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+
+from omni_mcp.contracts.call import (
+    Answer,
+    AskRefused,
+    Call,
+    ClientFacts,
+    Era,
+    Handler,
+    InputRequired,
+    Result,
+    Round,
+    Trail,
+)
+from omni_mcp.contracts.errors import Cancelled, InvalidResult, OmniError, OutcomeUnknown
+from omni_mcp.contracts.ids import new_id
+from omni_mcp.contracts.json import JsonObject, digest
+from omni_mcp.contracts.ports import Nonces, Policy
+from omni_mcp.contracts.tool import CallKind
+from omni_mcp.protocol.eras import ASKS, Envelope, may_ask
+from omni_mcp.protocol.outcome import answered, failed_call
+from omni_mcp.protocol.rpc import INVALID_PARAMS, MISSING_CAPABILITY, RpcError
+from omni_mcp.protocol.state import BadState, Bound, Seal, Sealed
+from omni_mcp.serving.link import Link
+from omni_mcp.serving.metrics import Metrics
+from omni_mcp.serving.runbook import trace_id_of
+from omni_mcp.serving.session import Outlet, Session
+
+ROUNDS_LIMIT = 10  # what the clients of both SDKs drive at most
+KINDS: dict[str, tuple[CallKind, str]] = {
+    "tools/call": ("tool", "name"),
+    "resources/read": ("resource", "uri"),
+    "prompts/get": ("prompt", "name"),
+}
+
+EndRound = Callable[[str, OmniError], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request, checked: what every handler of the edge gets."""
+
+    session: Session
+    id: int | str
+    method: str
+    params: JsonObject
+    meta: JsonObject
+    outlet: Outlet
+    era: Era
+    client: ClientFacts
+    log_level: str | None = None
+
+
+RunOf = Callable[[Asked], AbstractAsyncContextManager[str]]
+
+
+class Calls:
+    """Runs calls through the chain and answers in the caller's era."""
+
+    def __init__(
+        self, handle: Handler, policy: Policy, nonces: Nonces, *, seal: Seal, stamp: JsonObject, metrics: Metrics,
+        run_of: RunOf, end_round: EndRound, now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._handle = handle
+        self._policy = policy
+        self._nonces = nonces
+        self._seal = seal
+        self._stamp = stamp
+        self._metrics = metrics
+        self._run_of = run_of
+        self._end_round = end_round
+        self._now_ns = now_ns
+
+    async def serve(self, asked: Asked) -> JsonObject:
+        """Answer `tools/call`, `resources/read` or `prompts/get`.
+
+        Raises:
+            RpcError: as the protocol wants it for this kind of call.
+        """
+        kind, key = KINDS[asked.method]
+        name: str = asked.params[key]
+        arguments = _arguments(asked, kind)
+        started = time.perf_counter()
+        call_id, outcome = None, "internal"
+        try:
+            async with self._run_of(asked) as run:
+                call = await self._call(asked, kind, name, arguments, run)
+                call_id = call.id
+                result = await self._drive(asked, call)
+                outcome = _outcome_of(result)
+                return self._wire(asked, call, result)
+        except OmniError as error:
+            outcome = error.code
+            return failed_call(kind, name, error, call=call_id, era=asked.era)
+        except RpcError:
+            outcome = "rejected"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._metrics.call_ended(kind, outcome, time.perf_counter() - started)
+
+    async def _call(self, asked: Asked, kind: CallKind, name: str, arguments: JsonObject, run: str) -> Call:
+        token = asked.meta.get("progressToken")
+        link = Link(
+            asked.session,
+            asked.outlet,
+            era=asked.era,
+            progress_token=token if isinstance(token, str | int) and not isinstance(token, bool) else None,
+            log_level=asked.log_level,
+        )
+        call = Call(
+            id=new_id(),
+            run=run,
+            principal=asked.session.principal,
+            client=asked.client,
+            kind=kind,
+            name=name,
+            arguments=arguments,
+            profile=asked.session.profile,
+            link=link,
+            meta=asked.meta,
+            trace=trace_id_of(asked.meta),
+        )
+        if asked.era == "modern" and asked.params.get("requestState") is not None:
+            return await self._resumed(asked, call)
+        return call
+
+    async def _drive(self, asked: Asked, call: Call) -> Result:
+        """Run the call; for a handshake client, push what the tool asks and go on until it answers."""
+        result = await self._handle(call)
+        number = 1
+        while isinstance(result, InputRequired) and asked.era == "handshake":
+            number += 1
+            if number > ROUNDS_LIMIT:
+                raise self._ended(call, InvalidResult(f"{call.name!r} asked for input more than {ROUNDS_LIMIT} times"))
+            responses = await self._push(call, result)
+            follow = Round(
+                number=number, intent_seq=result.intent_seq, carry=result.carry, state=result.state, responses=responses
+            )
+            result = await self._handle(replace(call, round=follow, trail=Trail()))
+        return result
+
+    async def _push(self, call: Call, wanted: InputRequired) -> JsonObject:
+        try:
+            return {
+                key: await call.link.ask(str(question.get("method")), dict(question.get("params") or {}))
+                for key, question in wanted.requests.items()
+            }
+        except AskRefused as refused:
+            gone = OutcomeUnknown(f"{call.name!r} needs input that this client did not give", detail=str(refused))
+            raise self._ended(call, gone) from refused
+        except asyncio.CancelledError:
+            self._end_round(call.id, Cancelled("cancelled by the caller while it was asked for input"))
+            raise
+
+    def _ended(self, call: Call, error: OmniError) -> OmniError:
+        """Record the outcome of a call that waits for input and will not get it."""
+        self._end_round(call.id, error)
+        return error
+
+    # --- modern multi-round results ---
+
+    def _bound(self, asked: Asked, call: Call) -> Bound:
+        return Bound(
+            principal=call.principal.key,
+            profile=call.profile,
+            method=asked.method,
+            name=call.name,
+            arguments_digest=digest(call.arguments),
+            policy_version=self._policy.version,
+        )
+
+    async def _resumed(self, asked: Asked, call: Call) -> Call:
+        """Return the same call in its next round.
+
+        Raises:
+            RpcError: -32602: the state was changed, used, is too old, or was made for another request.
+        """
+        try:
+            inside = self._seal.open(
+                asked.params["requestState"], bound=self._bound(asked, call), now_ns=self._now_ns()
+            )
+            if not await self._nonces.use(inside.nonce, expires_at_ns=inside.expires_at_ns):
+                raise BadState("the state was used before")
+        except BadState as fault:
+            raise RpcError(
+                INVALID_PARAMS,
+                "requestState is not valid; send the request again without it",
+                {"path": "$.params.requestState"},
+            ) from fault
+        given = asked.params.get("inputResponses") or {}
+        responses = {key: given[key] for key in inside.requests if key in given}
+        follow = Round(
+            number=inside.round, intent_seq=inside.intent_seq, carry=inside.carry, state=inside.state,
+            responses=responses,
+        )  # fmt: skip
+        return replace(call, id=inside.call, run=inside.run, round=follow)
+
+    def _input_required(self, asked: Asked, call: Call, wanted: InputRequired) -> JsonObject:
+        number = (call.round.number if call.round else 1) + 1
+        if number > ROUNDS_LIMIT:
+            raise self._ended(call, InvalidResult(f"{call.name!r} asked for input more than {ROUNDS_LIMIT} times"))
+        missing = _undeclared(wanted, asked.client.capabilities)
+        if missing:
+            self._end_round(call.id, OutcomeUnknown(f"the client does not declare {', '.join(sorted(missing))}"))
+            data: JsonObject = {"requiredCapabilities": {name: {} for name in sorted(missing)}}
+            raise RpcError(MISSING_CAPABILITY, "the client lacks a capability that this request needs", data)
+        inside = Sealed(
+            bound=self._bound(asked, call), call=call.id, run=call.run, round=number, intent_seq=wanted.intent_seq,
+            expires_at_ns=wanted.expires_at_ns, nonce=new_id(), requests=tuple(wanted.requests), carry=wanted.carry,
+            state=wanted.state,
+        )  # fmt: skip
+        try:
+            state = self._seal.close(inside)
+        except ValueError as error:
+            raise self._ended(call, InvalidResult(f"{call.name!r} keeps too much state")) from error
+        body: JsonObject = {"resultType": "input_required", "requestState": state, "_meta": self._stamp}
+        if wanted.requests:
+            body["inputRequests"] = wanted.requests
+        return body
+
+    def _wire(self, asked: Asked, call: Call, result: Result) -> JsonObject:
+        if isinstance(result, Answer):
+            return answered(call.kind, result, era=asked.era, stamp=self._stamp)
+        return self._input_required(asked, call, result)
+
+
+def _arguments(asked: Asked, kind: CallKind) -> JsonObject:
+    arguments: JsonObject = asked.params.get("arguments") or {} if kind != "resource" else {}
+    if kind == "prompt":
+        for key, value in arguments.items():
+            if not isinstance(value, str):
+                path = {"path": f"$.params.arguments.{key}"}
+                raise RpcError(INVALID_PARAMS, f"the prompt argument {key!r} must be a string", path)
+    return arguments
+
+
+def _undeclared(wanted: InputRequired, capabilities: JsonObject) -> set[str]:
+    methods = {str(question.get("method")) for question in wanted.requests.values()}
+    return {ASKS[method][0] if method in ASKS else method for method in methods if not may_ask(method, capabilities)}
+
+
+def _outcome_of(result: Result) -> str:
+    if isinstance(result, InputRequired):
+        return "input_required"
+    return "tool_error" if result.is_error else "ok"
+
+
+def modern_client(envelope: Envelope, transport: ClientFacts) -> ClientFacts:
+    """Return the client facts of one modern request."""
+    return replace(
+        transport, name=envelope.name, version=envelope.client_version, era="modern",
+        protocol_version=envelope.version, capabilities=envelope.capabilities,
+    )  # fmt: skip

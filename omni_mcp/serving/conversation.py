@@ -1,0 +1,130 @@
+"""Conversation: one connection that carries whole messages both ways, in both eras: lines, and HTTP+SSE."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from omni_mcp.chain.crashpoint import reach
+from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.json import JsonValue
+from omni_mcp.protocol.eras import BATCH_VERSION
+from omni_mcp.protocol.frames import BadFrame, Frame, Request, frame_of, parse
+from omni_mcp.protocol.rpc import INVALID_REQUEST, Reply
+from omni_mcp.serving.calls import KINDS
+from omni_mcp.serving.edge import Edge
+from omni_mcp.serving.runbook import CloseReason
+from omni_mcp.serving.session import Outlet, Transport
+
+BATCH_LIMIT = 100
+INLINE = frozenset({"initialize", "server/discover", "ping", "logging/setLevel"})  # answered before the next message
+
+
+def batch_of(value: JsonValue, version: str) -> list[JsonValue] | None:
+    """Return the members of a batch, None for a single message.
+
+    Raises:
+        BadFrame: the version has no batches, or this one is empty or too long.
+    """
+    if not isinstance(value, list):
+        return None
+    if version != BATCH_VERSION:
+        raise BadFrame(INVALID_REQUEST, "batch", f"only version {BATCH_VERSION} has batches; send one message at a time")
+    if not 0 < len(value) <= BATCH_LIMIT:
+        raise BadFrame(INVALID_REQUEST, "batch_size", f"a batch has between 1 and {BATCH_LIMIT} messages")
+    return value
+
+
+class Conversation:
+    """Takes messages as they come, answers them as they are done, and ends them all when the client leaves."""
+
+    def __init__(
+        self, edge: Edge, outlet: Outlet, *, principal: Principal, profile: str, transport: Transport,
+        frame_limit_bytes: int,
+    ) -> None:
+        self._edge = edge
+        self._outlet = outlet
+        self._limit = frame_limit_bytes
+        self.session = edge.open(principal=principal, profile=profile, transport=transport, outlet=outlet)
+        self._replying: set[asyncio.Task[None]] = set()
+
+    async def take(self, data: bytes) -> None:
+        """Take one message. A bad one is answered with an error and costs nothing else."""
+        try:
+            value = parse(data, limit_bytes=self._limit)
+            batch = batch_of(value, self.session.version)
+        except BadFrame as fault:
+            self.refuse(fault)
+            return
+        if batch is not None:
+            self._take_batch(batch)
+            return
+        try:
+            frame = frame_of(value)
+        except BadFrame as fault:
+            self.refuse(fault)
+            return
+        await self._take_frame(frame)
+
+    def refuse(self, fault: BadFrame) -> None:
+        """Answer bytes that are no message."""
+        self._outlet.send(self._edge.reject(self.session.transport, fault).body)
+
+    async def _take_frame(self, frame: Frame) -> None:
+        if not isinstance(frame, Request):
+            self._edge.take(self.session, frame)
+            return
+        task = self._edge.begin(self.session, frame, self._outlet)
+        task.add_done_callback(partial(self._reply, frame))
+        if frame.method in INLINE:
+            await asyncio.wait([task])
+
+    def _reply(self, frame: Request, task: asyncio.Task[Reply]) -> None:
+        if not task.cancelled():  # a cancelled request gets no answer (MCP, basic/utilities/cancellation)
+            self._outlet.send(task.result().body)
+            if frame.method in KINDS:
+                reach("replied")
+
+    def _take_batch(self, batch: list[JsonValue]) -> None:
+        """Each member is its own request, with its own call; the answers go back together."""
+        replies: list[Reply] = []
+        tasks: list[asyncio.Task[Reply]] = []
+        for member in batch:
+            try:
+                frame = frame_of(member)
+                if isinstance(frame, Request) and frame.method == "initialize":
+                    raise BadFrame(INVALID_REQUEST, "batch_initialize", "initialize cannot be in a batch", id=frame.id)
+            except BadFrame as fault:
+                replies.append(self._edge.reject(self.session.transport, fault))
+                continue
+            if isinstance(frame, Request):
+                tasks.append(self._edge.begin(self.session, frame, self._outlet))
+            else:
+                self._edge.take(self.session, frame)
+        gathering = asyncio.get_running_loop().create_task(self._reply_together(tasks, replies))
+        self._replying.add(gathering)
+        gathering.add_done_callback(self._replying.discard)
+
+    async def _reply_together(self, tasks: list[asyncio.Task[Reply]], replies: list[Reply]) -> None:
+        body = await gathered(tasks, replies)
+        if body:
+            self._outlet.send(body)
+
+    async def finish(self, *, grace_s: float) -> None:
+        """Let what is nearly done be answered; for a client that has said all it wants to say."""
+        if self.session.calls and grace_s > 0:
+            await asyncio.wait(list(self.session.calls.values()), timeout=grace_s)
+
+    async def end(self, reason: CloseReason = "client_left") -> None:
+        """Cancel what is under way, wait until that is on record, and close the session."""
+        await self._edge.close(self.session, reason)
+        if self._replying:
+            await asyncio.wait(list(self._replying))
+
+
+async def gathered(tasks: list[asyncio.Task[Reply]], replies: list[Reply]) -> bytes:
+    """Wait for the answers of a batch and return them as one JSON array; empty if nobody is owed one."""
+    if tasks:
+        await asyncio.wait(tasks)
+    done = [*replies, *(task.result() for task in tasks if not task.cancelled())]
+    return b"[" + b",".join(reply.body for reply in done) + b"]" if done else b""

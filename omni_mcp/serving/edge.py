@@ -1,0 +1,483 @@
+"""Edge: where the protocol ends. Every transport hands its frames to this object and sends back what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from omni_mcp.contracts.call import ClientFacts, Era, Handler, Principal
+from omni_mcp.contracts.errors import LogUnavailable, OmniError, Overloaded
+from omni_mcp.contracts.events import AccessRefusedEvent, draft
+from omni_mcp.contracts.json import JsonObject, digest
+from omni_mcp.contracts.policy import Action
+from omni_mcp.contracts.ports import Catalog, Completer, Nonces, Policy, RunLog
+from omni_mcp.contracts.tool import CallKind, Entry
+from omni_mcp.protocol.capabilities import ServerInfo, discover_result, initialize_result
+from omni_mcp.protocol.eras import (
+    LOG_LEVELS,
+    META_SUBSCRIPTION,
+    check_envelope,
+    era_of,
+    meta_of,
+    negotiate,
+    open_envelope,
+    short_text,
+)
+from omni_mcp.protocol.frames import BadFrame, Notification, Request, Response
+from omni_mcp.protocol.headers import check_headers, check_param_headers, declared_headers
+from omni_mcp.protocol.methods import REQUESTS, URI_LIMIT, check_params, string_at
+from omni_mcp.protocol.outcome import rpc_error, unknown_target
+from omni_mcp.protocol.rpc import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    Reply,
+    RpcError,
+    error_reply,
+    notification,
+    result_reply,
+)
+from omni_mcp.protocol.state import Seal
+from omni_mcp.serving.calls import KINDS, Asked, Calls, EndRound, modern_client
+from omni_mcp.serving.changes import Changes, ListKind
+from omni_mcp.serving.lists import Lists
+from omni_mcp.serving.metrics import Metrics
+from omni_mcp.serving.rejections import Rejections
+from omni_mcp.serving.runbook import CloseReason, Runbook, trace_id_of
+from omni_mcp.serving.session import SUBSCRIPTIONS_LIMIT, Outlet, Session, Transport
+
+EMPTY_DIGEST = digest({})
+DRAIN_S = 8.0  # of the 10 s in which the whole gateway stops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeLimits:
+    """Caps of the edge."""
+
+    calls_per_session: int = 256
+    listens_per_session: int = 16
+    page_size: int = 250
+
+
+class Edge:
+    """Answers every method of every version. Knows no transport: it gets frames and gives replies."""
+
+    def __init__(
+        self,
+        *,
+        handle: Handler,
+        catalog: Catalog,
+        policy: Policy,
+        log: RunLog,
+        runbook: Runbook,
+        rejections: Rejections,
+        changes: Changes,
+        nonces: Nonces,
+        seal_key: bytes,
+        info: ServerInfo,
+        metrics: Metrics,
+        completer_of: Callable[[Entry], Completer | None] = lambda entry: None,
+        end_round: EndRound = lambda call, error: None,
+        limits: EdgeLimits | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._catalog = catalog
+        self._policy = policy
+        self._log = log
+        self._runbook = runbook
+        self.rejections = rejections
+        self.changes = changes
+        self.metrics = metrics
+        self._completer_of = completer_of
+        self._limits = limits or EdgeLimits()
+        self._info = info
+        self._stamp = info.stamp()
+        self._lists = Lists(catalog, policy, key=seal_key, stamp=self._stamp, page_size=self._limits.page_size)
+        self._calls = Calls(
+            handle, policy, nonces, seal=Seal(seal_key), stamp=self._stamp, metrics=metrics, run_of=self._run_of,
+            end_round=end_round, now_ns=now_ns,
+        )  # fmt: skip
+        self._sessions: set[Session] = set()
+        self._tasks: set[asyncio.Task[Reply]] = set()
+        self._listens: dict[asyncio.Event, Session] = {}
+        self._declared: OrderedDict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = OrderedDict()
+        self._draining = False
+        self._logger = structlog.get_logger("omni_mcp.edge")
+        self._handlers: dict[str, Callable[[Asked], Awaitable[JsonObject | bytes]]] = {
+            "initialize": self._initialize,
+            "ping": self._ping,
+            "discover": self._discover,
+            "list": self._list,
+            "call": self._call,
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
+            "complete": self._complete,
+            "set_level": self._set_level,
+            "listen": self._listen,
+        }
+
+    # --- sessions ---
+
+    def open(self, *, principal: Principal, profile: str, transport: Transport, outlet: Outlet) -> Session:
+        """Begin a connection. Nothing is recorded before its handshake or its first call."""
+        session = Session(principal=principal, profile=profile, transport=transport, outlet=outlet)
+        self._sessions.add(session)
+        return session
+
+    async def close(self, session: Session, reason: CloseReason = "client_left") -> None:
+        """End a connection: cancel what it has under way, wait until that is on record, close its run."""
+        if session not in self._sessions:
+            return
+        self._sessions.discard(session)
+        session.hang_up()
+        self.changes.leave(session)
+        for task in list(session.calls.values()):
+            task.cancel()
+        if session.calls:
+            await asyncio.wait(list(session.calls.values()))
+        if session.run is not None:
+            self._runbook.close(session.run, session.principal, reason)
+            session.run = None
+
+    def has_profile(self, name: str) -> bool:
+        """Whether anything is named in this profile."""
+        return any(self._catalog.entries(name, kind) for kind in ("tool", "resource", "resource_template", "prompt"))
+
+    @property
+    def open_sessions(self) -> int:
+        """How many connections and single modern requests are open."""
+        return len(self._sessions)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway stops and takes no new requests."""
+        return self._draining
+
+    async def drain(self, *, timeout_s: float = DRAIN_S) -> int:
+        """Take no new requests, end streams, give calls *timeout_s* to end, cancel the rest; return how many those were."""
+        self._draining = True
+        for ended in list(self._listens):
+            ended.set()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=timeout_s)
+        late = [task for task in self._tasks if not task.done()]
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+        for session in list(self._sessions):
+            await self.close(session, "gateway_stopped")
+        self._runbook.close_all()
+        self.changes.close()
+        self.rejections.close()
+        return len(late)
+
+    # --- frames in ---
+
+    def begin(
+        self, session: Session, request: Request, outlet: Outlet, *, headers: Mapping[str, str] | None = None,
+        era: Era | None = None,
+    ) -> asyncio.Task[Reply]:
+        """Start to answer a request. Cancelling the task cancels the call.
+
+        Args:
+            outlet: where notifications and questions that belong to this request go.
+            headers: of an HTTP request, lower-case names; they must say what a modern body says.
+            era: where the transport has decided it; else the request tells.
+        """
+        known = request.method if request.method in REQUESTS else "other"
+        era = era or era_of(request.method, request.params)
+        self.metrics.request_seen(known, era, session.transport)
+        fault = self._busy(session, request)
+        work = self._refuse(request, fault) if fault else self._serve(session, request, outlet, headers, era)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if fault is None:
+            session.calls[request.id] = task
+            task.add_done_callback(lambda _: session.calls.pop(request.id, None))
+        return task
+
+    def _busy(self, session: Session, request: Request) -> RpcError | None:
+        if request.id in session.calls:
+            return RpcError(INVALID_REQUEST, "another request with this id is under way")
+        if len(session.calls) >= self._limits.calls_per_session:
+            return rpc_error(Overloaded("too many requests are under way; wait for one to end"))
+        if self._draining or session.closed:
+            return rpc_error(Overloaded("the gateway is stopping"))
+        return None
+
+    async def _refuse(self, request: Request, fault: RpcError) -> Reply:
+        return error_reply(request.id, fault.code, fault.message, fault.data)
+
+    def take(self, session: Session, frame: Notification | Response) -> None:
+        """Take a notification, or an answer to a question of ours. Unknown ones are ignored, as JSON-RPC wants it."""
+        if isinstance(frame, Response):
+            session.take_answer(frame)
+        elif frame.method == "notifications/initialized" and session.opened and not session.closed:
+            self.changes.join(session)
+        elif frame.method == "notifications/cancelled":
+            task = session.calls.get(_id_in(frame.params))
+            if task is not None:
+                task.cancel()
+
+    def reject(self, transport: str, fault: BadFrame) -> Reply:
+        """Record bytes that are no request, and return what is answered."""
+        self.rejections.note(transport, fault.reason)
+        return error_reply(fault.id, fault.code, fault.message, {"reason": fault.reason})
+
+    # --- one request ---
+
+    async def _serve(
+        self, session: Session, request: Request, outlet: Outlet, headers: Mapping[str, str] | None, era: Era
+    ) -> Reply:
+        try:
+            asked = self._asked(session, request, outlet, headers, era)
+            method = REQUESTS.get(request.method)
+            if method is None or method.handler is None or era not in method.eras:
+                raise RpcError(METHOD_NOT_FOUND, f"Method not found: {request.method}")
+            if era == "handshake" and not session.opened and method.name not in ("initialize", "ping"):
+                raise RpcError(INVALID_REQUEST, "send initialize first")
+            check_params(method, request.params)
+            if headers is not None and request.method == "tools/call" and era == "modern":
+                self._check_param_headers(asked, headers)
+            return result_reply(request.id, await self._handlers[method.handler](asked))
+        except RpcError as fault:
+            if fault.code in (INVALID_REQUEST, METHOD_NOT_FOUND) or -32100 < fault.code <= -32020:
+                self.rejections.note(session.transport, _reason_of(fault.code))
+            return error_reply(request.id, fault.code, fault.message, fault.data)
+        except OmniError as error:
+            told = rpc_error(error)
+            return error_reply(request.id, told.code, told.message, told.data)
+        except Exception:
+            self._logger.exception("a request failed inside the gateway", method=request.method)
+            return error_reply(request.id, INTERNAL_ERROR, "Internal error")
+
+    def _asked(
+        self, session: Session, request: Request, outlet: Outlet, headers: Mapping[str, str] | None, era: Era
+    ) -> Asked:
+        """Read what the request says of its client, and refuse one that contradicts itself."""
+        params = request.params
+        if era == "handshake":
+            return Asked(session=session, id=request.id, method=request.method, params=params, meta=meta_of(params),
+                         outlet=outlet, era=era, client=session.client)  # fmt: skip
+        meta = check_envelope(params)
+        if headers is not None:
+            check_headers(request.method, params, meta, headers)
+        envelope = open_envelope(meta)
+        client = modern_client(envelope, ClientFacts(transport=session.transport))
+        return Asked(session=session, id=request.id, method=request.method, params=params, meta=meta, outlet=outlet,
+                     era=era, client=client, log_level=envelope.log_level)  # fmt: skip
+
+    def _check_param_headers(self, asked: Asked, headers: Mapping[str, str]) -> None:
+        entry = self._catalog.find(asked.session.profile, "tool", asked.params["name"])
+        if entry is None:
+            return  # who may not see the tool gets the same answer as for one that is not there
+        declared = self._declared.get(entry.digest)
+        if declared is None:
+            declared = self._declared[entry.digest] = declared_headers(entry.definition.get("inputSchema"))
+            while len(self._declared) > 4096:
+                self._declared.popitem(last=False)
+        check_param_headers(declared, asked.params.get("arguments") or {}, headers)
+
+    @asynccontextmanager
+    async def _run_of(self, asked: Asked) -> AsyncIterator[str]:
+        """The run that a request belongs to."""
+        session = asked.session
+        if asked.era == "modern":
+            trace = trace_id_of(asked.meta)
+            async with self._runbook.joined(session.principal, asked.client, trace) as run:
+                yield run
+            return
+        if session.run is None:
+            session.run = await self._runbook.open(session.principal, session.client)
+        yield session.run
+
+    # --- handlers ---
+
+    async def _initialize(self, asked: Asked) -> JsonObject:
+        session = asked.session
+        if session.opened:
+            raise RpcError(INVALID_REQUEST, "initialize was already sent on this connection")
+        version = negotiate(asked.params["protocolVersion"])
+        client = asked.params.get("clientInfo") or {}
+        session.version = version
+        session.client = ClientFacts(
+            name=short_text(client.get("name")),
+            version=short_text(client.get("version")),
+            era="handshake",
+            protocol_version=version,
+            transport=session.transport,
+            capabilities=asked.params.get("capabilities") or {},
+        )
+        try:
+            session.run = await self._runbook.open(session.principal, session.client)
+        except LogUnavailable:
+            session.run = None  # its first call opens the run, or is refused: the client need not connect again
+        return initialize_result(self._info, version)
+
+    async def _ping(self, asked: Asked) -> JsonObject:
+        return {}
+
+    async def _discover(self, asked: Asked) -> JsonObject:
+        return discover_result(self._info)
+
+    async def _list(self, asked: Asked) -> bytes:
+        session = asked.session
+        cursor = asked.params.get("cursor")
+        return await self._lists.page(asked.method, session.principal, session.profile, asked.era, cursor)
+
+    async def _call(self, asked: Asked) -> JsonObject:
+        string_at(asked.params[KINDS[asked.method][1]], path=f"params.{KINDS[asked.method][1]}", limit=URI_LIMIT)
+        return await self._calls.serve(asked)
+
+    async def _set_level(self, asked: Asked) -> JsonObject:
+        level = asked.params["level"]
+        if level not in LOG_LEVELS:
+            raise RpcError(INVALID_PARAMS, f"level must be one of {', '.join(LOG_LEVELS)}", {"path": "$.params.level"})
+        asked.session.log_level = level
+        return {}
+
+    async def _subscribe(self, asked: Asked) -> JsonObject:
+        session, uri = asked.session, asked.params["uri"]
+        if len(session.subscriptions) >= SUBSCRIPTIONS_LIMIT and uri not in session.subscriptions:
+            raise Overloaded(f"one client may subscribe to {SUBSCRIPTIONS_LIMIT} resources")
+        if not await self._permitted(asked, "resource", uri):
+            raise unknown_target("resource", uri, era=asked.era)
+        session.subscriptions.add(uri)
+        self.changes.join(session)
+        self.changes.subscribe(session, uri)
+        return {}
+
+    async def _unsubscribe(self, asked: Asked) -> JsonObject:
+        asked.session.subscriptions.discard(asked.params["uri"])
+        self.changes.unsubscribe(asked.session, asked.params["uri"])
+        return {}
+
+    async def _complete(self, asked: Asked) -> JsonObject:
+        kind, name, entry = self._completed(asked)
+        argument = asked.params["argument"]
+        string_at(argument.get("name"), path="params.argument.name")
+        string_at(argument.get("value"), path="params.argument.value", limit=URI_LIMIT)
+        if not await self._permitted(asked, kind, name, entry):
+            raise unknown_target(kind, name, era=asked.era)
+        assert entry is not None  # the policy never allows the unknown resource
+        completer = self._completer_of(entry)
+        found: JsonObject = {"values": [], "hasMore": False}
+        if completer is not None:
+            context = asked.params.get("context") or {}
+            found = await completer.complete(asked.session.principal, entry, argument, context)
+        result: JsonObject = {"completion": found}
+        return {"resultType": "complete", "_meta": self._stamp, **result} if asked.era == "modern" else result
+
+    def _completed(self, asked: Asked) -> tuple[CallKind, str, Entry | None]:
+        """Return what a completion is about."""
+        ref, profile = asked.params["ref"], asked.session.profile
+        if ref.get("type") == "ref/prompt":
+            name = string_at(ref.get("name"), path="params.ref.name")
+            return "prompt", name, self._catalog.find(profile, "prompt", name)
+        if ref.get("type") == "ref/resource":
+            uri = string_at(ref.get("uri"), path="params.ref.uri", limit=URI_LIMIT)
+            templates = self._catalog.entries(profile, "resource_template")
+            entry = next((entry for public, entry in templates if public == uri), None)
+            return "resource", uri, entry or self._catalog.find(profile, "resource", uri)
+        raise RpcError(INVALID_PARAMS, "params.ref.type must be ref/prompt or ref/resource", {"path": "$.params.ref.type"})
+
+    async def _permitted(self, asked: Asked, kind: CallKind, name: str, entry: Entry | None = None) -> bool:
+        """Ask the policy about a request that is no call; a refusal is on record in the caller's run."""
+        actions: dict[CallKind, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
+        session = asked.session
+        found = entry or self._catalog.find(session.profile, kind, name)
+        async with self._run_of(asked) as run:
+            decision = self._policy.decide(
+                action=actions[kind], principal=session.principal, entry=found, name=name, run=run,
+                arguments_digest=EMPTY_DIGEST, arguments_bytes=2,
+            )  # fmt: skip
+            if decision.verdict == "allow" and found is not None:
+                return True
+            detail = "; ".join(decision.errors) or ("unknown target" if found is None else decision.verdict)
+            refusal = AccessRefusedEvent(
+                method=asked.method, target=name, principal=session.principal.key, rules=decision.rules, detail=detail
+            )
+            self._log.append(run, draft(refusal, actor=session.principal.key))
+            return False
+
+    async def _listen(self, asked: Asked) -> JsonObject:
+        """Serve one modern subscription until the client cancels it or the gateway stops."""
+        if sum(owner is asked.session for owner in self._listens.values()) >= self._limits.listens_per_session:
+            raise Overloaded("too many subscriptions on this connection")
+        stream = await self._granted_stream(asked)
+        self.changes.join(stream)
+        self._listens[stream.ended] = asked.session
+        try:
+            for uri in stream.uris:
+                self.changes.subscribe(stream, uri)
+            stream.acknowledge()
+            await stream.ended.wait()
+        finally:
+            self._listens.pop(stream.ended, None)
+            self.changes.leave(stream)
+        return {"resultType": "complete", "_meta": {**self._stamp, META_SUBSCRIPTION: asked.id}}
+
+    async def _granted_stream(self, asked: Asked) -> ListenStream:
+        wanted = asked.params["notifications"]
+        uris = wanted.get("resourceSubscriptions") or []
+        if not isinstance(uris, list) or len(uris) > SUBSCRIPTIONS_LIMIT:
+            path = {"path": "$.params.notifications.resourceSubscriptions"}
+            raise RpcError(INVALID_PARAMS, f"resourceSubscriptions must be at most {SUBSCRIPTIONS_LIMIT} URIs", path)
+        granted = []
+        for uri in uris:
+            string_at(uri, path="params.notifications.resourceSubscriptions", limit=URI_LIMIT)
+            if await self._permitted(asked, "resource", uri):
+                granted.append(uri)
+        kinds: tuple[ListKind, ...] = ("tools", "resources", "prompts")
+        return ListenStream(
+            asked.outlet, asked.id, kinds=frozenset(k for k in kinds if wanted.get(f"{k}ListChanged") is True), uris=granted
+        )
+
+
+class ListenStream:
+    """One `subscriptions/listen`: a listener that stamps everything with the id of its request."""
+
+    def __init__(self, outlet: Outlet, request_id: int | str, *, kinds: frozenset[ListKind], uris: list[str]) -> None:
+        self._outlet = outlet
+        self._stamp: JsonObject = {META_SUBSCRIPTION: request_id}
+        self._kinds = kinds
+        self.uris = tuple(dict.fromkeys(uris))
+        self.ended = asyncio.Event()
+
+    def acknowledge(self) -> None:
+        """Say first which of the wanted notifications will be sent."""
+        honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in sorted(self._kinds)}
+        if self.uris:
+            honoured["resourceSubscriptions"] = list(self.uris)
+        self.tell("notifications/subscriptions/acknowledged", {"notifications": honoured})
+
+    def wants(self, kind: ListKind) -> bool:
+        """Whether the request named this list."""
+        return kind in self._kinds
+
+    def tell(self, method: str, params: JsonObject) -> bool:
+        """Send one stamped notification; a client that does not read ends its stream."""
+        if self.ended.is_set() or not self._outlet.send(notification(method, {**params, "_meta": self._stamp})):
+            self.ended.set()
+            return False
+        return True
+
+
+def _id_in(params: JsonObject) -> int | str:
+    found = params.get("requestId")
+    return found if isinstance(found, int | str) and not isinstance(found, bool) else ""
+
+
+def _reason_of(code: int) -> str:
+    return {INVALID_REQUEST: "invalid_request", METHOD_NOT_FOUND: "unknown_method", -32020: "header_mismatch",
+            -32021: "missing_capability", -32022: "unsupported_version"}.get(code, "other")  # fmt: skip

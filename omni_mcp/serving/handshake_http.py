@@ -1,0 +1,308 @@
+"""The handshake era over HTTP: sessions, a standing GET stream, and answers that survive a lost connection.
+
+Source: MCP 2025-11-25, basic/transports, "Streamable HTTP". A closed connection is no cancel in this era.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from omni_mcp.chain.crashpoint import reach
+from omni_mcp.contracts.json import JsonValue
+from omni_mcp.protocol.eras import at_least
+from omni_mcp.protocol.frames import BadFrame, Frame, Request, frame_of
+from omni_mcp.protocol.rpc import INVALID_REQUEST, PARSE_ERROR, Reply, error_reply
+from omni_mcp.serving.asgi import Exchange, accepts
+from omni_mcp.serving.calls import KINDS
+from omni_mcp.serving.conversation import batch_of, gathered
+from omni_mcp.serving.edge import Edge
+from omni_mcp.serving.event_answer import KEEPALIVE_S, answer_events
+from omni_mcp.serving.first_word import First, first_word, reply_of
+from omni_mcp.serving.session import Nowhere, Outlet, Session
+from omni_mcp.serving.streams import EventStream
+
+SESSION_HEADER = "mcp-session-id"
+STREAMS_LIMIT = 64  # answers kept for a client that comes back, per session
+STANDING = "s"  # name of the GET stream
+SWEEP_S = 15.0
+
+
+class StandingOutlet:
+    """Messages that belong to no request: kept only once the client has opened its GET stream."""
+
+    def __init__(self, stream: EventStream) -> None:
+        self._stream = stream
+
+    def send(self, data: bytes) -> bool:
+        """Pass on one message, or drop it while nobody ever listened."""
+        return (self._stream.attached or self._stream.last > 0) and self._stream.send(data)
+
+
+@dataclass(slots=True)
+class HttpSession:
+    """One handshake session and the streams that its client may come back to."""
+
+    id: str
+    session: Session
+    standing: EventStream
+    touched_s: float
+    streams: OrderedDict[str, EventStream] = field(default_factory=OrderedDict)
+    posts: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way and nobody listens."""
+        return not self.session.calls and not self.standing.attached
+
+    def keep(self, stream: EventStream) -> None:
+        """Remember a stream; the oldest finished one makes room."""
+        self.streams[stream.name] = stream
+        while len(self.streams) > STREAMS_LIMIT:
+            done = next((name for name, held in self.streams.items() if held.finished), next(iter(self.streams)))
+            del self.streams[done]
+
+
+class HandshakeHttp:
+    """Serves POST, GET and DELETE of the handshake era."""
+
+    def __init__(
+        self, edge: Edge, *, sessions_limit: int, idle_s: float, quiet_s: float = 1.0,
+        keepalive_s: float = KEEPALIVE_S, now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._edge = edge
+        self._sessions_limit = sessions_limit
+        self._idle_s = idle_s
+        self._quiet_s = quiet_s
+        self._keepalive_s = keepalive_s
+        self._now_s = now_s
+        self._sessions: dict[str, HttpSession] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are open."""
+        return len(self._sessions)
+
+    # --- POST ---
+
+    async def post(self, exchange: Exchange, profile: str, value: JsonValue) -> None:
+        """Answer one POST."""
+        takes_json, takes_events = accepts(exchange.headers)
+        if not takes_json:
+            await exchange.refuse(406, "accept application/json and text/event-stream")
+            return
+        if isinstance(value, dict) and value.get("method") == "initialize" and "id" in value:
+            await self._initialize(exchange, profile, frame_of(value))
+            return
+        held = await self._find(exchange, profile)
+        if held is None:
+            return
+        batch = batch_of(value, held.session.version)
+        if batch is not None:
+            await self._batch(exchange, held, batch, takes_events=takes_events)
+            return
+        frame = frame_of(value)
+        if isinstance(frame, Request):
+            await self._request(exchange, held, frame, takes_events=takes_events)
+            return
+        self._edge.take(held.session, frame)
+        await exchange.answer(202)
+
+    async def _initialize(self, exchange: Exchange, profile: str, frame: Frame) -> None:
+        assert isinstance(frame, Request)
+        assert exchange.principal is not None  # the gate let it pass
+        if SESSION_HEADER in exchange.headers:
+            await self._fault(exchange, 400, frame.id, "initialize begins a session: send it without Mcp-Session-Id")
+            return
+        if len(self._sessions) >= self._sessions_limit:
+            await self._fault(exchange, 503, frame.id, "too many open sessions; close one, or try again later")
+            return
+        standing = EventStream(STANDING)
+        session = self._edge.open(
+            principal=exchange.principal, profile=profile, transport="http", outlet=StandingOutlet(standing)
+        )
+        held = HttpSession(secrets.token_urlsafe(24), session, standing, self._now_s())
+        task = self._edge.begin(session, frame, Nowhere(), era="handshake")
+        await asyncio.wait({task})
+        reply = reply_of(task, frame.id, stopping=self._edge.draining)
+        if reply.code is not None:
+            await self._edge.close(session)
+            await exchange.answer_json(_status(reply), reply.body)
+            return
+        self._sessions[held.id] = held
+        session.on_close = lambda: self._forget(held)
+        self._arm()
+        await exchange.answer_json(200, reply.body, [(SESSION_HEADER.encode(), held.id.encode())])
+
+    async def _request(self, exchange: Exchange, held: HttpSession, frame: Request, *, takes_events: bool) -> None:
+        held.posts += 1
+        stream = EventStream(str(held.posts))
+        reader = stream.attach()
+        outlet: Outlet = stream if takes_events else Nowhere()
+        task = self._edge.begin(held.session, frame, outlet, era="handshake")
+        quiet_s = self._quiet_s if takes_events else 3600.0
+        first = await first_word(exchange, stream, reader, task, quiet_s=quiet_s)
+        if first is First.REPLY:
+            reply = reply_of(task, frame.id, stopping=self._edge.draining)
+            await exchange.answer_json(_status(reply), reply.body)
+        else:
+            task.add_done_callback(lambda done: stream.finish(reply_of(done, frame.id).body))
+            if first is First.GONE:
+                stream.detach(reader)  # it never learned an event id, so there is nothing to come back to
+            else:
+                await self._stream(exchange, held, stream)
+        if frame.method in KINDS:
+            reach("replied")
+
+    async def _stream(self, exchange: Exchange, held: HttpSession, stream: EventStream) -> None:
+        """Answer with events; what the client did not get waits for it."""
+        held.keep(stream)
+        complete = await answer_events(
+            exchange, stream, first=self._priming(held, stream, 0), keepalive_s=self._keepalive_s
+        )
+        held.touched_s = self._now_s()
+        if complete:
+            held.streams.pop(stream.name, None)
+
+    async def _batch(
+        self, exchange: Exchange, held: HttpSession, batch: list[JsonValue], *, takes_events: bool
+    ) -> None:
+        """Each member is its own request with its own call; the answers share one HTTP answer."""
+        held.posts += 1
+        stream = EventStream(str(held.posts))
+        outlet: Outlet = stream if takes_events else Nowhere()
+        tasks: list[asyncio.Task[Reply]] = []
+        refused: list[Reply] = []
+        for member in batch:
+            try:
+                frame = frame_of(member)
+            except BadFrame as fault:
+                refused.append(self._edge.reject("http", fault))
+                continue
+            if isinstance(frame, Request):
+                tasks.append(self._edge.begin(held.session, frame, outlet, era="handshake"))
+            else:
+                self._edge.take(held.session, frame)
+        if not tasks and not refused:
+            await exchange.answer(202)
+        elif not takes_events or not tasks:
+            await exchange.answer_json(200, await gathered(tasks, refused))
+        else:
+            collecting = asyncio.ensure_future(_collect(stream, tasks, refused))
+            await self._stream(exchange, held, stream)
+            await collecting
+
+    # --- GET and DELETE ---
+
+    async def get(self, exchange: Exchange, profile: str) -> None:
+        """Open the standing stream, or go on with one that broke off (Last-Event-ID)."""
+        if not accepts(exchange.headers)[1]:
+            await exchange.refuse(406, "accept text/event-stream")
+            return
+        held = await self._find(exchange, profile)
+        if held is None:
+            return
+        stream, after = self._resumed(held, exchange.headers.get("last-event-id"))
+        complete = await answer_events(
+            exchange, stream, after=after, first=self._priming(held, stream, after), again=True,
+            keepalive_s=self._keepalive_s,
+        )  # fmt: skip
+        held.touched_s = self._now_s()
+        if complete:
+            held.streams.pop(stream.name, None)
+
+    def _resumed(self, held: HttpSession, event_id: str | None) -> tuple[EventStream, int]:
+        name, _, number = (event_id or "").rpartition("-")
+        stream = held.standing if name == STANDING else held.streams.get(name)
+        if stream is not None and number.isdigit() and len(number) < 12:
+            return stream, int(number)
+        return held.standing, held.standing.last
+
+    def _priming(self, held: HttpSession, stream: EventStream, after: int) -> bytes:
+        """An empty event with an id, so that the client can come back even if nothing else reaches it."""
+        if not at_least(held.session.version, "2025-11-25"):
+            return b": stream\r\n\r\n"
+        return f"id: {stream.name}-{after}\r\nretry: 1000\r\ndata:\r\n\r\n".encode()
+
+    async def delete(self, exchange: Exchange, profile: str) -> None:
+        """End the session; what it has under way is cancelled."""
+        held = await self._find(exchange, profile)
+        if held is None:
+            return
+        await self._edge.close(held.session)
+        await exchange.answer(204)
+
+    # --- sessions ---
+
+    async def _find(self, exchange: Exchange, profile: str) -> HttpSession | None:
+        """Return the session of a request, or answer why there is none. Another principal's is not there."""
+        session_id = exchange.headers.get(SESSION_HEADER)
+        if session_id is None:
+            await self._fault(exchange, 400, None, "send initialize first, then its Mcp-Session-Id with every request")
+            return None
+        held = self._sessions.get(session_id)
+        mine = held is not None and exchange.principal is not None
+        if held is None or not mine or held.session.principal.key != exchange.principal.key:  # type: ignore[union-attr]
+            await self._fault(exchange, 404, None, "there is no such session; send initialize to begin one")
+            return None
+        if held.session.profile != profile:
+            await self._fault(exchange, 404, None, "there is no such session; send initialize to begin one")
+            return None
+        version = exchange.headers.get("mcp-protocol-version")
+        if version is not None and version != held.session.version:
+            await self._fault(exchange, 400, None, f"this session speaks {held.session.version}")
+            return None
+        held.touched_s = self._now_s()
+        return held
+
+    async def _fault(self, exchange: Exchange, status: int, request_id: int | str | None, message: str) -> None:
+        reason = {400: "no_session", 404: "unknown_session", 503: "too_many_sessions"}[status]
+        self._edge.rejections.note("http", reason)
+        await exchange.answer_json(status, error_reply(request_id, INVALID_REQUEST, message).body)
+
+    def _forget(self, held: HttpSession) -> None:
+        self._sessions.pop(held.id, None)
+        held.standing.finish()
+
+    def _arm(self) -> None:
+        if self._timer is None and self._sessions:
+            pause_s = min(SWEEP_S, self._idle_s)
+            self._timer = asyncio.get_running_loop().call_later(pause_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """End sessions that nobody used for `idle_s`."""
+        self._timer = None
+        before = self._now_s() - self._idle_s
+        for held in list(self._sessions.values()):
+            if held.idle and held.touched_s <= before:
+                task = asyncio.ensure_future(self._edge.close(held.session, "idle"))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+        self._arm()
+
+    def close(self) -> None:
+        """Stop the sweeper; the edge ends the sessions."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+async def _collect(stream: EventStream, tasks: list[asyncio.Task[Reply]], refused: list[Reply]) -> None:
+    for reply in refused:
+        stream.send(reply.body)
+    for done in asyncio.as_completed(tasks):
+        try:
+            stream.send((await done).body)
+        except asyncio.CancelledError:
+            continue  # a cancelled member gets no answer
+    stream.finish()
+
+
+def _status(reply: Reply) -> int:
+    return 400 if reply.code in (PARSE_ERROR, INVALID_REQUEST) else 200

@@ -1,0 +1,109 @@
+"""Lines: newline-delimited JSON over a pair of streams: stdio and the local socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Literal
+
+from omni_mcp.contracts.call import Principal
+from omni_mcp.protocol.frames import FRAME_LIMIT_BYTES, BadFrame
+from omni_mcp.protocol.rpc import PARSE_ERROR
+from omni_mcp.serving.conversation import Conversation
+from omni_mcp.serving.edge import Edge
+
+CHUNK_BYTES = 256 * 1024
+UNREAD_LIMIT_BYTES = 16 * 1024 * 1024  # what a client may leave unread before it is dropped
+
+
+class LineTooLong:
+    """Stands for a line over the limit; its bytes were thrown away as they came."""
+
+
+async def split_lines(reader: asyncio.StreamReader, *, limit_bytes: int) -> AsyncIterator[bytes | LineTooLong]:
+    """Yield lines without their newline. Every byte is looked at once, so a long line costs what its length says."""
+    parts: list[bytes] = []
+    size, skipping = 0, False
+    while chunk := await reader.read(CHUNK_BYTES):
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            if skipping or size + end - start > limit_bytes:
+                yield LineTooLong()
+            else:
+                parts.append(chunk[start:end])
+                yield b"".join(parts)
+            parts, size, skipping, start = [], 0, False, end + 1
+        size += len(chunk) - start
+        if size > limit_bytes:
+            parts, skipping = [], True
+        elif start < len(chunk):
+            parts.append(chunk[start:])
+    if skipping:
+        yield LineTooLong()
+    elif parts:
+        yield b"".join(parts)  # a last line without its newline is a line
+
+
+class LineOutlet:
+    """Writes one message a line, and drops a client that does not read."""
+
+    def __init__(self, writer: asyncio.StreamWriter, *, unread_limit_bytes: int = UNREAD_LIMIT_BYTES) -> None:
+        self._writer = writer
+        self._limit = unread_limit_bytes
+        self.dropped = False
+
+    def send(self, data: bytes) -> bool:
+        """Queue one line; False once the client has gone or was dropped."""
+        transport = self._writer.transport
+        if self.dropped or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() > self._limit:
+            self.dropped = True
+            transport.abort()
+            return False
+        self._writer.write(data + b"\n")
+        return True
+
+
+async def serve_lines(
+    edge: Edge,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    *,
+    principal: Principal,
+    profile: str,
+    transport: Literal["stdio", "socket"],
+    frame_limit_bytes: int = FRAME_LIMIT_BYTES,
+    unread_limit_bytes: int = UNREAD_LIMIT_BYTES,
+    eof_grace_s: float = 0.5,
+) -> None:
+    """Serve one client until it closes its side, is dropped, or this task is cancelled.
+
+    When the client has closed its side, what is nearly done gets *eof_grace_s* to be answered; the rest is cancelled,
+    which is on record before this returns.
+    """
+    outlet = LineOutlet(writer, unread_limit_bytes=unread_limit_bytes)
+    talk = Conversation(
+        edge, outlet, principal=principal, profile=profile, transport=transport, frame_limit_bytes=frame_limit_bytes
+    )
+    try:
+        async for line in split_lines(reader, limit_bytes=frame_limit_bytes):
+            if isinstance(line, LineTooLong):
+                talk.refuse(BadFrame(PARSE_ERROR, "too_large", f"a line is over {frame_limit_bytes} bytes"))
+            elif line.strip():
+                await talk.take(line)
+        await talk.finish(grace_s=0.0 if outlet.dropped else eof_grace_s)
+    except (ConnectionError, BrokenPipeError):
+        pass  # the client has gone without a word; ending the conversation is all there is to do
+    finally:
+        await talk.end("gateway_stopped" if edge.draining else "client_left")
+        await _flush(writer)
+
+
+async def _flush(writer: asyncio.StreamWriter) -> None:
+    """Give the last lines a moment to leave."""
+    try:
+        async with asyncio.timeout(1.0):
+            await writer.drain()
+    except (TimeoutError, ConnectionError):
+        return

@@ -1,0 +1,141 @@
+"""Lists: what a principal may see, in pages that are encoded once and sent many times."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import orjson
+
+from omni_mcp.contracts.call import Era, Principal
+from omni_mcp.contracts.json import JsonObject, canonical
+from omni_mcp.contracts.policy import Action
+from omni_mcp.contracts.ports import Catalog, Policy
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.protocol.headers import fault_of_header_schema
+from omni_mcp.protocol.rpc import INVALID_PARAMS, RpcError
+
+LIST_TTL_MS = 30_000
+PAGE_SIZE = 250
+CACHED_LISTS = 256
+SLICE = 64  # entries asked of the policy before other clients get a turn; 0.65 ms each when nothing is cached
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One kind of list: its method, the member that holds the items, the member that names one, the policy's action."""
+
+    kind: str
+    member: str
+    key: str
+    action: Action
+
+
+LISTINGS = {
+    "tools/list": Listing("tool", "tools", "name", "call_tool"),
+    "resources/list": Listing("resource", "resources", "uri", "read_resource"),
+    "resources/templates/list": Listing("resource_template", "resourceTemplates", "uriTemplate", "read_resource"),
+    "prompts/list": Listing("prompt", "prompts", "name", "get_prompt"),
+}
+
+
+class Lists:
+    """Answers the four list methods."""
+
+    def __init__(
+        self, catalog: Catalog, policy: Policy, *, key: bytes, stamp: JsonObject, page_size: int = PAGE_SIZE
+    ) -> None:
+        self._catalog = catalog
+        self._policy = policy
+        self._key = key
+        self._page_size = page_size
+        self._tail = b',"resultType":"complete","ttlMs":%d,"cacheScope":"private","_meta":%s' % (
+            LIST_TTL_MS,
+            orjson.dumps(stamp),
+        )
+        self._pages: OrderedDict[tuple[str, ...], list[bytes]] = OrderedDict()
+
+    async def page(self, method: str, principal: Principal, profile: str, era: Era, cursor: str | None) -> bytes:
+        """Return one encoded page of *method* for *principal*.
+
+        Raises:
+            RpcError: -32602, the cursor is not ours, another's, or of a list that has changed since.
+        """
+        key = self._cache_key(method, principal, profile, era)
+        number = 0 if cursor is None else self._open_cursor(cursor, key)
+        pages = self._pages.get(key)
+        if pages is None:
+            pages = await self._build(LISTINGS[method], principal, profile, era, key)
+            self._pages[key] = pages
+            while len(self._pages) > CACHED_LISTS:
+                self._pages.popitem(last=False)
+        else:
+            self._pages.move_to_end(key)
+        if number >= len(pages):
+            raise _stale()
+        return pages[number]
+
+    def _cache_key(self, method: str, principal: Principal, profile: str, era: Era) -> tuple[str, ...]:
+        """Everything that decides what a list says."""
+        versions = (self._catalog.version, self._policy.version)
+        return (method, principal.key, *sorted(principal.roles), profile, era, *versions)
+
+    async def _build(
+        self, listing: Listing, principal: Principal, profile: str, era: Era, key: tuple[str, ...]
+    ) -> list[bytes]:
+        named = self._catalog.entries(profile, listing.kind)
+        items: list[bytes] = []
+        for start in range(0, len(named), SLICE):
+            part = named[start : start + SLICE]
+            seen = self._policy.visible(
+                action=listing.action, principal=principal, entries=[entry for _, entry in part]
+            )
+            items.extend(
+                orjson.dumps({**entry.definition, listing.key: name})
+                for (name, entry), visible in zip(part, seen, strict=True)
+                if visible and _fit_for(entry, era)
+            )
+            if start + SLICE < len(named):
+                await asyncio.sleep(0)
+        tail = self._tail if era == "modern" else b""
+        count = max(1, -(-len(items) // self._page_size))
+        return [self._encode(listing, items, number, count, key, tail) for number in range(count)]
+
+    def _encode(
+        self, listing: Listing, items: list[bytes], number: int, count: int, key: tuple[str, ...], tail: bytes
+    ) -> bytes:
+        part = items[number * self._page_size : (number + 1) * self._page_size]
+        more = b',"nextCursor":%s' % orjson.dumps(self._cursor(number + 1, key)) if number + 1 < count else b""
+        return b'{"%s":[%s]%s%s}' % (listing.member.encode(), b",".join(part), more, tail)
+
+    # --- cursors: a page number and a keyed hash over everything that the list depends on ---
+
+    def _cursor(self, number: int, key: tuple[str, ...]) -> str:
+        return base64.urlsafe_b64encode(number.to_bytes(4, "big") + self._mac(number, key)).decode().rstrip("=")
+
+    def _open_cursor(self, cursor: str, key: tuple[str, ...]) -> int:
+        try:
+            raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        except (binascii.Error, ValueError):
+            raise _stale() from None
+        number = int.from_bytes(raw[:4], "big")
+        if not hmac.compare_digest(raw[4:], self._mac(number, key)):
+            raise _stale()
+        return number
+
+    def _mac(self, number: int, key: tuple[str, ...]) -> bytes:
+        return hmac.new(self._key, canonical([number, *key]), hashlib.sha256).digest()[:16]
+
+
+def _fit_for(entry: Entry, era: Era) -> bool:
+    """A modern client must drop a tool whose header annotations are faulty; it is not sent one."""
+    return era == "handshake" or entry.kind != "tool" or fault_of_header_schema(entry.definition.get("inputSchema")) is None
+
+
+def _stale() -> RpcError:
+    return RpcError(INVALID_PARAMS, "the cursor is not valid, or the list has changed; list again from the start")

@@ -1,0 +1,74 @@
+"""The modern era over HTTP: one POST, one request, one answer; closing the connection is a cancel.
+
+Source: MCP 2026-07-28, basic/transports, "Streamable HTTP".
+"""
+
+from __future__ import annotations
+
+from omni_mcp.chain.crashpoint import reach
+from omni_mcp.protocol.eras import check_version
+from omni_mcp.protocol.frames import BadFrame, Frame, Notification, Request, Response
+from omni_mcp.protocol.headers import VERSION_HEADER
+from omni_mcp.protocol.rpc import INVALID_REQUEST, Reply, RpcError, error_reply
+from omni_mcp.serving.asgi import Exchange, accepts
+from omni_mcp.serving.calls import KINDS
+from omni_mcp.serving.edge import Edge
+from omni_mcp.serving.event_answer import KEEPALIVE_S, answer_events
+from omni_mcp.serving.first_word import First, first_word, reply_of
+from omni_mcp.serving.session import Nowhere
+from omni_mcp.serving.streams import EventStream
+
+
+class ModernHttp:
+    """Serves requests of the modern era."""
+
+    def __init__(self, edge: Edge, *, quiet_s: float = KEEPALIVE_S) -> None:
+        self._edge = edge
+        self._quiet_s = quiet_s  # a call that says nothing for this long gets its stream, so that proxies keep it open
+
+    async def serve(self, exchange: Exchange, profile: str, frame: Frame) -> None:
+        """Answer one POST."""
+        if isinstance(frame, Notification):
+            await self._notified(exchange)
+            return
+        if isinstance(frame, Response):
+            fault = BadFrame(INVALID_REQUEST, "answer", "clients send no answers in this version")
+            await _send_reply(exchange, self._edge.reject("http", fault))
+            return
+        takes_json, takes_events = accepts(exchange.headers)
+        if not takes_json or (frame.method == "subscriptions/listen" and not takes_events):
+            await exchange.refuse(406, "accept application/json and text/event-stream")
+            return
+        await self._request(exchange, profile, frame, takes_events=takes_events)
+
+    async def _notified(self, exchange: Exchange) -> None:
+        """The version has no notifications from clients over HTTP; they are taken and dropped."""
+        try:
+            check_version(exchange.headers.get(VERSION_HEADER, ""))
+        except RpcError as fault:
+            await _send_reply(exchange, error_reply(None, fault.code, fault.message, fault.data))
+            return
+        await exchange.answer(202)
+
+    async def _request(self, exchange: Exchange, profile: str, frame: Request, *, takes_events: bool) -> None:
+        assert exchange.principal is not None  # the gate let it pass
+        stream = EventStream()
+        reader = stream.attach()
+        outlet = stream if takes_events else Nowhere()
+        session = self._edge.open(principal=exchange.principal, profile=profile, transport="http", outlet=outlet)
+        task = self._edge.begin(session, frame, outlet, headers=exchange.headers, era="modern")
+        try:
+            first = await first_word(exchange, stream, reader, task, quiet_s=self._quiet_s if takes_events else 3600.0)
+            if first is First.REPLY:
+                await _send_reply(exchange, reply_of(task, frame.id, stopping=self._edge.draining))
+            elif first is First.STREAM:
+                task.add_done_callback(lambda done: stream.finish(reply_of(done, frame.id).body))
+                await answer_events(exchange, stream, keepalive_s=self._quiet_s)
+            if frame.method in KINDS:
+                reach("replied")
+        finally:
+            await self._edge.close(session)  # cancels the call if the client has gone
+
+
+async def _send_reply(exchange: Exchange, reply: Reply) -> None:
+    await exchange.answer_json(reply.http_status, reply.body)

@@ -1,0 +1,114 @@
+"""EventStream: what goes to a client over one HTTP answer, numbered, bounded, and kept for a client that comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+EVENTS_LIMIT = 1024  # undelivered events before a slow reader is dropped, and all that is kept for resuming
+BYTES_LIMIT = 8 * 1024 * 1024
+
+
+class EventStream:
+    """A queue of messages with one reader at a time. Writing never waits.
+
+    Event ids are `<stream>-<number>`. A reader that is more than EVENTS_LIMIT behind is dropped; what is still held
+    can be read again from any number after the oldest one held.
+    """
+
+    def __init__(self, name: str = "", *, events_limit: int = EVENTS_LIMIT, bytes_limit: int = BYTES_LIMIT) -> None:
+        self.name = name
+        self._events_limit = events_limit
+        self._bytes_limit = bytes_limit
+        self._held: deque[tuple[int, bytes]] = deque()
+        self._held_bytes = 0
+        self._last = 0
+        self._delivered = 0
+        self._reader = 0  # number of the attached reader; a newer one ends an older one
+        self._attached = False
+        self._changed = asyncio.Event()
+        self.finished = False
+        self.overrun = False
+
+    def send(self, data: bytes) -> bool:
+        """Add one message; False if the stream is over or its reader was dropped for being slow."""
+        if self.finished:
+            return False
+        self._last += 1
+        self._held.append((self._last, data))
+        self._held_bytes += len(data)
+        self._trim()
+        self._changed.set()
+        return not self.overrun
+
+    def finish(self, data: bytes | None = None) -> None:
+        """Add the last message, if there is one, and end the stream."""
+        if self.finished:
+            return
+        if data is not None:
+            self.send(data)
+        self.finished = True
+        self._changed.set()
+
+    def _trim(self) -> None:
+        """Forget what was delivered first; what was not delivered and is too much drops the reader."""
+        while len(self._held) > self._events_limit or (self._held_bytes > self._bytes_limit and len(self._held) > 1):
+            number, data = self._held.popleft()
+            self._held_bytes -= len(data)
+            if number > self._delivered and self._attached:
+                self.overrun = True
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes kept for a client that comes back."""
+        return self._held_bytes
+
+    @property
+    def attached(self) -> bool:
+        """Whether somebody reads."""
+        return self._attached
+
+    @property
+    def last(self) -> int:
+        """Number of the newest event."""
+        return self._last
+
+    def attach(self, *, again: bool = False) -> int:
+        """Become the reader; whoever read before is ended. Returns the reader's number.
+
+        *again*: the reader knows that it may have missed something, so an overrun is forgotten.
+        """
+        self._reader += 1
+        self._attached = True
+        self.overrun = self.overrun and not again
+        self._changed.set()
+        return self._reader
+
+    def detach(self, reader: int) -> None:
+        """Stop reading, unless a newer reader has taken over."""
+        if reader == self._reader:
+            self._attached = False
+
+    def after(self, number: int) -> list[tuple[int, bytes]]:
+        """Return what is held after event *number*."""
+        return [(held, data) for held, data in self._held if held > number]
+
+    async def wait(self, reader: int, number: int, *, timeout_s: float) -> list[tuple[int, bytes]] | None:
+        """Return the events after *number*, waiting for one; an empty list when the time is over.
+
+        None: nothing more will come for this reader (finished and read, dropped, or another one took over).
+        """
+        self._delivered = max(self._delivered, number)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    if reader != self._reader or self.overrun:
+                        return None
+                    if found := self.after(number):
+                        return found
+                    if self.finished:
+                        return None
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return []

@@ -1,0 +1,154 @@
+"""The web server: uvicorn with deadlines for headers and body and a cap on connections, on a port that is known at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from omni_mcp.serving.asgi import AsgiApp
+
+HEADER_DEADLINE_S = 10.0
+BODY_DEADLINE_S = 30.0
+KEEP_ALIVE_S = 75  # longer than a proxy in front, which should be the one to close
+CONNECTIONS_LIMIT = 1024
+HEADER_LIMIT_BYTES = 64 * 1024
+HEADER_COUNT_LIMIT = 128
+STOP_TIMEOUT_S = 2
+
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+_LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, with an end to every wait for the client (uvicorn itself waits for a request without one)."""
+
+    header_deadline_s = HEADER_DEADLINE_S
+    body_deadline_s = BODY_DEADLINE_S
+    connections_limit = CONNECTIONS_LIMIT
+
+    _timer: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        if len(self.connections) >= self.connections_limit:
+            transport.write(_BUSY)
+            transport.close()
+            self.transport = transport
+            return
+        super().connection_made(transport)
+        self._arm(self.header_deadline_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        if self in self.connections:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self in self.connections:
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._header_bytes = 0
+        self._arm(self.header_deadline_s)
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        if self.transport.is_closing():
+            return
+        self._arm(self.body_deadline_s)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._disarm()
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > HEADER_LIMIT_BYTES or len(self.headers) > HEADER_COUNT_LIMIT:
+            self._give_up(_LARGE)
+
+    def _arm(self, deadline_s: float) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(deadline_s, self._give_up, _LATE)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self, answer: bytes) -> None:
+        self._disarm()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(answer)
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to whoever runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serve_http(
+    app: AsgiApp, host: str, port: int, *, protocol: type[BoundedHttp] = BoundedHttp
+) -> AsyncIterator[int]:
+    """Serve *app* and yield the port that it got; leaving the context stops accepting and closes what is open.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    listener = _bind(host, port)
+    config = uvicorn.Config(
+        app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        date_header=True, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_TIMEOUT_S, backlog=512,
+    )  # fmt: skip
+    server = _Server(config)
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await asyncio.wait({serving})
+        listener.close()
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            raise error
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,243 @@
+"""The process that starts cells: single-threaded, so that it can do between fork and exec what a threaded gateway cannot.
+
+bubblewrap's `--die-with-parent` follows the thread that started it; this process has one, for life. It lives as long
+as the gateway's end of its socket, and takes every cell with it. Standard library only; `python3 -I -S -B spawner.py FD`.
+
+Each message on the socket (SOCK_SEQPACKET) is one JSON object. In: `spawn` with five descriptors (0, 1, 2 of the
+job, control, result), `kill`. Out: `{"id", "pid"}` once, then `{"id", "exit"}`, negative for a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import kernel  # noqa: E402
+
+MESSAGE_LIMIT_BYTES = 256 * 1024
+DESCRIPTORS = 5
+EXIT_NOT_STARTED = 97
+_ABOVE_ALL = 200  # where received descriptors wait while the low numbers are laid out
+_STAGE = "/tmp"
+_PARENT_CHECK_MS = 1000
+_LAST_WORDS_S = 3.0
+
+Request = dict[str, Any]
+
+
+class Spawner:
+    """Starts, reaps and kills; knows nothing of what runs."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._ids: dict[int, int] = {}  # pid of bubblewrap → id of the request
+        self._pids: dict[int, int] = {}
+        self._cgroups: dict[int, list[str]] = {}
+
+    def serve(self) -> None:
+        """Work until the gateway has gone, then end everything that was started."""
+        parent = os.getppid()
+        wakeups, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        poller.register(wakeups, select.POLLIN)
+        try:
+            while os.getppid() == parent:
+                ready = {descriptor for descriptor, _ in poller.poll(_PARENT_CHECK_MS)}
+                if wakeups in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wakeups, 4096)
+                    self._reap()
+                if self._channel.fileno() in ready and not self._serve_one():
+                    return
+        except OSError:
+            return  # the gateway has gone while we answered
+        finally:
+            self._end_all()
+
+    def _serve_one(self) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(self._channel, MESSAGE_LIMIT_BYTES, DESCRIPTORS)
+        if not data:
+            return False
+        try:
+            request = json.loads(data)
+            if request["op"] == "spawn":
+                self._spawn(request, descriptors)
+            elif request["id"] in self._pids:
+                os.kill(self._pids[request["id"]], signal.SIGKILL)  # our child, not reaped: the number is still its own
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _spawn(self, request: Request, descriptors: list[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            start_cell(request, descriptors)
+        self._ids[pid] = request["id"]
+        self._pids[request["id"]] = pid
+        self._cgroups[pid] = request["cgroups"]
+        self._say({"id": request["id"], "pid": pid})
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                number = self._ids.pop(pid)
+                del self._pids[number], self._cgroups[pid]
+                self._say({"id": number, "exit": os.waitstatus_to_exitcode(status)})
+
+    def _say(self, message: Request) -> None:
+        self._channel.send(json.dumps(message).encode())
+
+    def _end_all(self) -> None:
+        """The gateway has gone: kill every cell, and remove the cgroups that it can no longer remove."""
+        groups = [group for groups in self._cgroups.values() for group in groups]
+        for pid in self._ids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while groups and time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            groups = [group for group in groups if not _removed(os.path.dirname(group))]
+            time.sleep(0.01)
+
+
+def _removed(group: str) -> bool:
+    try:
+        os.rmdir(group)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # somebody in it is still dying
+    return True
+
+
+def start_cell(request: Request, descriptors: list[int]) -> None:
+    """In the forked child: lay out descriptors, join cgroups, stage, become the job's user, exec. Never returns."""
+    step = "descriptors"
+    try:
+        spare = _lay_out(descriptors)
+        step = "cgroup"
+        for procs in request["cgroups"]:
+            _join(procs)
+        step = "stage"
+        sources = request["sources"]
+        if request["stage"]:
+            sources = _staged(sources)
+        step = "user"
+        if request["uid"] is not None:
+            os.setgroups([])
+            os.setresgid(request["uid"], request["uid"], request["uid"])
+            os.setresuid(request["uid"], request["uid"], request["uid"])
+        kernel.set_no_new_privileges()
+        step = "exec"
+        _exec(request, sources, spare)
+    except BaseException as error:
+        os.write(2, f"omni-spawner: {step}: {error}\n".encode())
+    os._exit(EXIT_NOT_STARTED)
+
+
+def _lay_out(descriptors: list[int]) -> int:
+    """Put the five descriptors at 0 to 4, close every other, reset signals; returns the next free number."""
+    waiting = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _ABOVE_ALL) for descriptor in descriptors]
+    for number, descriptor in enumerate(waiting):
+        os.dup2(descriptor, number, inheritable=True)
+    os.closerange(DESCRIPTORS, 1 << 20)
+    signal.set_wakeup_fd(-1)
+    for changed in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(changed, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    os.chdir("/")
+    os.umask(0o022)
+    return DESCRIPTORS
+
+
+def _join(procs: str) -> None:
+    descriptor = os.open(procs, os.O_WRONLY | os.O_CLOEXEC)
+    os.write(descriptor, b"0")
+    os.close(descriptor)
+
+
+def _staged(sources: list[str]) -> list[str]:
+    """Bind each source to a place that every user can reach, in a mount namespace that only this cell's start sees.
+
+    A root gateway's interpreter, its package and its data often live under a directory of mode 0700.
+    """
+    try:
+        kernel.unshare(kernel.CLONE_NEWNS)
+    except PermissionError:
+        return sources  # a root without CAP_SYS_ADMIN (a container): what is reachable as it stands has to do
+    kernel.mount("none", "/", "none", kernel.MS_REC | kernel.MS_PRIVATE)
+    opened = [os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC) for source in sources]
+    kernel.mount("tmpfs", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
+    places = []
+    for number, descriptor in enumerate(opened):
+        place = f"{_STAGE}/{number}"
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            os.mkdir(place)
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        kernel.mount(f"/proc/self/fd/{descriptor}", place, "none", kernel.MS_BIND | kernel.MS_REC)
+        os.close(descriptor)
+        places.append(place)
+    return places
+
+
+def _exec(request: Request, sources: list[str], spare: int) -> None:
+    """Write bubblewrap's arguments and the synthesized files into anonymous files and become bubblewrap.
+
+    Nothing of a job stands on the command line, where every user of the machine could read it.
+    """
+    data_fds = []
+    for text in request["data"]:
+        data_fds.append(_anonymous_file(text.encode(), spare))
+        spare += 1
+    words = []
+    for word in request["args"]:
+        if isinstance(word, str):
+            words.append(word)
+        elif "source" in word:
+            words.append(sources[word["source"]])
+        else:
+            words.append(str(data_fds[word["data"]]))
+    listed = _anonymous_file(b"".join(word.encode() + b"\0" for word in words), spare)
+    command = [request["bwrap"], "--args", str(listed), "--", *request["command"]]
+    os.execve(request["bwrap"], command, {"PATH": "/usr/bin:/bin"})
+
+
+def _anonymous_file(content: bytes, number: int) -> int:
+    descriptor = os.memfd_create("omni", 0)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    if descriptor != number:
+        os.dup2(descriptor, number, inheritable=True)
+        os.close(descriptor)
+    return number
+
+
+def main() -> None:
+    """Serve on the socket whose number is the only argument."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(channel.fileno(), False)
+    Spawner(channel).serve()
+
+
+if __name__ == "__main__":
+    main()

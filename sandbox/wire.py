@@ -1,0 +1,64 @@
+"""Frames between the gateway and process 1 of a cell: four bytes of length, then a JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any
+
+FRAME_LIMIT_BYTES = 16 * 1024 * 1024  # a job's arguments travel in one frame; files follow it as raw bytes
+
+
+class Gone(Exception):
+    """The other end has closed."""
+
+
+def send(channel: socket.socket, frame: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+    """Send one frame, with open files beside it."""
+    body = json.dumps(frame).encode()
+    data = memoryview(len(body).to_bytes(4, "big") + body)
+    if descriptors:
+        data = data[socket.send_fds(channel, [data], list(descriptors)) :]
+    channel.sendall(data)
+
+
+def read_exactly(channel: socket.socket, count: int) -> bytes:
+    """Read *count* bytes.
+
+    Raises:
+        Gone: the other end closed before that.
+    """
+    parts = []
+    while count:
+        part = channel.recv(min(count, 1 << 16))
+        if not part:
+            raise Gone
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def receive(channel: socket.socket) -> dict[str, Any]:
+    """Read one frame.
+
+    Raises:
+        Gone: the other end closed, or sent more than a frame may hold.
+    """
+    length = int.from_bytes(read_exactly(channel, 4), "big")
+    if length > FRAME_LIMIT_BYTES:
+        raise Gone
+    frame: dict[str, Any] = json.loads(read_exactly(channel, length))
+    return frame
+
+
+def copy_to_file(channel: socket.socket, descriptor: int, count: int) -> None:
+    """Write the next *count* raw bytes into an open file."""
+    while count:
+        part = channel.recv(min(count, 1 << 16))
+        if not part:
+            raise Gone
+        count -= len(part)
+        view = memoryview(part)
+        while view:
+            view = view[os.write(descriptor, view) :]

@@ -1,0 +1,52 @@
+"""Runs a tool's function in a cell and writes what it returns, or how it failed, to a pipe as one JSON object."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from failure import ToolFailure
+
+EXIT_OK = 0
+EXIT_TOOL_FAILURE = 1
+EXIT_CRASH = 70  # sysexits.h, EX_SOFTWARE
+_TEXT_LIMIT = 4096
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGES = "/packages"  # read-only import packages that a manifest asks for
+
+
+def run(entry_point: str, arguments: dict[str, Any], result_fd: int) -> int:
+    """Call `module:function` and return the exit code for its outcome.
+
+    A `ToolFailure` becomes `{"error": text}`; any other exception `{"error": its last line, "exception": its type}`.
+    """
+    code, answer = _call(entry_point, arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with os.fdopen(result_fd, "wb") as pipe:
+        pipe.write(answer)
+    return code
+
+
+def _call(entry_point: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
+    try:
+        result = _find(entry_point)(arguments)
+        if not isinstance(result, dict):
+            raise TypeError(f"{entry_point} returned {type(result).__name__}, not an object")
+        return EXIT_OK, json.dumps(result, allow_nan=False).encode()
+    except ToolFailure as failure:
+        return EXIT_TOOL_FAILURE, json.dumps({"error": str(failure)[:_TEXT_LIMIT]}).encode()
+    except BaseException as error:
+        text = traceback.format_exception_only(error)[-1].strip()[:_TEXT_LIMIT]
+        return EXIT_CRASH, json.dumps({"error": text, "exception": type(error).__name__}).encode()
+
+
+def _find(entry_point: str) -> Any:
+    module, _, function = entry_point.partition(":")
+    sys.path[:0] = [os.path.join(_HERE, "tools"), *([_PACKAGES] if os.path.isdir(_PACKAGES) else [])]
+    return getattr(importlib.import_module(module), function)

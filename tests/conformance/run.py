@@ -1,0 +1,142 @@
+"""The official conformance suite against our own server: a gateway, a relay that adds the token, and one table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))  # so that `python tests/conformance/run.py` finds `tests` from anywhere
+
+from tests.conformance.definitions import PROFILE  # noqa: E402  (after the path is set)
+from tests.conformance.relay import Relay  # noqa: E402
+from tests.conformance.suite import Report, Suite, SuiteBroken, every_suite, run_suite  # noqa: E402
+from tests.node.setup import Node, NodeMissing, install  # noqa: E402
+
+START_LIMIT_S = 30
+STOP_LIMIT_S = 15
+EXIT_FAILED = 1
+
+
+class GatewayBroken(Exception):
+    """The gateway did not come up; the message holds what it said."""
+
+
+@asynccontextmanager
+async def gateway_url(work: Path) -> AsyncIterator[str]:
+    """Start a gateway with the fixture behind it and a relay before it; yield the relay's URL.
+
+    The relay comes first because the gateway has to accept the relay's port in `Host`.
+    """
+    async with Relay(0, "") as relay:
+        command = [sys.executable, "-m", "tests.conformance.serve", "--home", str(work / "home")]
+        with (work / "gateway.log").open("wb") as said:
+            process = await asyncio.create_subprocess_exec(
+                *command, "--relay-port", str(relay.port),
+                cwd=ROOT, stdout=subprocess.PIPE, stderr=said, start_new_session=True,
+            )  # fmt: skip
+            try:
+                ready = await _first_line(process, work / "gateway.log")
+                relay.point_at(ready["port"], ready["token"])
+                yield f"http://127.0.0.1:{relay.port}/mcp/{PROFILE}"
+            finally:
+                await _end(process)
+
+
+async def _first_line(process: asyncio.subprocess.Process, log: Path) -> dict[str, Any]:
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
+        found: dict[str, Any] = json.loads(line)
+    except (TimeoutError, ValueError) as error:
+        raise GatewayBroken(f"the gateway did not come up:\n{log.read_text()[-3000:]}") from error
+    return found
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ask it to drain, then leave nothing of it."""
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_LIMIT_S)
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+async def run_all(node: Node, suites: Sequence[Suite], work: Path, *, url: str | None) -> list[Report]:
+    """Run *suites*, each against a gateway of its own, or all against *url*."""
+    reports = []
+    for number, suite in enumerate(suites):
+        place = work / str(number)
+        place.mkdir()
+        if url is not None:
+            reports.append(await asyncio.to_thread(run_suite, node, suite, url, place / "results"))
+            continue
+        async with gateway_url(place) as own:
+            reports.append(await asyncio.to_thread(run_suite, node, suite, own, place / "results"))
+    return reports
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Return what people read: a row for each scenario, what failed, and a line for each suite."""
+    lines = []
+    for report in reports:
+        lines += ["", report.title, f"  {'scenario':<44} {'passed':>6} {'failed':>6}  scored"]
+        for scenario in report.scenarios:
+            scored = "yes" if scenario.scored else f"no ({scenario.reason})"
+            mark = " " if scenario.ok else "x"
+            lines.append(f"{mark} {scenario.name:<44} {scenario.passed:>6} {scenario.failed:>6}  {scored}")
+            lines += [f"      {failure[:300]}" for failure in scenario.failures]
+            lines += [f"      warning: {warning[:300]}" for warning in scenario.warnings]
+    return "\n".join([*lines, "", *(report.summary() for report in reports)])
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(prog="make conformance", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser.add_argument(
+        "--suite", type=int, action="append", choices=(1, 2, 3), help="only this suite; may be repeated"
+    )
+    parser.add_argument("--url", help="judge the server at this URL instead of a gateway of our own")
+    parser.add_argument("--keep", type=Path, help="keep what the suites wrote in this new directory")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print, and say whether a scored scenario failed."""
+    given = arguments().parse_args(argv)
+    try:
+        node = install()
+        chosen = [suite for number, suite in enumerate(every_suite(node), 1) if number in (given.suite or (1, 2, 3))]
+        with tempfile.TemporaryDirectory(prefix="omni-conformance-") as scratch:
+            work = given.keep or Path(scratch)
+            work.mkdir(parents=True, exist_ok=given.keep is None)
+            reports = asyncio.run(run_all(node, chosen, work, url=given.url))
+    except NodeMissing as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return error.code
+    except (GatewayBroken, SuiteBroken, FileExistsError) as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    failed = [scenario for report in reports for scenario in report.scored_failures]
+    if given.json:
+        print(json.dumps({"ok": not failed, "suites": [report.as_json() for report in reports]}, indent=2))
+    else:
+        print(table(reports))
+    return EXIT_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""A log that cannot be written: calls are refused, nothing is dispatched, and recovery needs no restart (promise 2)."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from tests.clients.running import Running
+from tests.faults.field import Field, new_field
+from tests.faults.judge import judge
+from tests.faults.recorder import PUBLIC_NAME, read_record
+from tests.faults.talk import Reply, call_all_http, call_http
+
+CALLS_LIMIT = 400
+SLACK_BYTES = 64 * 1024
+
+
+@pytest.fixture
+def field() -> Iterator[Field]:
+    with new_field() as field:
+        yield field
+
+
+@contextmanager
+def locked_by_another_process(field: Field) -> Iterator[None]:
+    """Hold the write lock of the log, as a backup tool that hangs would; this process is not the gateway's."""
+    with closing(sqlite3.connect(field.place.home.log_file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            other.execute("ROLLBACK")
+
+
+@contextmanager
+def no_room_to_grow(field: Field, running: Running) -> Iterator[None]:
+    """Let no file of the gateway grow beyond a little more than its log's, as a full disk would."""
+    home = field.place.home
+    sizes = [file.stat().st_size for file in home.log_file.parent.glob(f"{home.log_file.name}*")]
+    pid = running.process.pid
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (max(sizes) + SLACK_BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_while_the_log_is_locked_calls_are_refused_and_nothing_runs(field: Field) -> None:
+    with field.serving() as running:
+        before = call_http(running, PUBLIC_NAME, "before")
+        with locked_by_another_process(field):
+            during = call_all_http(running, PUBLIC_NAME, ["during-1", "during-2"])
+            effects = read_record(field.record)
+        after = call_http(running, PUBLIC_NAME, "after")
+
+        assert before.ok and after.ok, "it serves again without a restart"
+        assert [reply.code for reply in during] == ["log_unavailable"] * 2
+        assert [mark for _, mark in effects] == ["before"]
+        assert judge(field.place, field.record, [before, *during, after]) == []
+
+
+def test_when_the_disk_is_full_calls_are_refused_and_served_again_once_there_is_room(field: Field) -> None:
+    with field.serving() as running:
+        replies = [call_http(running, PUBLIC_NAME, f"before-{n}") for n in range(3)]
+        assert all(reply.ok for reply in replies)
+        with no_room_to_grow(field, running):
+            refused = call_until_refused(running, replies)
+            effects = {mark for _, mark in read_record(field.record)}
+        after = call_http(running, PUBLIC_NAME, "after")
+
+        assert refused.code == "log_unavailable" and refused.mark not in effects
+        assert after.ok, "it serves again without a restart"
+        assert judge(field.place, field.record, [*replies, after]) == []
+
+
+def call_until_refused(running: Running, replies: list[Reply]) -> Reply:
+    """Call until the log has no room. A call whose outcome found none says that it is unknown; that is no refusal."""
+    for number in range(CALLS_LIMIT):
+        reply = call_http(running, PUBLIC_NAME, f"filling-{number}")
+        replies.append(reply)
+        if reply.code == "log_unavailable":
+            return reply
+        assert reply.ok or reply.code == "outcome_unknown", reply
+    pytest.fail(f"no call of {CALLS_LIMIT} was refused: the limit had no effect")

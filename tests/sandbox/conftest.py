@@ -1,0 +1,144 @@
+"""A sandbox to throw jobs at, in each of the two postures that can be had, and a watch that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_mcp.contracts.manifest import Limits
+from omni_mcp.contracts.sandbox import Job
+from omni_mcp.engines.sandbox.cells import BubblewrapSandbox, open_sandbox
+from omni_mcp.engines.sandbox.launcher import base_interpreter
+from omni_mcp.engines.sandbox.probe import Missing, find_bwrap
+from omni_mcp.engines.sandbox.profiles import Profile, load_profiles
+from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, owners_part
+from omni_mcp.paths import bundled
+
+HERE = Path(__file__).parent
+PYTHON = base_interpreter().binary
+REQUIRED = frozenset(os.environ.get("OMNI_REQUIRE", "").split(","))
+
+
+def lacking(what: str, why: str) -> None:
+    """Skip, or fail where this machine was promised to have it."""
+    if what in REQUIRED:
+        pytest.fail(f"OMNI_REQUIRE names {what}, but: {why}")
+    pytest.skip(why)
+
+
+def in_python(code: str, **fields: Any) -> Job:
+    """A job that runs *code* in a fresh interpreter."""
+    return Job(profile="python", argv=(PYTHON, "-I", "-S", "-c", code), **fields)
+
+
+def in_shell(script: str, **fields: Any) -> Job:
+    return Job(profile="shell", argv=("/bin/sh", "-c", script), **fields)
+
+
+def limits(**fields: Any) -> Limits:
+    return Limits(**{"timeout_s": 20, **fields})
+
+
+def outside(code: str, **fields: Any) -> str:
+    """Run *code* on this side of the wall: the control that shows that a probe bites."""
+    done = subprocess.run([PYTHON, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=30, check=False, **fields)
+    return done.stdout.strip() or done.stderr.strip()
+
+
+@pytest.fixture(scope="session")
+def profiles() -> dict[str, Profile]:
+    return load_profiles(bundled("sandbox") / "profiles")
+
+
+@pytest.fixture(scope="session")
+def sandbox_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped directory with the tests' own tools in it, at a place that only the gateway's user can reach."""
+    private = tmp_path_factory.mktemp("private")
+    private.chmod(0o700)
+    copy = private / "sandbox"
+    shutil.copytree(bundled("sandbox"), copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(HERE / "trial_tools.py", copy / "tools" / "trial_tools.py")
+    return copy
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A directory of the host that a job may be given writable."""
+    place = tmp_path / "given"
+    place.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        uid = owners_part(DEFAULT_RANGE)[7]
+        os.chown(place, uid, uid)
+    return place
+
+
+Opener = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(profiles: dict[str, Profile], sandbox_dir: Path) -> Opener:
+    """Opens a sandbox with other settings than usual."""
+
+    def open_with(**settings: Any) -> Any:
+        return open_sandbox(**{"profiles": profiles, "sandbox_dir": sandbox_dir, **settings})
+
+    return open_with
+
+
+def usable(sandbox: BubblewrapSandbox) -> BubblewrapSandbox:
+    isolation = sandbox.isolation()
+    if isolation.posture == "none":
+        lacking("userns" if isinstance(find_bwrap(), str) else "bwrap", f"no sandbox here: {isolation.missing}")
+    return sandbox
+
+
+@pytest.fixture
+async def sandbox(opened: Opener) -> AsyncIterator[BubblewrapSandbox]:
+    """The best sandbox that can be had here."""
+    async with opened() as found:
+        yield usable(found)
+
+
+@pytest.fixture(params=["full", "no-cgroup"])
+async def each_sandbox(request: pytest.FixtureRequest, opened: Opener) -> AsyncIterator[BubblewrapSandbox]:
+    """A sandbox in each posture: what a test says must hold in both."""
+    async with opened(use_cgroups=request.param == "full") as found:
+        if usable(found).isolation().posture != request.param:
+            lacking("cgroup", f"posture {request.param} cannot be had here: {found.isolation().missing}")
+        yield found
+
+
+def left_behind() -> list[str]:
+    """Return what of this process's cells is still there: processes, cgroups, mounts."""
+    left = []
+    mine = {os.getpid()}
+    for stat in sorted(Path("/proc").glob("[0-9]*/stat"), key=lambda path: int(path.parts[2])):
+        try:
+            name, _, rest = stat.read_text().partition(" (")[2].rpartition(") ")
+        except OSError:
+            continue
+        if int(rest.split()[1]) in mine and name.startswith(("bwrap", Path(sys.executable).name[:15])):
+            mine.add(int(stat.parts[2]))
+            left.append(f"process {stat.parts[2]} {name}")
+    left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/omni-cell-{os.getpid()}-*")]
+    left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "omni-cell" in line]
+    return left
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """After all of these tests no process, cgroup or mount of ours is left."""
+    yield
+    assert left_behind() == []
+
+
+@pytest.fixture(scope="session")
+def no_bwrap() -> bool:
+    return isinstance(find_bwrap(), Missing)

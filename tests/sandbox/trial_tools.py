@@ -1,0 +1,83 @@
+"""Functions that run inside a cell, for the tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from failure import ToolFailure
+
+
+def echo(arguments: dict[str, Any]) -> dict[str, Any]:
+    print("on stdout")
+    print("on stderr", file=sys.stderr)
+    return {"echo": arguments, "cwd": os.getcwd()}
+
+
+def refuse(arguments: dict[str, Any]) -> dict[str, Any]:
+    raise ToolFailure("give me a number")
+
+
+def crash(arguments: dict[str, Any]) -> dict[str, Any]:
+    raise KeyError("missing")
+
+
+def vanish(arguments: dict[str, Any]) -> dict[str, Any]:
+    os._exit(0)
+
+
+def flood(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"flood": "x" * arguments["bytes"]}
+
+
+def not_an_object(arguments: dict[str, Any]) -> Any:
+    return [1, 2]
+
+
+def forge(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Write bytes of one's own choice where the result goes."""
+    os.write(4, arguments["text"].encode())
+    os._exit(0)
+
+
+def eat_memory(arguments: dict[str, Any]) -> dict[str, Any]:
+    block = bytearray(arguments["mib"] << 20)
+    return {"bytes": len(block)}
+
+
+def spin(arguments: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        pass
+
+
+def leave_files(arguments: dict[str, Any]) -> dict[str, Any]:
+    os.makedirs("out/deep")
+    with open("out/report.txt", "w") as file:
+        file.write("a report")
+    with open("out/deep/data.bin", "wb") as file:
+        file.write(b"\x00\x01")
+    return {"left": 2}
+
+
+def read_artifact(arguments: dict[str, Any]) -> dict[str, Any]:
+    with open("in/artifact", "rb") as file:
+        return {"text": file.read().decode()}
+
+
+def count_up(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Keep a number in the workspace."""
+    try:
+        with open("number") as file:
+            number = int(file.read())
+    except FileNotFoundError:
+        number = 0
+    with open("number", "w") as file:
+        file.write(str(number + 1))
+    return {"number": number + 1}
+
+
+def versions(arguments: dict[str, Any]) -> dict[str, Any]:
+    import jsonschema
+
+    return {"file": jsonschema.__file__}
