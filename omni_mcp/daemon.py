@@ -1,4 +1,4 @@
-"""The life of a gateway process: lock, open, listen, wait, drain, close. `serve` and `stdio --embedded` are made of it."""
+"""The life of a gateway process: lock, open, listen, wait, drain, close. For `serve` and `stdio --embedded`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import ipaddress
 import os
 import resource
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -36,7 +35,7 @@ from omni_mcp.serving.lines import serve_lines
 from omni_mcp.serving.socket import DEFAULT_PROFILE, SocketFace, serve_socket
 from omni_mcp.serving.stdio import stdio_streams
 
-DRAIN_TIMEOUT_S = 7.0  # of the 10 s in which a gateway ends; the rest is for saying goodbye and closing the log
+DRAIN_TIMEOUT_S = 6.0  # of the 10 s in which a gateway ends; the rest is for saying goodbye and closing the log
 OLD_GATEWAY_TIMEOUT_S = 15.0  # how long one started by a client waits for its predecessor to end
 DESCRIPTORS = 65536
 
@@ -72,7 +71,7 @@ class StopSignal:
 
 @dataclass(slots=True)
 class HttpActivity:
-    """Counts what is open over HTTP, so that a gateway that a client started does not leave one that uses HTTP alone."""
+    """Counts what is open over HTTP: a gateway that a client started does not end under one that uses HTTP."""
 
     app: Any
     open: int = 0
@@ -152,7 +151,7 @@ class Daemon:
 
     def status(self) -> JsonObject:
         """Return the facts of the process and those of the gateway in it."""
-        return {**self._gateway.status(), **self.facts()}
+        return {**self.facts(), **self._gateway.status()}
 
     async def _open_socket(self, faces: AsyncExitStack) -> None:
         control = {"status": self._control_status, "ping": self._control_ping, "drain": self._control_drain}
@@ -168,12 +167,20 @@ class Daemon:
             structlog.get_logger().warning("no_socket", problem=error.message)
 
     async def _open_http(self, faces: AsyncExitStack, server: ServerSettings) -> None:
-        port = free_port(server.host, server.port, fall_back=self._from_shim)
-        bound = await faces.enter_async_context(serve_http(self._activity, server.host, port))
-        self._address = (server.host, bound)
+        try:
+            port = await faces.enter_async_context(serve_http(self._activity, server.host, server.port))
+        except OSError as error:
+            if not self._from_shim or error.errno != errno.EADDRINUSE:
+                raise _cannot_listen(server, error) from error
+            # the client that started us came over the socket; another user's gateway must not keep it out
+            structlog.get_logger().warning(
+                "port_taken", port=server.port, next="see omni-mcp status for the one in use"
+            )
+            port = await faces.enter_async_context(serve_http(self._activity, server.host, 0))
+        self._address = (server.host, port)
 
     def _publish(self, lock: DataLock) -> None:
-        """Say where we are: to those who hold the data directory's path, and to those who know the runtime directory."""
+        """Say where we are, in the data directory and in the runtime directory: a client may know only one of them."""
         facts = self.facts()
         lock.note({key: facts[key] for key in ("version", "socket", "url", "host", "port", "started_at", "from_shim")})
         make_private_dir(self._home.runtime)
@@ -246,7 +253,13 @@ def run_daemon(
 
 
 def run_embedded(
-    settings: Settings, home: Home, *, sink: LineSink, agent: str | None, profile: str | None, opener: Opener = open_gateway
+    settings: Settings,
+    home: Home,
+    *,
+    sink: LineSink,
+    agent: str | None,
+    profile: str | None,
+    opener: Opener = open_gateway,
 ) -> int:
     """Run a whole gateway for the one client on this process's stdin and stdout; returns the exit code.
 
@@ -363,8 +376,8 @@ def check_address(server: ServerSettings) -> None:
         [
             Problem(
                 file="omni.toml", line=0, path="$.server.host",
-                message=f"{server.host} can be reached from outside and this gateway speaks plain HTTP; put a proxy that "
-                "ends TLS in front and say so with --behind-proxy, or listen on 127.0.0.1",
+                message=f"{server.host} can be reached from outside and this gateway speaks plain HTTP; put a proxy "
+                "that ends TLS in front and say so with --behind-proxy, or listen on 127.0.0.1",
             )
         ]
     )  # fmt: skip
@@ -378,28 +391,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def free_port(host: str, port: int, *, fall_back: bool) -> int:
-    """Return *port* if it can be bound; else 0, where any port will do.
-
-    Raises:
-        ConfigError: it is taken, and *fall_back* is not wanted.
-    """
-    if port == 0:
-        return 0
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if fall_back and error.errno == errno.EADDRINUSE:
-                structlog.get_logger().warning("port_taken", port=port, next="any free port is used; see omni-mcp status")
-                return 0
-            message = f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port, or --port 0 for any"
-            raise ConfigError([Problem(file="omni.toml", line=0, path="$.server.port", message=message)]) from error
-    return port
-
-
 def raise_descriptor_limit() -> None:
     """Allow this process as many descriptors as it may have, up to what the caps on connections can use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -408,6 +399,10 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _cannot_listen(server: ServerSettings, error: OSError) -> ConfigError:
+    message = f"cannot listen on {server.host}:{server.port}: {error.strerror}; choose another with --port (0 for any)"
+    return ConfigError([Problem(file="omni.toml", line=0, path="$.server.port", message=message)])
+
+
 def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-

@@ -1,4 +1,4 @@
-"""One gateway per data directory: a lock that the kernel frees when its holder dies, and a note that says who holds it."""
+"""One gateway per data directory: a lock that the kernel frees when its holder dies, and a note of who holds it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeAlias
 
 from omni_mcp.contracts.errors import AlreadyRunning, ConfigError, Problem
-from omni_mcp.contracts.json import JsonObject
+
+Note: TypeAlias = dict[str, Any]  # not JsonObject: the shim reads notes, and must not load orjson for it
 
 NOTE_LIMIT_BYTES = 16 * 1024
 RETRY_S = 0.05
@@ -51,19 +53,21 @@ class DataLock:
         self.note({})
         return self
 
-    def note(self, facts: JsonObject) -> None:
+    def note(self, facts: Note) -> None:
         """Replace the note. Process and boot are always part of it: a process id means nothing after a restart."""
         data = json.dumps({"pid": os.getpid(), "boot_id": boot_id(), **facts}).encode()
         os.pwrite(self._descriptor, data.ljust(os.fstat(self._descriptor).st_size), 0)
         os.ftruncate(self._descriptor, len(data))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.ftruncate(self._descriptor, 0)  # the file stays: removing it would let two processes lock two files
         os.close(self._descriptor)
         self._descriptor = -1
 
 
-def read_note(file: Path) -> JsonObject | None:
+def read_note(file: Path) -> Note | None:
     """Return the note of the gateway that holds *file*, or None if nobody holds it."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
@@ -86,7 +90,7 @@ def boot_id() -> str:
         return ""
 
 
-def _parse(data: bytes) -> JsonObject:
+def _parse(data: bytes) -> Note:
     try:
         note = json.loads(data)
     except ValueError:

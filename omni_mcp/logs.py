@@ -162,4 +162,4 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(LEVELS[level], LEVELS["info"]))
-
+    logging.getLogger("uvicorn").setLevel(max(LEVELS[level], LEVELS["warning"]))  # its info says what ours says better

@@ -1,8 +1,8 @@
 """Process 1 of a cell: finishes the wall from the inside, runs one job, and says how it ended.
 
-It holds capabilities only in the cell's own user namespace, and only until `_build_wall` has used them for what bubblewrap
-cannot say. It lives as long as the gateway's end of the control socket: when that closes, also in the middle of a
-job, every process of the cell dies with it. Standard library only; started as `python3 -I -S -B init.py`.
+It holds capabilities only in the cell's own user namespace, and only until `_build_wall` has used them for what
+bubblewrap cannot say. It lives as long as the gateway's end of the control socket: when that closes, also in the
+middle of a job, every process of the cell dies with it. Standard library only; `python3 -I -S -B init.py`.
 
 Descriptors on entry: 0, 1, 2 of the job; 3 the control socket; 4 the pipe for what a function returns.
 """
@@ -21,10 +21,10 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import kernel  # noqa: E402
-import seccomp  # noqa: E402
-import wire  # noqa: E402
-import worker  # noqa: E402
+import kernel
+import seccomp
+import wire
+import worker
 
 CONTROL_FD = 3
 RESULT_FD = 4
@@ -71,9 +71,7 @@ def _build_wall(setup: Frame) -> list[str]:
     kernel.set_no_new_privileges()
     kernel.set_dumpable(False)
     kernel.install_filter(
-        seccomp.build_filter(
-            platform.machine(), unix_sockets=setup["unix_sockets"], count_memory=setup["count_memory"]
-        )
+        seccomp.build_filter(platform.machine(), unix_sockets=setup["unix_sockets"], count_memory=setup["count_memory"])
     )
     return [*layers, "capabilities", "no-new-privileges", "seccomp"]
 
@@ -114,8 +112,8 @@ def _wait_for_end(control: socket.socket, wakeups: int, child: int) -> tuple[int
     """
     status = None
     while status is None:
-        readable, _, _ = select.select([control, wakeups], [], [])
-        if control in readable:
+        readable, _, _ = select.select([CONTROL_FD, wakeups], [], [])
+        if CONTROL_FD in readable:
             _kill_everything()
             raise wire.Gone
         with contextlib.suppress(BlockingIOError):
@@ -140,7 +138,7 @@ def _reap(child: int, options: int) -> int | None:
 
 
 def _kill_everything() -> None:
-    """Kill every process of this pid namespace but us, and wait until none is left. SIGSTOP does not help against it."""
+    """Kill every process of this pid namespace but us, and wait until none is left. SIGSTOP does not help."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     _reap(-1, 0)

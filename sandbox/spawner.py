@@ -1,7 +1,8 @@
-"""The process that starts cells: single-threaded, so that it can do between fork and exec what a threaded gateway cannot.
+"""The process that starts cells: single-threaded, so it can do between fork and exec what a threaded gateway cannot.
 
 bubblewrap's `--die-with-parent` follows the thread that started it; this process has one, for life. It lives as long
-as the gateway's end of its socket, and takes every cell with it. Standard library only; `python3 -I -S -B spawner.py FD`.
+as the gateway's end of its socket, and takes every cell with it. Standard library only;
+`python3 -I -S -B spawner.py FD`.
 
 Each message on the socket (SOCK_SEQPACKET) is one JSON object. In: `spawn` with five descriptors (0, 1, 2 of the
 job, control, result), `kill`. Out: `{"id", "pid"}` once, then `{"id", "exit"}`, negative for a signal.
@@ -22,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import kernel  # noqa: E402
+import kernel
 
 MESSAGE_LIMIT_BYTES = 256 * 1024
 DESCRIPTORS = 5
@@ -138,9 +139,9 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
         for procs in request["cgroups"]:
             _join(procs)
         step = "stage"
-        sources = request["sources"]
+        bwrap, sources = request["bwrap"], request["sources"]
         if request["stage"]:
-            sources = _staged(sources)
+            bwrap, *sources = _staged([bwrap, *sources])
         step = "user"
         if request["uid"] is not None:
             os.setgroups([])
@@ -148,7 +149,7 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
             os.setresuid(request["uid"], request["uid"], request["uid"])
         kernel.set_no_new_privileges()
         step = "exec"
-        _exec(request, sources, spare)
+        _exec(bwrap, request, sources, spare)
     except BaseException as error:
         os.write(2, f"omni-spawner: {step}: {error}\n".encode())
     os._exit(EXIT_NOT_STARTED)
@@ -200,7 +201,7 @@ def _staged(sources: list[str]) -> list[str]:
     return places
 
 
-def _exec(request: Request, sources: list[str], spare: int) -> None:
+def _exec(bwrap: str, request: Request, sources: list[str], spare: int) -> None:
     """Write bubblewrap's arguments and the synthesized files into anonymous files and become bubblewrap.
 
     Nothing of a job stands on the command line, where every user of the machine could read it.
@@ -218,8 +219,8 @@ def _exec(request: Request, sources: list[str], spare: int) -> None:
         else:
             words.append(str(data_fds[word["data"]]))
     listed = _anonymous_file(b"".join(word.encode() + b"\0" for word in words), spare)
-    command = [request["bwrap"], "--args", str(listed), "--", *request["command"]]
-    os.execve(request["bwrap"], command, {"PATH": "/usr/bin:/bin"})
+    command = ["bwrap", "--args", str(listed), "--", *request["command"]]
+    os.execve(bwrap, command, {"PATH": "/usr/bin:/bin"})
 
 
 def _anonymous_file(content: bytes, number: int) -> int:

@@ -31,8 +31,13 @@ def attempt(what, action):
         print(f"{what}: stopped ({type(error).__name__}: {error})")
 attempt("the internet", lambda: urllib.request.urlopen("http://1.1.1.1", timeout=3).status)
 attempt("the gateway's own port", lambda: socket.create_connection(("127.0.0.1", PORT), timeout=3))
-attempt("your home directory", lambda: os.listdir("HOME"))
-attempt("the gateway's token", lambda: open("TOKEN").read())
+def look_home():
+    found = [name for name in NAMES if os.path.lexists(os.path.join(HOME, name))]
+    if not found:
+        raise FileNotFoundError(f"none of its {len(NAMES)} entries is there")
+    return found
+attempt("your home directory", look_home)
+attempt("the gateway's token", lambda: open(TOKEN).read())
 print("computed all the same:", sum(n * n for n in range(1000)))
 """
 
@@ -55,6 +60,9 @@ def demo(keep: bool) -> None:
     home = Path(tempfile.mkdtemp(prefix="omni-demo-"))
     try:
         sandboxed = asyncio.run(Walk(home).run())
+    except BaseExceptionGroup as group:  # the client library wraps what happens inside its contexts
+        failed = group.subgroup(DemoFailed)
+        raise _first_leaf(failed or group) from None
     finally:
         if keep:
             click.echo(f"\nkept: OMNI_HOME={home}")
@@ -122,11 +130,15 @@ class Walk:
 
     async def _allowed(self, client: Any, sandboxed: bool) -> None:
         self._step("Allow it, and call again")
+        rules = self._policy()["rules"]
         for tool in ("tools__text_hash", "tools__files_write", "tools__files_read", "tools__python_run"):
             self._omni("allow", tool)
             self._say(f"$ omni-mcp allow {tool}")
-        version = json.loads(self._omni("status", "--json"))["policy"]["version"]
-        self._say(f"in force without a restart: policy {version[:19]}")
+            rules += 1
+        async with asyncio.timeout(STEP_TIMEOUT_S):
+            while self._policy()["rules"] < rules:
+                await asyncio.sleep(0.1)
+        self._say(f"in force without a restart: policy {self._policy()['version'][:19]}")
         result = await client.call_tool("tools__text_hash", {"text": "hello"})
         self._show_result(result)
         if sandboxed and result.is_error:
@@ -147,9 +159,8 @@ class Walk:
 
     async def _escape(self, client: Any, port: int, sandboxed: bool) -> None:
         self._step("Run Python that reaches for the network and the home directory")
-        code = (
-            ESCAPE.replace("PORT", str(port)).replace("HOME", str(Path.home())).replace("TOKEN", str(self._place.token_file))
-        )
+        facts = {"PORT": port, "HOME": str(Path.home()), "NAMES": _home_entries(), "TOKEN": str(self._place.token_file)}
+        code = "".join(f"{name} = {value!r}\n" for name, value in facts.items()) + ESCAPE
         waiting = asyncio.create_task(client.call_tool("tools__python_run", {"code": code}))
         done, _ = await asyncio.wait({waiting}, timeout=1.0)
         if not done:
@@ -163,11 +174,15 @@ class Walk:
 
     def _record(self) -> None:
         self._step("What the record says")
-        for run in json.loads(self._omni("runs", "list", "--json"))["runs"]:
+        for run in json.loads(self._omni("runs", "list", "--json")):
             if run["kind"] == "session":
                 self._print_output(self._omni("runs", "show", run["id"]))
         self._step("Verify the chain")
         self._print_output(self._omni("audit", "verify"))
+
+    def _policy(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._omni("status", "--json"))["policy"]
+        return found
 
     # --- the gateway and its clients ---
 
@@ -222,7 +237,7 @@ class Walk:
             while True:
                 if waiting.done():
                     raise DemoFailed(f"the call did not wait for a person: {_text_of(waiting.result())}")
-                pending = json.loads(await asyncio.to_thread(self._omni, "approvals", "list", "--json"))["approvals"]
+                pending = json.loads(await asyncio.to_thread(self._omni, "approvals", "list", "--json"))
                 if pending:
                     found: dict[str, Any] = pending[0]
                     return found
@@ -257,6 +272,17 @@ class Walk:
     def _show_result(self, result: Any) -> None:
         mark = click.style("refused", fg="red") if result.is_error else click.style("answered", fg="green")
         self._say(f"{mark}: {_text_of(result)[:300]}")
+
+
+def _home_entries() -> list[str]:
+    """What is in the home directory, but for the way to the interpreter, which a cell needs."""
+    way = Path(sys.base_prefix).parts
+    return [entry.name for entry in Path.home().iterdir() if entry.name not in way] if Path.home().is_dir() else []
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _omni() -> list[str]:

@@ -1,10 +1,12 @@
-"""`omni-mcp doctor`: what isolation, limits and permissions are in force here, and what to do about each that is not."""
+"""`omni-mcp doctor`: what isolation, limits and permissions are in force here, and what to do."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import shutil
+import socket
 import sqlite3
 import stat
 import statistics
@@ -22,11 +24,14 @@ import orjson
 from omni_mcp.cli.status import find_status
 from omni_mcp.config import Settings, load_settings, read_secrets
 from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.sandbox import Isolation
-from omni_mcp.daemon import free_port, is_loopback
+from omni_mcp.daemon import is_loopback
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
-from omni_mcp.engines.identity.keys import KeyRing, private_file_fault
+from omni_mcp.engines.identity.keys import private_file_fault, read_keys
 from omni_mcp.engines.policy.policy_set import load_policies, read_shipped
+from omni_mcp.engines.sandbox.cells import open_sandbox
+from omni_mcp.engines.sandbox.profiles import load_profiles
 from omni_mcp.paths import Home, bundled, find_home
 from omni_mcp.serving.socket import PATH_LIMIT_BYTES
 
@@ -57,6 +62,7 @@ class Patient:
     home: Home
     settings: Settings | None
     settings_fault: ConfigError | None
+    gateway: JsonObject
     isolation: Isolation
 
 
@@ -90,17 +96,33 @@ def examine(home: Home) -> list[Finding]:
         settings = load_settings(home.settings_file)
     except ConfigError as error:
         fault = error
-    patient = Patient(home=home, settings=settings, settings_fault=fault, isolation=probe_isolation(settings))
+    gateway = find_status(home)
+    isolation = isolation_of(gateway) or asyncio.run(probe_isolation(settings or Settings()))
+    patient = Patient(home=home, settings=settings, settings_fault=fault, gateway=gateway, isolation=isolation)
     return [finding for check in CHECKS for finding in check(patient)]
+
+
+def isolation_of(gateway: JsonObject) -> Isolation | None:
+    """Return what a running gateway found: its own view counts, and a second look could disturb its cells."""
+    facts = gateway.get("isolation")
+    if not gateway["running"] or not isinstance(facts, dict):
+        return None
+    return Isolation(posture=facts["posture"], layers=tuple(facts["layers"]), missing=dict(facts["missing"]))
+
+
+async def probe_isolation(settings: Settings) -> Isolation:
+    """Make a real cell and say what it got."""
+    place = bundled("sandbox")
+    async with open_sandbox(
+        profiles=load_profiles(place / "profiles"), sandbox_dir=place, use_cgroups=settings.sandbox.cgroups
+    ) as sandbox:
+        return sandbox.isolation()
 
 
 def check_python(patient: Patient) -> Iterator[Finding]:
     """The interpreter, and whether the user that jobs run as can reach it."""
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        yield Finding(name="python", level="fail", text=version, next="install Python 3.11 or newer")
-    else:
-        yield Finding(name="python", level="ok", text=f"{version} at {sys.executable}")
+    yield Finding(name="python", level="ok", text=f"{version} at {sys.executable}")
     closed = first_closed_directory(Path(sys.base_prefix))
     if closed is None:
         yield Finding(name="interpreter", level="ok", text=f"{sys.base_prefix} can be reached by every user")
@@ -126,7 +148,9 @@ def check_sqlite(patient: Patient) -> Iterator[Finding]:
     try:
         took_ms = fsync_ms(place)
     except OSError as error:
-        yield Finding(name="fsync", level="fail", text=f"{place}: {error}", next="make the data directory writable for you")
+        yield Finding(
+            name="fsync", level="fail", text=f"{place}: {error}", next="make the data directory writable for you"
+        )
         return
     slow = took_ms > SLOW_FSYNC_MS
     hint = "put the data directory on a local SSD (OMNI_HOME or XDG_DATA_HOME)" if slow else ""
@@ -184,8 +208,9 @@ def check_room(patient: Patient) -> Iterator[Finding]:
     yield Finding(name="disk", level=level, text=f"{free // 2**20} MiB free at {place}", next=hint)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     few = hard != resource.RLIM_INFINITY and hard < GOOD_DESCRIPTORS
+    text = "no limit" if hard == resource.RLIM_INFINITY else str(hard)
     yield Finding(
-        name="descriptors", level="warn" if few else "ok", text="no limit" if hard == resource.RLIM_INFINITY else str(hard),
+        name="descriptors", level="warn" if few else "ok", text=text,
         next=f"allow at least {GOOD_DESCRIPTORS} open files (ulimit -Hn, LimitNOFILE=)" if few else "",
     )  # fmt: skip
 
@@ -201,7 +226,10 @@ def check_files(patient: Patient) -> Iterator[Finding]:
         except ConfigError as error:
             yield from _faults("settings", error)
     yield from _policy_findings(patient.home)
-    directories = [ManifestDirectory(path=bundled("manifests"), bundled=True), ManifestDirectory(path=patient.home.manifests)]
+    directories = [
+        ManifestDirectory(path=bundled("manifests"), bundled=True),
+        ManifestDirectory(path=patient.home.manifests),
+    ]
     try:
         entries = list(ManifestSource(directories, code=bundled("sandbox") / "tools").load())
         yield Finding(name="manifests", level="ok", text=f"{len(entries)} tools")
@@ -211,16 +239,18 @@ def check_files(patient: Patient) -> Iterator[Finding]:
 
 def check_gateway(patient: Patient) -> Iterator[Finding]:
     """Whether one runs, else whether its port is free; and whether any client could get in."""
-    facts = find_status(patient.home)
+    facts = patient.gateway
     if facts["running"]:
         yield Finding(name="gateway", level="ok", text=f"process {facts.get('pid')} at {facts.get('url', 'stdio')}")
     elif "pid" in facts:
-        yield Finding(name="gateway", level="fail", text=facts["next"], next=f"look at its log, or: kill {facts['pid']}")
+        yield Finding(
+            name="gateway", level="fail", text=facts["next"], next=f"look at its log, or: kill {facts['pid']}"
+        )
     else:
         yield Finding(name="gateway", level="ok", text="not running; a client or `omni-mcp serve` starts it")
         yield from _port_findings(patient.settings)
     try:
-        valid = sum(key.holds_at(time.time_ns()) for key in KeyRing(patient.home.keys_file).keys())
+        valid = sum(key.holds_at(time.time_ns()) for key in read_keys(patient.home.keys_file))
     except ConfigError as error:
         yield from _faults("tokens", error)
         return
@@ -265,6 +295,18 @@ def fsync_ms(directory: Path) -> float:
     return statistics.median(times)
 
 
+def try_port(host: str, port: int) -> None:
+    """Bind the address for an instant.
+
+    Raises:
+        OSError: it cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
 def bubblewrap_version() -> tuple[int, ...] | None:
     """Return the version of bubblewrap, or None if it is not installed."""
     found = shutil.which("bwrap")
@@ -301,10 +343,14 @@ def _directory_finding(name: str, path: Path) -> Finding:
     if not stat.S_ISDIR(facts.st_mode):
         return Finding(name=name, level="fail", text=f"{path} is no directory", next=f"move {path} away")
     if facts.st_uid not in (os.getuid(), 0):
-        return Finding(name=name, level="fail", text=f"{path} belongs to user {facts.st_uid}", next=f"chown {os.getuid()} {path}")
+        return Finding(
+            name=name, level="fail", text=f"{path} belongs to user {facts.st_uid}", next=f"chown {os.getuid()} {path}"
+        )
     if facts.st_mode & 0o022:
         mode = stat.S_IMODE(facts.st_mode)
-        return Finding(name=name, level="fail", text=f"others can write to {path} ({mode:04o})", next=f"chmod go-w {path}")
+        return Finding(
+            name=name, level="fail", text=f"others can write to {path} ({mode:04o})", next=f"chmod go-w {path}"
+        )
     return Finding(name=name, level="ok", text=str(path))
 
 
@@ -333,9 +379,10 @@ def _port_findings(settings: Settings | None) -> Iterator[Finding]:
         return
     server = settings.server
     try:
-        free_port(server.host, server.port, fall_back=False)
-    except ConfigError as error:
-        yield Finding(name="port", level="fail", text=error.problems[0].message, next="set server.port in omni.toml")
+        try_port(server.host, server.port)
+    except OSError as error:
+        text = f"cannot listen on {server.host}:{server.port}: {error.strerror}"
+        yield Finding(name="port", level="fail", text=text, next="set server.port in omni.toml, or use --port")
     else:
         yield Finding(name="port", level="ok", text=f"{server.host}:{server.port} is free")
     if not is_loopback(server.host):

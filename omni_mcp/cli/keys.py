@@ -30,12 +30,16 @@ def create(name: str, agent: str | None, project: str, expires: str | None, as_j
     """Create a token called NAME and print it, this once."""
     uid = os.getuid()
     principal = (
-        Principal(kind="Agent", id=agent, owner=str(uid), project=project) if agent else local_user(uid, project=project)
+        Principal(kind="Agent", id=agent, owner=str(uid), project=project)
+        if agent
+        else local_user(uid, project=project)
     )
     expires_at_ns = time.time_ns() + parse_span_s(expires) * 1_000_000_000 if expires else None
     token = KeyRing(find_home().keys_file).create(name, principal, expires_at_ns=expires_at_ns)
     if as_json:
-        click.echo(orjson.dumps({"name": name, "token": token, "principal": principal.key, "expires_at": _time(expires_at_ns)}))
+        click.echo(
+            orjson.dumps({"name": name, "token": token, "principal": principal.key, "expires_at": _time(expires_at_ns)})
+        )
         return
     click.echo(token)
     click.echo(f"This is shown once. It stands for {principal.key}. Send it as: Authorization: Bearer TOKEN", err=True)
@@ -50,7 +54,9 @@ def list_keys(as_json: bool) -> None:
         click.echo(orjson.dumps([_as_json(key) for key in found]))
         return
     for key in found:
-        click.echo(f"{key.name:<24} {_state(key):<8} {key.principal.key:<40} {_time(key.expires_at_ns) or 'never expires'}")
+        click.echo(
+            f"{key.name:<24} {_state(key):<8} {key.principal.key:<40} {_time(key.expires_at_ns) or 'never expires'}"
+        )
     if not found:
         click.echo("No tokens yet. The first start of `omni-mcp serve` makes one; so does `omni-mcp keys create NAME`.")
 

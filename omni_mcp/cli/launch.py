@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from omni_mcp.datalock import read_note
 from omni_mcp.paths import Home, make_private_dir
 
 START_TIMEOUT_S = 30.0
@@ -49,7 +50,8 @@ def connect_or_start(home: Home, hello: dict[str, object]) -> socket.socket:
     """Return a connection that is past its hello, to the running gateway or to one that was started for it.
 
     A gateway of an older version that another client started is asked to drain and is replaced. One that a person
-    started is theirs: it is used as it is. So is a newer one, or two installed versions would replace each other for ever.
+    started is theirs: it is used as it is. So is a newer one, or two installed versions would replace each other
+    for ever.
 
     Raises:
         StartFailed: no gateway can be reached or started, or it refuses the hello.
@@ -83,6 +85,7 @@ def start(home: Home, *, deadline_s: float) -> None:
         if (early := connect(home)) is not None:
             early.close()
             return  # somebody else was first
+        _check_holder(home)
         alive = _spawn(home)
         try:
             died_at_s: float | None = None
@@ -165,6 +168,20 @@ def control(home: Home, name: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> di
 def log_file(home: Home) -> str:
     """Where a gateway that a client started says what happens."""
     return os.path.join(home.data, "gateway.log")
+
+
+def _check_holder(home: Home) -> None:
+    """Refuse to start a second gateway beside one that has no socket and will not get one."""
+    note = read_note(home.daemon_lock)
+    if note is None:
+        return
+    if note.get("embedded"):
+        raise StartFailed(f"process {note.get('pid')} runs an embedded gateway in {home.data}; it serves one client only")
+    if "url" in note and not note.get("socket"):
+        raise StartFailed(
+            f"the running gateway (process {note.get('pid')}) has no local socket; see: omni-mcp status. "
+            f"Connect over HTTP instead: {note['url']}"
+        )
 
 
 def _try_hello(home: Home, hello: dict[str, object]) -> tuple[socket.socket, dict[str, Any]] | None:

@@ -161,7 +161,7 @@ def _known_entries(home: Home) -> list[Entry]:
         for directory, is_bundled in ((bundled("manifests"), True), (home.manifests, False)):
             for file in sorted([*directory.glob("*.yaml"), *directory.glob("*/*.yaml")]):
                 server = "tools" if file.parent == directory else file.parent.name
-                entry = reader.read(file, server=server, bundled=is_bundled, problems=[])
+                entry = reader.read(file, server=server, trusted=is_bundled, problems=[])
                 found += [entry] if entry is not None else []
         return found
     return []

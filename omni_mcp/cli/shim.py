@@ -1,4 +1,4 @@
-"""`omni-mcp stdio`: what a desktop client starts. Relays bytes between the client and the gateway, which it starts if needed.
+"""`omni-mcp stdio`: what a desktop client starts. Relays bytes to and from the gateway, which it starts if needed.
 
 Nothing heavy is imported here (no click, asyncio or pydantic): the client waits for its first answer, and every client
 has a process like this one. It only looks at message ids, so that it can answer what is open if the gateway dies.
@@ -116,8 +116,8 @@ class Relay:
                 break
             self._wait_and_move()
         if self._client_left:
+            self._flush_to_client()
             return 0
-        self._flush_to_client()
         return self._answer_what_is_open()
 
     def _wait_and_move(self) -> None:
@@ -138,8 +138,8 @@ class Relay:
                 self._write_client(event)
             else:
                 self._exchange(event)
-        if not self._sink_is_pollable:
-            self._flush_to_client()
+        if not self._sink_is_pollable and self._to_client:
+            self._put(len(self._to_client))  # a file takes all there is
         if self._client_left and not self._to_gateway:
             self._say_goodbye()
 
@@ -209,13 +209,20 @@ class Relay:
         except BlockingIOError:
             return
         except OSError:
-            self._to_client.clear()
+            self._to_client.clear()  # nobody reads it any more
             self._leave_client()
 
     def _flush_to_client(self) -> None:
-        """Write all that waits; blocks, so only for files and at the end."""
-        while self._to_client:
-            self._put(CHUNK_BYTES)
+        """Write all that waits, for as long as a client may take that still listens."""
+        ends_s = time.monotonic() + GOODBYE_TIMEOUT_S
+        poll = select.poll()
+        poll.register(self._sink, select.POLLOUT)
+        while self._to_client and time.monotonic() < ends_s:
+            for _, event in poll.poll(1000):
+                if event & (select.POLLERR | select.POLLNVAL):
+                    self._to_client.clear()
+                else:
+                    self._put(PIPE_BUF)
 
     def _note_request(self, message: Any) -> None:
         for part in message if isinstance(message, list) else [message]:

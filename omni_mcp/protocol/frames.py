@@ -1,9 +1,8 @@
-"""Bytes become one JSON-RPC frame, or a refusal that says why; whatever two parsers could read differently is refused."""
+"""Bytes become one JSON-RPC frame, or a refusal that says why; what two parsers could read differently is refused."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -102,22 +101,25 @@ def _survey(root: JsonValue) -> tuple[int, bool]:
     layer: list[Any] = [root]
     while layer:
         inner: list[Any] = []
+        nested = False
         for item in layer:
             kind = type(item)
             if kind is dict:
+                nested = True
                 colons += len(item)
                 for key in item:
                     if ":" in key:
                         colons += key.count(":")
                 inner.extend(item.values())
             elif kind is list:
+                nested = True
                 inner.extend(item)
             elif kind is str:
                 colons += item.count(":")
             elif kind is float and not -1e18 < item < 1e18:
                 wide = True
-        depth += 1
-        if depth > DEPTH_LIMIT + 1:
+        depth += nested
+        if depth > DEPTH_LIMIT:
             raise BadFrame(PARSE_ERROR, "too_deep", f"the message is nested deeper than {DEPTH_LIMIT} levels")
         layer = inner
     return colons, wide
@@ -179,7 +181,7 @@ def _id_of(value: JsonObject) -> RequestId | None:
 def _question(value: JsonObject, request_id: RequestId | None) -> Request | Notification:
     method = value["method"]
     if not isinstance(method, str) or not 0 < len(method) <= METHOD_LIMIT:
-        raise BadFrame(INVALID_REQUEST, "bad_method", "the member \"method\" must be a short string", id=request_id)
+        raise BadFrame(INVALID_REQUEST, "bad_method", 'the member "method" must be a short string', id=request_id)
     if "result" in value or "error" in value:
         raise BadFrame(INVALID_REQUEST, "mixed", "a message is a question or an answer, not both", id=request_id)
     params = value.get("params", {})
@@ -208,6 +210,3 @@ def read_frame(data: bytes, *, limit_bytes: int = FRAME_LIMIT_BYTES) -> Frame:
         BadFrame: it is none.
     """
     return frame_of(parse(data, limit_bytes=limit_bytes))
-
-
-FrameReader: TypeAlias = Callable[[bytes], Frame]

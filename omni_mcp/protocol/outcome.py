@@ -45,7 +45,9 @@ def failed_tool_call(error: OmniError, call: str | None) -> JsonObject:
     }
 
 
-def failed_call(kind: CallKind, name: str, error: OmniError, *, call: str | None, era: Era) -> JsonObject:
+def failed_call(
+    kind: CallKind, name: str, error: OmniError, *, call: str | None, era: Era, stamp: JsonObject
+) -> JsonObject:
     """Return the result of a failed `tools/call`.
 
     Raises:
@@ -53,7 +55,7 @@ def failed_call(kind: CallKind, name: str, error: OmniError, *, call: str | None
             outcome of a call. What is unknown and what is forbidden get the same answer.
     """
     if kind == "tool" and isinstance(error, Refused | Failed):
-        return failed_tool_call(error, call)
+        return answered(kind, Answer(body=failed_tool_call(error, call), is_error=True), era=era, stamp=stamp)
     facts = {META_ERROR: error_facts(error, call)}
     if kind != "tool" and isinstance(error, NotAllowed | NotFound):
         raise unknown_target(kind, name, era=era, facts=facts)
@@ -64,20 +66,20 @@ def unknown_target(kind: CallKind, name: str, *, era: Era, facts: JsonObject | N
     """Return the one answer for a resource or prompt that is not there, or not there for this caller."""
     if kind == "resource":
         code = INVALID_PARAMS if era == "modern" else RESOURCE_NOT_FOUND
-        return RpcError(code, "Resource not found", {"uri": name, **(facts or {})})
-    return RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", facts)
+        return RpcError(code, "Resource not found", {"uri": name, **(facts or {})}, recorded=True)
+    return RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", facts, recorded=True)
 
 
 def rpc_error(error: OmniError, call: str | None = None) -> RpcError:
     """Return the JSON-RPC error for *error*."""
     data = {META_ERROR: error_facts(error, call)}
     if error.code == "internal":
-        return RpcError(INTERNAL_ERROR, "Internal error", data)
+        return RpcError(INTERNAL_ERROR, "Internal error", data, recorded=True)
     if error.code == "invalid_arguments":
-        return RpcError(INVALID_PARAMS, error.message, data)
+        return RpcError(INVALID_PARAMS, error.message, data, recorded=True)
     if isinstance(error, BadRequest | TooLarge):
-        return RpcError(INVALID_REQUEST, error.message, data)
-    return RpcError(NOT_DONE, error.message, data)
+        return RpcError(INVALID_REQUEST, error.message, data, recorded=True)
+    return RpcError(NOT_DONE, error.message, data, recorded=True)
 
 
 def answered(kind: CallKind, answer: Answer, *, era: Era, stamp: JsonObject) -> JsonObject:

@@ -33,13 +33,17 @@ HTTP_STATUS = {
 
 
 class RpcError(Exception):
-    """A request that gets a JSON-RPC error for its answer."""
+    """A request that gets a JSON-RPC error for its answer.
 
-    def __init__(self, code: int, message: str, data: JsonValue = None) -> None:
+    `recorded`: the run log already holds why; an error without it is counted as a rejected request.
+    """
+
+    def __init__(self, code: int, message: str, data: JsonValue = None, *, recorded: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.data = data
+        self.recorded = recorded
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,10 @@ def api_routes(status: Callable[[], JsonObject]) -> list[Route]:
 
 def _json(body: JsonObject, status_code: int = 200) -> Response:
     return Response(
-        orjson.dumps(body), status_code=status_code, media_type="application/json", headers={"Cache-Control": "no-store"}
+        orjson.dumps(body),
+        status_code=status_code,
+        media_type="application/json",
+        headers={"Cache-Control": "no-store"},
     )
 
 

@@ -59,6 +59,7 @@ class Exchange:
     headers: dict[str, str]
     request_id: str
     principal: Principal | None = None
+    started: bool = False
 
     @property
     def method(self) -> str:
@@ -69,6 +70,11 @@ class Exchange:
     def path(self) -> str:
         """The path, from the request line and nothing else."""
         return str(self.scope["path"])
+
+    def expected_bytes(self, limit_bytes: int) -> int:
+        """How large the body says it is; *limit_bytes* if it does not say, or says more."""
+        declared = self.headers.get("content-length", "")
+        return min(int(declared[:20]), limit_bytes) if declared.isdigit() else limit_bytes
 
     async def body(self, limit_bytes: int) -> bytes:
         """Read the whole body.
@@ -106,6 +112,7 @@ class Exchange:
 
     async def start(self, status: int, headers: HeaderList) -> None:
         """Send status and headers; every answer carries its X-Request-ID."""
+        self.started = True
         await self.send({
             "type": "http.response.start", "status": status,
             "headers": [*headers, (b"x-request-id", self.request_id.encode())],

@@ -66,8 +66,17 @@ class Calls:
     """Runs calls through the chain and answers in the caller's era."""
 
     def __init__(
-        self, handle: Handler, policy: Policy, nonces: Nonces, *, seal: Seal, stamp: JsonObject, metrics: Metrics,
-        run_of: RunOf, end_round: EndRound, now_ns: Callable[[], int] = time.time_ns,
+        self,
+        handle: Handler,
+        policy: Policy,
+        nonces: Nonces,
+        *,
+        seal: Seal,
+        stamp: JsonObject,
+        metrics: Metrics,
+        run_of: RunOf,
+        end_round: EndRound,
+        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._handle = handle
         self._policy = policy
@@ -99,7 +108,7 @@ class Calls:
                 return self._wire(asked, call, result)
         except OmniError as error:
             outcome = error.code
-            return failed_call(kind, name, error, call=call_id, era=asked.era)
+            return failed_call(kind, name, error, call=call_id, era=asked.era, stamp=self._stamp)
         except RpcError:
             outcome = "rejected"
             raise
@@ -214,7 +223,7 @@ class Calls:
         if missing:
             self._end_round(call.id, OutcomeUnknown(f"the client does not declare {', '.join(sorted(missing))}"))
             data: JsonObject = {"requiredCapabilities": {name: {} for name in sorted(missing)}}
-            raise RpcError(MISSING_CAPABILITY, "the client lacks a capability that this request needs", data)
+            raise RpcError(MISSING_CAPABILITY, "the client lacks a needed capability", data, recorded=True)
         inside = Sealed(
             bound=self._bound(asked, call), call=call.id, run=call.run, round=number, intent_seq=wanted.intent_seq,
             expires_at_ns=wanted.expires_at_ns, nonce=new_id(), requests=tuple(wanted.requests), carry=wanted.carry,

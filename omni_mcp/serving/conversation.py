@@ -7,10 +7,12 @@ from functools import partial
 
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import Overloaded
 from omni_mcp.contracts.json import JsonValue
 from omni_mcp.protocol.eras import BATCH_VERSION
 from omni_mcp.protocol.frames import BadFrame, Frame, Request, frame_of, parse
-from omni_mcp.protocol.rpc import INVALID_REQUEST, Reply
+from omni_mcp.protocol.outcome import rpc_error
+from omni_mcp.protocol.rpc import INVALID_REQUEST, Reply, error_reply
 from omni_mcp.serving.calls import KINDS
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.runbook import CloseReason
@@ -29,7 +31,7 @@ def batch_of(value: JsonValue, version: str) -> list[JsonValue] | None:
     if not isinstance(value, list):
         return None
     if version != BATCH_VERSION:
-        raise BadFrame(INVALID_REQUEST, "batch", f"only version {BATCH_VERSION} has batches; send one message at a time")
+        raise BadFrame(INVALID_REQUEST, "batch", f"only {BATCH_VERSION} has batches; send one message at a time")
     if not 0 < len(value) <= BATCH_LIMIT:
         raise BadFrame(INVALID_REQUEST, "batch_size", f"a batch has between 1 and {BATCH_LIMIT} messages")
     return value
@@ -39,7 +41,13 @@ class Conversation:
     """Takes messages as they come, answers them as they are done, and ends them all when the client leaves."""
 
     def __init__(
-        self, edge: Edge, outlet: Outlet, *, principal: Principal, profile: str, transport: Transport,
+        self,
+        edge: Edge,
+        outlet: Outlet,
+        *,
+        principal: Principal,
+        profile: str,
+        transport: Transport,
         frame_limit_bytes: int,
     ) -> None:
         self._edge = edge
@@ -57,24 +65,28 @@ class Conversation:
             self.refuse(fault)
             return
         if batch is not None:
-            self._take_batch(batch)
+            self._take_batch(batch, len(data))
             return
         try:
             frame = frame_of(value)
         except BadFrame as fault:
             self.refuse(fault)
             return
-        await self._take_frame(frame)
+        await self._take_frame(frame, len(data))
 
     def refuse(self, fault: BadFrame) -> None:
         """Answer bytes that are no message."""
         self._outlet.send(self._edge.reject(self.session.transport, fault).body)
 
-    async def _take_frame(self, frame: Frame) -> None:
+    async def _take_frame(self, frame: Frame, size_bytes: int) -> None:
         if not isinstance(frame, Request):
             self._edge.take(self.session, frame)
             return
+        if not self._edge.claim(size_bytes):
+            self._outlet.send(busy(frame.id).body)
+            return
         task = self._edge.begin(self.session, frame, self._outlet)
+        task.add_done_callback(lambda _: self._edge.release(size_bytes))
         task.add_done_callback(partial(self._reply, frame))
         if frame.method in INLINE:
             await asyncio.wait([task])
@@ -85,8 +97,11 @@ class Conversation:
             if frame.method in KINDS:
                 reach("replied")
 
-    def _take_batch(self, batch: list[JsonValue]) -> None:
+    def _take_batch(self, batch: list[JsonValue], size_bytes: int) -> None:
         """Each member is its own request, with its own call; the answers go back together."""
+        if not self._edge.claim(size_bytes):
+            self._outlet.send(busy(None).body)
+            return
         replies: list[Reply] = []
         tasks: list[asyncio.Task[Reply]] = []
         for member in batch:
@@ -103,6 +118,7 @@ class Conversation:
                 self._edge.take(self.session, frame)
         gathering = asyncio.get_running_loop().create_task(self._reply_together(tasks, replies))
         self._replying.add(gathering)
+        gathering.add_done_callback(lambda _: self._edge.release(size_bytes))
         gathering.add_done_callback(self._replying.discard)
 
     async def _reply_together(self, tasks: list[asyncio.Task[Reply]], replies: list[Reply]) -> None:
@@ -120,6 +136,12 @@ class Conversation:
         await self._edge.close(self.session, reason)
         if self._replying:
             await asyncio.wait(list(self._replying))
+
+
+def busy(request_id: int | str | None) -> Reply:
+    """The answer to a request for which there is no room."""
+    fault = rpc_error(Overloaded("the gateway holds too many requests; try again in a second"))
+    return error_reply(request_id, fault.code, fault.message, fault.data)
 
 
 async def gathered(tasks: list[asyncio.Task[Reply]], replies: list[Reply]) -> bytes:

@@ -35,10 +35,12 @@ from omni_mcp.protocol.headers import check_headers, check_param_headers, declar
 from omni_mcp.protocol.methods import REQUESTS, URI_LIMIT, check_params, string_at
 from omni_mcp.protocol.outcome import rpc_error, unknown_target
 from omni_mcp.protocol.rpc import (
+    HEADER_MISMATCH,
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    UNSUPPORTED_VERSION,
     Reply,
     RpcError,
     error_reply,
@@ -54,6 +56,11 @@ from omni_mcp.serving.rejections import Rejections
 from omni_mcp.serving.runbook import CloseReason, Runbook, trace_id_of
 from omni_mcp.serving.session import SUBSCRIPTIONS_LIMIT, Outlet, Session, Transport
 
+REASONS = {
+    INVALID_REQUEST: "invalid_request", METHOD_NOT_FOUND: "unknown_method", INVALID_PARAMS: "invalid_params",
+    HEADER_MISMATCH: "header_mismatch", UNSUPPORTED_VERSION: "unsupported_version",
+}  # fmt: skip
+IN_FLIGHT_LIMIT_BYTES = 256 * 1024 * 1024  # of requests that are being read or answered, over all clients
 EMPTY_DIGEST = digest({})
 DRAIN_S = 8.0  # of the 10 s in which the whole gateway stops
 
@@ -110,7 +117,12 @@ class Edge:
         self._listens: dict[asyncio.Event, Session] = {}
         self._declared: OrderedDict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = OrderedDict()
         self._draining = False
+        self._claimed_bytes = 0
+        self._profiles: dict[str, tuple[str, bool]] = {}
         self._logger = structlog.get_logger("omni_mcp.edge")
+        metrics.watch("omni_open_sessions", "Open connections and modern requests.", lambda: len(self._sessions))
+        metrics.watch("omni_requests_in_flight", "Requests that are being answered.", lambda: len(self._tasks))
+        metrics.watch("omni_listeners", "Clients that hear of changes.", lambda: changes.listeners)
         self._handlers: dict[str, Callable[[Asked], Awaitable[JsonObject | bytes]]] = {
             "initialize": self._initialize,
             "ping": self._ping,
@@ -149,7 +161,26 @@ class Edge:
 
     def has_profile(self, name: str) -> bool:
         """Whether anything is named in this profile."""
-        return any(self._catalog.entries(name, kind) for kind in ("tool", "resource", "resource_template", "prompt"))
+        version, known = self._profiles.get(name, ("", False))
+        if version != self._catalog.version:
+            version = self._catalog.version
+            kinds = ("tool", "resource", "resource_template", "prompt")
+            known = any(self._catalog.entries(name, kind) for kind in kinds)
+            if len(self._profiles) >= 256:
+                self._profiles.clear()  # names that clients made up
+            self._profiles[name] = (version, known)
+        return known
+
+    def claim(self, size_bytes: int) -> bool:
+        """Count *size_bytes* of a request that is about to be held in memory; False if there is no room now."""
+        if self._claimed_bytes + size_bytes > IN_FLIGHT_LIMIT_BYTES:
+            return False
+        self._claimed_bytes += size_bytes
+        return True
+
+    def release(self, size_bytes: int) -> None:
+        """Give back what was claimed."""
+        self._claimed_bytes -= size_bytes
 
     @property
     def open_sessions(self) -> int:
@@ -162,7 +193,11 @@ class Edge:
         return self._draining
 
     async def drain(self, *, timeout_s: float = DRAIN_S) -> int:
-        """Take no new requests, end streams, give calls *timeout_s* to end, cancel the rest; return how many those were."""
+        """Take no new requests, end streams, give calls *timeout_s* to end, and cancel the rest.
+
+        Returns:
+            How many had to be cancelled. Their outcomes are on record.
+        """
         self._draining = True
         for ended in list(self._listens):
             ended.set()
@@ -183,7 +218,12 @@ class Edge:
     # --- frames in ---
 
     def begin(
-        self, session: Session, request: Request, outlet: Outlet, *, headers: Mapping[str, str] | None = None,
+        self,
+        session: Session,
+        request: Request,
+        outlet: Outlet,
+        *,
+        headers: Mapping[str, str] | None = None,
         era: Era | None = None,
     ) -> asyncio.Task[Reply]:
         """Start to answer a request. Cancelling the task cancels the call.
@@ -251,8 +291,8 @@ class Edge:
                 self._check_param_headers(asked, headers)
             return result_reply(request.id, await self._handlers[method.handler](asked))
         except RpcError as fault:
-            if fault.code in (INVALID_REQUEST, METHOD_NOT_FOUND) or -32100 < fault.code <= -32020:
-                self.rejections.note(session.transport, _reason_of(fault.code))
+            if not fault.recorded:
+                self.rejections.note(session.transport, REASONS.get(fault.code, "other"))
             return error_reply(request.id, fault.code, fault.message, fault.data)
         except OmniError as error:
             told = rpc_error(error)
@@ -389,7 +429,8 @@ class Edge:
             templates = self._catalog.entries(profile, "resource_template")
             entry = next((entry for public, entry in templates if public == uri), None)
             return "resource", uri, entry or self._catalog.find(profile, "resource", uri)
-        raise RpcError(INVALID_PARAMS, "params.ref.type must be ref/prompt or ref/resource", {"path": "$.params.ref.type"})
+        path = {"path": "$.params.ref.type"}
+        raise RpcError(INVALID_PARAMS, "params.ref.type must be ref/prompt or ref/resource", path)
 
     async def _permitted(self, asked: Asked, kind: CallKind, name: str, entry: Entry | None = None) -> bool:
         """Ask the policy about a request that is no call; a refusal is on record in the caller's run."""
@@ -439,9 +480,8 @@ class Edge:
             if await self._permitted(asked, "resource", uri):
                 granted.append(uri)
         kinds: tuple[ListKind, ...] = ("tools", "resources", "prompts")
-        return ListenStream(
-            asked.outlet, asked.id, kinds=frozenset(k for k in kinds if wanted.get(f"{k}ListChanged") is True), uris=granted
-        )
+        named = frozenset(kind for kind in kinds if wanted.get(f"{kind}ListChanged") is True)
+        return ListenStream(asked.outlet, asked.id, kinds=named, uris=granted)
 
 
 class ListenStream:
@@ -476,8 +516,3 @@ class ListenStream:
 def _id_in(params: JsonObject) -> int | str:
     found = params.get("requestId")
     return found if isinstance(found, int | str) and not isinstance(found, bool) else ""
-
-
-def _reason_of(code: int) -> str:
-    return {INVALID_REQUEST: "invalid_request", METHOD_NOT_FOUND: "unknown_method", -32020: "header_mismatch",
-            -32021: "missing_capability", -32022: "unsupported_version"}.get(code, "other")  # fmt: skip

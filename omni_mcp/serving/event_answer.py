@@ -1,4 +1,4 @@
-"""EventAnswer: an HTTP answer that starts as JSON and becomes an event stream only if there is more than one thing to say."""
+"""An HTTP answer that is an event stream: numbered events, keepalives, and an end when either side leaves."""
 
 from __future__ import annotations
 
@@ -43,8 +43,14 @@ async def pump(
 
 
 async def answer_events(
-    exchange: Exchange, stream: EventStream, *, after: int = 0, first: bytes = b"",
-    extra: tuple[tuple[bytes, bytes], ...] = (), again: bool = False, keepalive_s: float = KEEPALIVE_S,
+    exchange: Exchange,
+    stream: EventStream,
+    *,
+    after: int = 0,
+    first: bytes = b"",
+    extra: tuple[tuple[bytes, bytes], ...] = (),
+    again: bool = False,
+    keepalive_s: float = KEEPALIVE_S,
 ) -> bool:
     """Answer with an event stream until it ends or the client leaves; True if the client got all of it.
 

@@ -28,7 +28,7 @@ NO_TOKEN = Stop(
 
 
 class Gate:
-    """Checks headers against exact lists. Absent Origin is let pass: programs send none, and browsers cannot omit it."""
+    """Checks headers against exact lists. An absent Origin may pass: programs send none, browsers cannot omit it."""
 
     def __init__(self, identities: Identities, *, hosts: Iterable[str], origins: Iterable[str] = ()) -> None:
         self._identities = identities

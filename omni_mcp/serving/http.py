@@ -79,8 +79,14 @@ class HttpFace:
     """The ASGI application."""
 
     def __init__(
-        self, edge: Edge, identities: Identities, settings: HttpSettings, *, status: Callable[[], JsonObject],
-        may_use: MayUse, mounted: Sequence[BaseRoute],
+        self,
+        edge: Edge,
+        identities: Identities,
+        settings: HttpSettings,
+        *,
+        status: Callable[[], JsonObject],
+        may_use: MayUse,
+        mounted: Sequence[BaseRoute],
     ) -> None:
         self._edge = edge
         self._settings = settings
@@ -125,6 +131,9 @@ class HttpFace:
             return
         except TooLarge as error:
             stop = Stop(413, error.message, "too_large", ((b"connection", b"close"),))
+        except Exception:
+            self._logger.exception("an HTTP request failed inside the gateway", request_id=exchange.request_id)
+            stop = None if exchange.started else Stop(500, "the gateway failed; its log names this request", "internal")
         if stop is not None:
             self._edge.rejections.note("http", stop.reason)
             await exchange.refuse(stop.status, stop.detail, stop.headers)
@@ -180,9 +189,10 @@ class HttpFace:
 
         async def send(message: dict[str, object]) -> None:
             if message["type"] == "http.response.start":
+                exchange.started = True
                 headers = message.get("headers")
-                named = [*(headers if isinstance(headers, list) else []), (b"x-request-id", exchange.request_id.encode())]
-                message = {**message, "headers": named}
+                ours = (b"x-request-id", exchange.request_id.encode())
+                message = {**message, "headers": [*(headers if isinstance(headers, list) else []), ours]}
             await exchange.send(message)
 
         exchange.scope["omni.principal"] = exchange.principal
@@ -192,10 +202,19 @@ class HttpFace:
     # --- routes ---
 
     async def _post_mcp(self, exchange: Exchange, profile: str) -> None:
+        size_bytes = exchange.expected_bytes(self._settings.request_limit_bytes)
+        if not self._edge.claim(size_bytes):
+            await exchange.refuse(503, "the gateway holds too many requests; try again", [(b"retry-after", b"1")])
+            return
         try:
-            value = parse(
-                await exchange.body(self._settings.request_limit_bytes), limit_bytes=self._settings.request_limit_bytes
-            )
+            await self._message(exchange, profile)
+        finally:
+            self._edge.release(size_bytes)
+
+    async def _message(self, exchange: Exchange, profile: str) -> None:
+        limit_bytes = self._settings.request_limit_bytes
+        try:
+            value = parse(await exchange.body(limit_bytes), limit_bytes=limit_bytes)
             if _is_modern(exchange.headers, value):
                 if isinstance(value, list):
                     raise BadFrame(INVALID_REQUEST, "batch", "send one message at a time")
@@ -207,7 +226,7 @@ class HttpFace:
 
     async def _get_mcp(self, exchange: Exchange, profile: str) -> None:
         if not _handshake_header(exchange.headers):
-            await exchange.refuse(405, "this version has no GET stream; send subscriptions/listen", [(b"allow", b"POST")])
+            await exchange.refuse(405, "this version has subscriptions/listen for that", [(b"allow", b"POST")])
             return
         await self._handshake.get(exchange, profile)
 

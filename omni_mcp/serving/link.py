@@ -21,7 +21,7 @@ class Link:
         self._outlet = outlet
         self._era = era
         self._token = progress_token
-        self._log_level = log_level  # modern: of the request, None for silence; handshake: the session's, looked up late
+        self._log_level = log_level  # of a modern request, None for silence; a handshake session has its own
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Send `notifications/progress` if the request brought a token."""

@@ -134,7 +134,9 @@ class Lists:
 
 def _fit_for(entry: Entry, era: Era) -> bool:
     """A modern client must drop a tool whose header annotations are faulty; it is not sent one."""
-    return era == "handshake" or entry.kind != "tool" or fault_of_header_schema(entry.definition.get("inputSchema")) is None
+    if era == "handshake" or entry.kind != "tool":
+        return True
+    return fault_of_header_schema(entry.definition.get("inputSchema")) is None
 
 
 def _stale() -> RpcError:

@@ -42,7 +42,11 @@ class Runbook:
     """Opens, finds and closes the runs of clients."""
 
     def __init__(
-        self, log: RunLog, *, idle_s: float = 1800.0, runs_per_principal: int = 256,
+        self,
+        log: RunLog,
+        *,
+        idle_s: float = 1800.0,
+        runs_per_principal: int = 256,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
@@ -88,8 +92,9 @@ class Runbook:
             found.touched_s = self._now_s()
 
     async def _create(
-        self, key: tuple[str, str | None], entry: _OpenRun, principal: Principal, client: ClientFacts, trace_id: str | None
-    ) -> None:
+        self, key: tuple[str, str | None], entry: _OpenRun, principal: Principal, client: ClientFacts,
+        trace_id: str | None,
+    ) -> None:  # fmt: skip
         entry.users += 1
         try:
             entry.run.set_result(await self.open(principal, client, trace_id=trace_id))

@@ -84,7 +84,9 @@ class Session:
         known = ASKS.get(method)
         return known is not None and at_least(self.version, known[1]) and may_ask(method, self.client.capabilities)
 
-    async def ask(self, method: str, params: JsonObject, outlet: Outlet, *, timeout_s: float = ASK_TIMEOUT_S) -> JsonObject:
+    async def ask(
+        self, method: str, params: JsonObject, outlet: Outlet, *, timeout_s: float = ASK_TIMEOUT_S
+    ) -> JsonObject:
         """Send a request over *outlet* and wait for its result.
 
         Raises:

@@ -14,7 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,7 +158,7 @@ class SocketFace:
         except ValueError as error:
             raise BadRequest("the first line is not JSON; this socket is for omni-mcp's own commands") from error
         if not isinstance(request, dict) or request.get("omni") != PROTOCOL:
-            raise BadRequest(f"the first line must be an object with \"omni\": {PROTOCOL}")
+            raise BadRequest(f'the first line must be an object with "omni": {PROTOCOL}')
         return request
 
     def _read_hello(self, request: JsonObject) -> tuple[str | None, str]:
@@ -249,7 +249,8 @@ async def serve_socket(
             yield face
         finally:
             face.stop_accepting()
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
             server.close()
             await face.close_clients()
     finally:

@@ -73,7 +73,7 @@ async def _writer(descriptor: int) -> tuple[asyncio.StreamWriter, threading.Thre
         drain, sink = os.pipe()
         pump = threading.Thread(target=_copy, args=(drain, descriptor), name="stdout", daemon=True)
         pump.start()
-    pipe: BinaryIO = os.fdopen(sink, "wb", buffering=0)  # type: ignore[assignment]  # a raw file is all it needs
+    pipe: BinaryIO = os.fdopen(sink, "wb", buffering=0)
     transport, protocol = await loop.connect_write_pipe(
         lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), pipe
     )  # a reader's protocol because only that one can wait until the pipe is closed

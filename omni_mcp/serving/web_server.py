@@ -1,4 +1,4 @@
-"""The web server: uvicorn with deadlines for headers and body and a cap on connections, on a port that is known at once."""
+"""The web server: uvicorn with an end to every wait for a client, a cap on connections, and a port known at once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from omni_mcp.serving.asgi import AsgiApp
 
 HEADER_DEADLINE_S = 10.0
 BODY_DEADLINE_S = 30.0
+STALL_DEADLINE_S = 60.0  # a client that takes nothing of its answer for this long has gone
 KEEP_ALIVE_S = 75  # longer than a proxy in front, which should be the one to close
 CONNECTIONS_LIMIT = 1024
 HEADER_LIMIT_BYTES = 64 * 1024
@@ -32,9 +33,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     header_deadline_s = HEADER_DEADLINE_S
     body_deadline_s = BODY_DEADLINE_S
+    stall_deadline_s = STALL_DEADLINE_S
     connections_limit = CONNECTIONS_LIMIT
 
     _timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -48,12 +51,27 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._stop_stall_timer()
         if self in self.connections:
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self in self.connections:
             super().data_received(data)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stop_stall_timer()
+        self._stall_timer = self.loop.call_later(self.stall_deadline_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stall_timer()
+        super().resume_writing()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def on_message_begin(self) -> None:
         self._header_bytes = 0

@@ -23,17 +23,27 @@ _FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefi
 
 def sql_query(arguments: dict[str, Any]) -> dict[str, Any]:
     """Run one SELECT and return its rows."""
-    path = _checked(arguments["path"])
+    parameters, max_rows = arguments.get("parameters", []), arguments.get("max_rows", 100)
+    return query(arguments["path"], arguments["sql"], parameters, max_rows=max_rows, deadline_s=DEADLINE_S)
+
+
+def query(file: str, statement: str, parameters: Any, *, max_rows: int, deadline_s: float) -> dict[str, Any]:
+    """Run one SELECT on a file of the workspace.
+
+    Raises:
+        ToolFailure: no such database, a statement that is refused or wrong, or the deadline passed.
+    """
+    path = _checked(file)
     connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode=ro", uri=True, timeout=2.0)
     try:
-        _lock_down(connection)
-        cursor = connection.execute(arguments["sql"], arguments.get("parameters", []))
+        _lock_down(connection, deadline_s)
+        cursor = connection.execute(statement, parameters)
         if cursor.description is None:
             raise ToolFailure("the statement returns no rows; only SELECT is allowed")
-        return _rows(cursor, arguments.get("max_rows", 100))
+        return _rows(cursor, max_rows)
     except sqlite3.OperationalError as error:
         if str(error) == "interrupted":
-            raise ToolFailure(f"the query took longer than {DEADLINE_S:g} s and was stopped") from error
+            raise ToolFailure(f"the query took longer than {deadline_s:g} s and was stopped") from error
         raise ToolFailure(f"SQL: {error}") from error
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise ToolFailure(f"SQL: {error}") from error
@@ -54,13 +64,13 @@ def _checked(path: str) -> str:
     return "/".join(steps)
 
 
-def _lock_down(connection: sqlite3.Connection) -> None:
+def _lock_down(connection: sqlite3.Connection, deadline_s: float) -> None:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 16 * 1024 * 1024)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 64 * 1024)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.set_authorizer(_authorize)
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     connection.set_progress_handler(lambda: int(time.monotonic() > deadline), _STEPS_BETWEEN_LOOKS)
 
 

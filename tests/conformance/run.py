@@ -33,20 +33,29 @@ class GatewayBroken(Exception):
 
 
 @asynccontextmanager
-async def gateway_url(work: Path) -> AsyncIterator[str]:
+async def gateway_url(log: Path) -> AsyncIterator[str]:
     """Start a gateway with the fixture behind it and a relay before it; yield the relay's URL.
 
-    The relay comes first because the gateway has to accept the relay's port in `Host`.
+    The relay comes first because the gateway has to accept the relay's port in `Host`. The home is a directory of its
+    own with a short name, because a unix socket's path ends at 108 bytes.
     """
+    with tempfile.TemporaryDirectory(prefix="omni-") as home:
+        async with _started(Path(home), log) as url:
+            yield url
+
+
+@asynccontextmanager
+async def _started(home: Path, log: Path) -> AsyncIterator[str]:
     async with Relay(0, "") as relay:
-        command = [sys.executable, "-m", "tests.conformance.serve", "--home", str(work / "home")]
-        with (work / "gateway.log").open("wb") as said:
+        command = [sys.executable, "-m", "tests.conformance.serve", "--home", str(home / "home")]
+        with log.open("wb") as said:
             process = await asyncio.create_subprocess_exec(
                 *command, "--relay-port", str(relay.port),
-                cwd=ROOT, stdout=subprocess.PIPE, stderr=said, start_new_session=True,
+                cwd=ROOT, env={**os.environ, "XDG_RUNTIME_DIR": str(home)}, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=said, start_new_session=True,
             )  # fmt: skip
             try:
-                ready = await _first_line(process, work / "gateway.log")
+                ready = await _first_line(process, log)
                 relay.point_at(ready["port"], ready["token"])
                 yield f"http://127.0.0.1:{relay.port}/mcp/{PROFILE}"
             finally:
@@ -83,7 +92,7 @@ async def run_all(node: Node, suites: Sequence[Suite], work: Path, *, url: str |
         if url is not None:
             reports.append(await asyncio.to_thread(run_suite, node, suite, url, place / "results"))
             continue
-        async with gateway_url(place) as own:
+        async with gateway_url(place / "gateway.log") as own:
             reports.append(await asyncio.to_thread(run_suite, node, suite, own, place / "results"))
     return reports
 

@@ -22,7 +22,10 @@ def seen(*chunks: bytes) -> list[Any]:
 
 @given(st.lists(st.tuples(IDS, st.text(max_size=50)), max_size=8), st.integers(1, 40))
 def test_every_message_is_seen_once_however_the_bytes_are_cut(messages: list[tuple[Any, str]], size: int) -> None:
-    sent = [{"jsonrpc": "2.0", "id": name, "method": "x", "params": {"id": "inner", "text": text}} for name, text in messages]
+    sent = [
+        {"jsonrpc": "2.0", "id": name, "method": "x", "params": {"id": "inner", "text": text}}
+        for name, text in messages
+    ]
     data = b"".join(json.dumps(message).encode() + b"\n" for message in sent)
     assert seen(*(data[at : at + size] for at in range(0, len(data), size))) == sent
 

@@ -27,6 +27,7 @@ class Story:
 
     call: str
     mark: str
+    gid: int = 0  # place of its first event in the whole log
     allowed: bool = False
     outcomes: list[dict[str, Any]] = field(default_factory=list)
 
@@ -41,6 +42,8 @@ def read_stories(place: Place) -> dict[str, Story]:
     """Read every call of the recorder from the log, by the commands that people use."""
     stories: dict[str, Story] = {}
     for run in place.run_json("runs", "list"):
+        if run["kind"] == "gateway":
+            continue  # the gateway's own life holds no call of the recorder
         for event in place.run_json("runs", "show", run["id"])["events"]:
             _note(stories, event)
     return stories
@@ -49,7 +52,7 @@ def read_stories(place: Place) -> dict[str, Story]:
 def _note(stories: dict[str, Story], event: dict[str, Any]) -> None:
     call, payload = str(event.get("call")), event["payload"]
     if event["kind"] == "tool_call" and payload["name"] == PUBLIC_NAME:
-        stories[call] = Story(call, payload["arguments"]["mark"])
+        stories[call] = Story(call, payload["arguments"]["mark"], event["gid"])
     elif call in stories:
         story = stories[call]
         if event["kind"] in OUTCOMES:
@@ -58,15 +61,19 @@ def _note(stories: dict[str, Story], event: dict[str, Any]) -> None:
             story.allowed = True
 
 
-def judge(place: Place, record: Path, replies: Iterable[Reply]) -> list[str]:
-    """Return each broken promise; a gateway must have started again since the crash, so that recovery has run."""
+def judge(place: Place, record: Path, replies: Iterable[Reply]) -> tuple[list[str], dict[str, Story]]:
+    """Return each broken promise, and the stories by mark that they were judged by.
+
+    A gateway must have started again since the crash, so that recovery has run.
+    """
     stories, effects = read_stories(place), read_record(record)
-    return [
+    broken = [
         *_write_ahead(stories, effects),
         *_one_outcome(stories, effects),
         *_replies_are_on_record(stories, effects, list(replies)),
         *_verified(place),
     ]
+    return broken, {story.mark: story for story in stories.values()}
 
 
 def _write_ahead(stories: dict[str, Story], effects: Sequence[tuple[str, str]]) -> Iterable[str]:

@@ -51,7 +51,8 @@ def run_seed(seed: int) -> list[str]:
         with field.serving() as running:
             replies.append(call_http(running, PUBLIC_NAME, f"s{seed}after"))
             served = [] if replies[-1].ok else ["promise 2: the gateway does not serve after its recovery"]
-            return served + judge(field.place, field.record, replies)
+            broken, _ = judge(field.place, field.record, replies)
+            return served + broken
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -61,7 +61,7 @@ def test_while_the_log_is_locked_calls_are_refused_and_nothing_runs(field: Field
         assert before.ok and after.ok, "it serves again without a restart"
         assert [reply.code for reply in during] == ["log_unavailable"] * 2
         assert [mark for _, mark in effects] == ["before"]
-        assert judge(field.place, field.record, [before, *during, after]) == []
+        assert judge(field.place, field.record, [before, *during, after])[0] == []
 
 
 def test_when_the_disk_is_full_calls_are_refused_and_served_again_once_there_is_room(field: Field) -> None:
@@ -75,7 +75,7 @@ def test_when_the_disk_is_full_calls_are_refused_and_served_again_once_there_is_
 
         assert refused.code == "log_unavailable" and refused.mark not in effects
         assert after.ok, "it serves again without a restart"
-        assert judge(field.place, field.record, [*replies, after]) == []
+        assert judge(field.place, field.record, [*replies, after])[0] == []
 
 
 def call_until_refused(running: Running, replies: list[Reply]) -> Reply:

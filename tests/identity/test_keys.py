@@ -143,7 +143,15 @@ def test_a_file_of_another_user_is_refused(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"version": 2, "keys": []}', '{"version": 1, "keys": [], "extra": 1}', '{"version":1,"keys":[{}]}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"version": 2, "keys": []}',
+        '{"version": 1, "keys": [], "extra": 1}',
+        '{"version":1,"keys":[{}]}',
+    ],
 )
 def test_a_file_that_cannot_be_understood_lets_nobody_in(file: Path, text: str) -> None:
     keys = KeyRing(file)
@@ -197,7 +205,9 @@ def test_two_processes_that_write_at_once_lose_nothing(file: Path) -> None:
     assert len(json.loads(file.read_text())["keys"]) == 20
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("30d", 2592000), ("12h", 43200), ("90m", 5400), ("5s", 5), ("1w", 604800)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30d", 2592000), ("12h", 43200), ("90m", 5400), ("5s", 5), ("1w", 604800)]
+)
 def test_a_span_means_seconds(text: str, seconds: int) -> None:
     assert parse_span_s(text) == seconds
 

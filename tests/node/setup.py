@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
@@ -135,8 +136,10 @@ def _locked(file: Path) -> Iterator[None]:
 
 def main() -> int:
     """Install, and print the directory."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where to install (default: %(default)s)")
     try:
-        print(install().root)
+        print(install(parser.parse_args().cache).root)
     except NodeMissing as error:
         print(f"tests/node/setup.py: {error}", file=sys.stderr)
         return error.code

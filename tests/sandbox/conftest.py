@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Job
@@ -24,6 +25,13 @@ from omni_mcp.paths import bundled
 HERE = Path(__file__).parent
 PYTHON = base_interpreter().binary
 REQUIRED = frozenset(os.environ.get("OMNI_REQUIRE", "").split(","))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for all tests of a file here, so that they can share a sandbox."""
+    for item in items:
+        if HERE in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
 
 
 def lacking(what: str, why: str) -> None:
@@ -48,8 +56,9 @@ def limits(**fields: Any) -> Limits:
 
 def outside(code: str, **fields: Any) -> str:
     """Run *code* on this side of the wall: the control that shows that a probe bites."""
-    done = subprocess.run([PYTHON, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=30, check=False, **fields)
-    return done.stdout.strip() or done.stderr.strip()
+    command = [PYTHON, "-I", "-S", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, **fields)
+    return str(done.stdout.strip() or done.stderr.strip())
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +91,7 @@ def workspace(tmp_path: Path) -> Path:
 Opener = Callable[..., Any]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def opened(profiles: dict[str, Profile], sandbox_dir: Path) -> Opener:
     """Opens a sandbox with other settings than usual."""
 
@@ -99,14 +108,14 @@ def usable(sandbox: BubblewrapSandbox) -> BubblewrapSandbox:
     return sandbox
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox(opened: Opener) -> AsyncIterator[BubblewrapSandbox]:
     """The best sandbox that can be had here."""
     async with opened() as found:
         yield usable(found)
 
 
-@pytest.fixture(params=["full", "no-cgroup"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["full", "no-cgroup"])
 async def each_sandbox(request: pytest.FixtureRequest, opened: Opener) -> AsyncIterator[BubblewrapSandbox]:
     """A sandbox in each posture: what a test says must hold in both."""
     async with opened(use_cgroups=request.param == "full") as found:

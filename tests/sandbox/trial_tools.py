@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from failure import ToolFailure
+from failure import ToolFailure  # type: ignore[import-not-found,unused-ignore]  # it is there inside a cell
 
 
 def echo(arguments: dict[str, Any]) -> dict[str, Any]:

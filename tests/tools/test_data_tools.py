@@ -14,6 +14,7 @@ from conftest import function_of
 from failure import ToolFailure
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sql import query as query_database
 
 json_query, json_validate = function_of("json_tools:json_query"), function_of("json_tools:json_validate")
 text_hash, text_encode = function_of("text:text_hash"), function_of("text:text_encode")
@@ -65,7 +66,7 @@ def test_a_query_selects_what_rfc_9535_says(query: str, values: list[Any]) -> No
 
 def test_true_is_not_one_and_paths_are_normalized() -> None:
     document = {"it's": [True, 1, "1", None, [1], {"a": 1}]}
-    result = json_query({"document": document, "query": "$[\"it's\"][?@ == 1]"})
+    result = json_query({"document": document, "query": '$["it\'s"][?@ == 1]'})
     assert result["matches"] == [{"path": "$['it\\'s'][1]", "value": 1}]
     assert json_query({"document": document, "query": "$.*[?@ == null]"})["count"] == 1
 
@@ -73,7 +74,8 @@ def test_true_is_not_one_and_paths_are_normalized() -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "", "store", "$.", "$[", "$['a]", "$[?]", "$[?@.a ==]", "$[?length(@.a) > 1]", "$.a.length()", "$[01]", "$[?@..a == 1]",
+        "", "store", "$.", "$[", "$['a]", "$[?]", "$[?@.a ==]", "$[?length(@.a) > 1]", "$.a.length()", "$[01]",
+        "$[?@..a == 1]",
         "$[-0]", "$.a b", "$[?1]", "$[?@.a == [1]]", "$" + "[?@" * 200, "$" + "." * 2000, "$[?" + "(" * 100, "$['\\x']",
         "$[99999999999999999999]",
     ],
@@ -99,7 +101,7 @@ def test_more_matches_than_the_limit_are_cut() -> None:
 def test_validation_lists_each_fault_and_fetches_nothing() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b"]}
     result = json_validate({"schema": schema, "document": {"a": "x"}})
-    assert [error["path"] for error in result["errors"]] == ["$['a']", "$"]
+    assert sorted(error["path"] for error in result["errors"]) == ["$", "$['a']"]
     assert json_validate({"schema": schema, "document": {"b": 1}}) == {"valid": True, "errors": [], "truncated": False}
     assert json_validate({"schema": {"items": False}, "document": [1] * 50, "limit": 2})["truncated"]
     for reference in ("http://127.0.0.1:9/x", "file:///etc/passwd"):
@@ -180,16 +182,10 @@ def test_rows_are_cut_at_their_size(shop: Path) -> None:
     assert len(str(result["rows"])) < 600 * 1024
 
 
-@pytest.mark.slow
 def test_a_query_without_end_is_stopped(shop: Path) -> None:
-    import sql as module
-
-    module.DEADLINE_S, kept = 0.2, module.DEADLINE_S
-    try:
-        with pytest.raises(ToolFailure, match="took longer"):
-            sql({"path": "shop.db", "sql": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT sum(i) FROM n"})
-    finally:
-        module.DEADLINE_S = kept
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT sum(i) FROM n"
+    with pytest.raises(ToolFailure, match=r"longer than 0\.2 s"):
+        query_database("shop.db", endless, [], max_rows=1, deadline_s=0.2)
 
 
 def test_a_file_that_is_no_database_or_is_a_link_is_refused(shop: Path) -> None:

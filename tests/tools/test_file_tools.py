@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import unified
 from conftest import function_of
 from failure import ToolFailure
 from hypothesis import given, settings
@@ -119,7 +121,9 @@ def test_a_patch_changes_creates_and_deletes(workspace: Path) -> None:
     assert not (workspace / "old.txt").exists()
 
 
-@pytest.mark.parametrize("content", ["zero\none\ntwo\nthree\n", "one\nTWO\nthree\n", "one\ntwo\n", "one\ntwo\nthree", ""])
+@pytest.mark.parametrize(
+    "content", ["zero\none\ntwo\nthree\n", "one\nTWO\nthree\n", "one\ntwo\n", "one\ntwo\nthree", ""]
+)
 def test_a_patch_that_does_not_fit_exactly_is_refused(workspace: Path, content: str) -> None:
     (workspace / "x.txt").write_text(content)
     with pytest.raises(ToolFailure, match="does not fit at line"):
@@ -161,10 +165,6 @@ lines = st.lists(st.sampled_from(["a", "b", "c", "", " ", "-x", "+y", "\\"]), ma
 @given(old=lines, new=lines, final_newline=st.booleans())
 def test_a_diff_of_two_texts_turns_one_into_the_other(old: list[str], new: list[str], final_newline: bool) -> None:
     """The second opinion is difflib of the standard library."""
-    import difflib
-
-    import unified
-
     one = [line + "\n" for line in old]
     two = [line + "\n" for line in new]
     diff = "".join(difflib.unified_diff(one, two, "a/f", "b/f"))

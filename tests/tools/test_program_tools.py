@@ -15,7 +15,9 @@ artifact_query = function_of("artifact:artifact_query")
 
 
 def test_code_gets_its_arguments_and_input(workspace: Path) -> None:
-    result = python_run({"code": "import sys; print(sys.argv[1:], sys.stdin.read())", "args": ["a", "b"], "stdin": "in"})
+    result = python_run(
+        {"code": "import sys; print(sys.argv[1:], sys.stdin.read())", "args": ["a", "b"], "stdin": "in"}
+    )
     assert result["stdout"] == "['a', 'b'] in\n"
     assert python_run({"args": ["--version"]})["stdout"].startswith("Python 3")
 

@@ -202,7 +202,7 @@ def _view(profile: ProfileSpec, entries: Sequence[Entry]) -> tuple[_View, list[s
     clashes = [_label(entry) for name, entry in public if count[entry.kind, name] > 1]
     listed = {kind: tuple(p for p in fit if p[1].kind == kind and p[1].state == "accepted") for kind in _KINDS}
     templates = [pair for pair in fit if pair[1].kind == "resource_template"]
-    templates.sort(key=lambda pair: (-len(pair[0].split("{", 1)[0]), pair[0]))  # the longest fixed part first
+    templates.sort(key=lambda pair: (-len(pair[0].split("{", 1)[0]), "{+" in pair[0], pair[0]))  # the most exact first
     return _View({(e.kind, name): e for name, e in fit}, listed, tuple(templates)), clashes
 
 

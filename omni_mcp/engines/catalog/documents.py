@@ -34,12 +34,13 @@ _WORDS: dict[str, JsonValue] = {
 
 @dataclass
 class Document:
-    """What a file says. `problems` is not empty if it may not be used; `value` then holds what could be read."""
+    """What a file says. It may not be used if there are `problems`; `complete` says whether all of it was read."""
 
     file: str
     value: JsonValue = None
     lines: dict[Place, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    complete: bool = False
 
     def line_of(self, place: Place) -> int:
         """Return the line of the value at *place*, or of the nearest value around it; counts from 1."""
@@ -62,6 +63,7 @@ def read_document(data: bytes, *, file: str) -> Document:
     try:
         text = data.decode("utf-8-sig")
         _Builder(document).build(yaml.parse(text, Loader=_LOADER))
+        document.complete = True
     except UnicodeDecodeError as error:
         document.problems.append(_fault(file, data[: error.start].count(b"\n") + 1, "is not UTF-8"))
     except yaml.MarkedYAMLError as error:

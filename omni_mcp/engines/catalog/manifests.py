@@ -73,7 +73,7 @@ class ManifestSource:
         entries: dict[tuple[str, str], tuple[Entry, str]] = {}
         for directory in self._directories:
             for server, file in _files(directory, problems):
-                entry = self._reader.read(file, server=server, bundled=directory.bundled, problems=problems)
+                entry = self._reader.read(file, server=server, trusted=directory.bundled, problems=problems)
                 if entry is None:
                     continue
                 if (server, entry.name) in entries:
@@ -96,10 +96,13 @@ class ManifestReader:
         self._in_process = in_process
         self._schemas = JsonSchemas(keep=16)
 
-    def read(self, file: Path, *, server: str = DEFAULT_SERVER, bundled: bool, problems: list[Problem]) -> Entry | None:
-        """Return the entry that *file* defines, or None after adding all its faults to *problems*."""
+    def read(self, file: Path, *, server: str = DEFAULT_SERVER, trusted: bool, problems: list[Problem]) -> Entry | None:
+        """Return the entry that *file* defines, or None after adding all its faults to *problems*.
+
+        With *trusted* the file's owner and mode are not looked at.
+        """
         found: list[Problem] = []
-        data = _read(file, trusted=bundled, problems=found)
+        data = _read(file, trusted=trusted, problems=found)
         manifest = self._check(data, file, server, found) if data is not None else None
         problems.extend(found)
         return self._entry(manifest, file, server) if manifest is not None and not found else None
@@ -107,8 +110,8 @@ class ManifestReader:
     def _check(self, data: bytes, file: Path, server: str, problems: list[Problem]) -> ToolManifest | None:
         document = read_document(data, file=str(file))
         problems.extend(document.problems)
-        if document.problems and not isinstance(document.value, dict):
-            return None
+        if not document.complete:
+            return None  # what half a file lacks is no fault of its own
         problems.extend(_lint_text(document))
         for name in ("input_schema", "output_schema"):
             if isinstance(document.value, dict) and isinstance(document.value.get(name), dict):

@@ -16,6 +16,7 @@ from omni_mcp.contracts.json import JsonValue, json_path
 DEPTH_LIMIT = 32
 SUBSCHEMA_LIMIT = 2_000
 COST_LIMIT = 100_000
+CLOSURE_LIMIT = 50_000  # keeps the preflight itself under half a second, whatever the schema
 INSTANCE_DEPTH_LIMIT = 64  # what the protocol edge lets in
 USABLE_DEPTH = 4  # a recursive schema that is too dear for instances of this depth is refused outright
 
@@ -76,7 +77,10 @@ def preflight(schema: JsonValue, *, dialects: frozenset[str] = DIALECTS) -> Pref
     order, loop = _order(walk.nodes)
     if loop is not None:
         return Preflight(problems=((walk.nodes[loop].place, "refers to itself without going deeper"),))
-    cost, endless = _cost_by_level(walk.nodes, order)
+    closures = _closures(walk.nodes, order)
+    if closures is None:
+        return Preflight(problems=(((), "has too many references between its subschemas"),))
+    cost, endless = _cost_by_level(walk.nodes, closures)
     too_dear = next((level for level, amount in enumerate(cost) if amount > COST_LIMIT), None)
     if too_dear is not None and (not endless or too_dear <= USABLE_DEPTH):
         return Preflight(problems=(((), f"expands to more than {COST_LIMIT} subschemas at one place"),))
@@ -235,16 +239,38 @@ def _order(nodes: Sequence[_Node]) -> tuple[list[int], int | None]:
     return order, loop
 
 
-def _cost_by_level(nodes: Sequence[_Node], order: Sequence[int]) -> tuple[list[int], bool]:
+_Counts = dict[int, int]  # how often each subschema applies at one place
+
+
+def _closures(nodes: Sequence[_Node], order: Sequence[int]) -> list[_Counts] | None:
+    """Return for each subschema all that apply at the same place with it; None if that is more than can be held."""
+    closures: list[_Counts] = [{} for _ in nodes]
+    total = 0
+    for number in reversed(order):
+        closure = closures[number]
+        closure[number] = 1
+        for after in nodes[number].here:
+            _add(closure, closures[after], 1)
+        total += len(closure)
+        if total > CLOSURE_LIMIT:
+            return None
+    return closures
+
+
+def _add(counts: _Counts, more: Mapping[int, int], times: int) -> None:
+    for number, count in more.items():
+        counts[number] = counts.get(number, 0) + count * times
+
+
+def _cost_by_level(nodes: Sequence[_Node], closures: Sequence[_Counts]) -> tuple[list[int], bool]:
     """Return the bound per level, and whether it goes on for ever (a recursive schema)."""
     costs: list[int] = []
-    level = {0: 1}
+    level = closures[0]
     for _ in range(INSTANCE_DEPTH_LIMIT + 1):
-        counts = _spread_here(nodes, order, level)
-        costs.append(max(1, sum(counts.values())))
+        costs.append(max(1, sum(level.values())))
         if costs[-1] > COST_LIMIT:
             return costs, _is_recursive(nodes)
-        following = _one_deeper(nodes, counts)
+        following = _one_deeper(nodes, closures, level)
         if following == level or not following:
             return costs, bool(following)
         level = following
@@ -270,31 +296,22 @@ def _is_recursive(nodes: Sequence[_Node]) -> bool:
     return len(order) < len(nodes)
 
 
-def _spread_here(nodes: Sequence[_Node], order: Sequence[int], level: Mapping[int, int]) -> dict[int, int]:
-    """Add, with their counts, all subschemas that apply at the same place as those of *level*."""
-    counts = dict(level)
-    for number in order:
-        count = counts.get(number, 0)
-        if count:
-            for after in nodes[number].here:
-                counts[after] = counts.get(after, 0) + count
-    return counts
-
-
-def _one_deeper(nodes: Sequence[_Node], counts: Mapping[int, int]) -> dict[int, int]:
-    """Return an upper bound of what meets at any one place a level deeper: per subschema, its dearest place."""
-    worst: dict[int, int] = {}
+def _one_deeper(nodes: Sequence[_Node], closures: Sequence[_Counts], level: Mapping[int, int]) -> _Counts:
+    """Return an upper bound of what meets at any one place a level deeper: for each subschema, its dearest place."""
+    worst: _Counts = {}
     for named_of, any_of in (("property", "any_property"), ("item", "any_item")):
-        named: dict[tuple[str, int], int] = {}
-        anywhere: dict[int, int] = {}
-        for number, count in counts.items():
-            for key in getattr(nodes[number], named_of):
-                named[key] = named.get(key, 0) + count
+        named: dict[str, _Counts] = {}
+        anywhere: _Counts = {}
+        for number, count in level.items():
+            for name, part in getattr(nodes[number], named_of):
+                _add(named.setdefault(name, {}), closures[part], count)
             for part in getattr(nodes[number], any_of):
-                anywhere[part] = anywhere.get(part, 0) + count
-        dearest: dict[int, int] = {}
-        for (_, part), count in named.items():
-            dearest[part] = max(dearest.get(part, 0), count)
-        for part in dearest.keys() | anywhere.keys():
-            worst[part] = max(worst.get(part, 0), dearest.get(part, 0) + anywhere.get(part, 0))
+                _add(anywhere, closures[part], count)
+        dearest: _Counts = {}
+        for counts in named.values():
+            for part, count in counts.items():
+                dearest[part] = max(dearest.get(part, 0), count)
+        _add(dearest, anywhere, 1)
+        for part, count in dearest.items():
+            worst[part] = max(worst.get(part, 0), count)
     return worst

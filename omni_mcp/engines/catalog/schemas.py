@@ -1,8 +1,9 @@
 """JsonSchemas checks values against JSON Schema without fetching anything, in bounded time and memory.
 
 The validator never opens a reference: the preflight refuses every one that is not local, and the retriever refuses
-again. Patterns run on a linear engine; the few that need look-around run under a cap on backtracking. What a value
-may cost is bounded by the preflight's cost and by the value's own size.
+again. Patterns run on a linear engine; the few that need look-around run under a cap on backtracking; the larger a
+pattern, the less text it is let loose on. What a value may cost otherwise is bounded by the preflight's cost and by the
+value's own size.
 """
 
 from __future__ import annotations
@@ -22,19 +23,33 @@ from omni_mcp.engines.catalog.preflight import COST_LIMIT, INSTANCE_DEPTH_LIMIT,
 MESSAGE_LIMIT = 300
 PATH_LIMIT = 200
 SCHEMA_LIMIT_BYTES = 1024 * 1024
-BACKTRACK_LIMIT = 10_000  # 1 ms of backtracking at most for one pattern on one text
-PATTERN_LIMIT_BYTES = 1024 * 1024  # a compiled pattern; keeps (a{1000}){1000} out
 WORK_LIMIT = 5_000_000  # values times subschemas that meet at one of them; about 0.1 s of the validator
 MASK = "the value"  # stands in messages where the validator would repeat the value, which may be a secret
+
+_Options = jsonschema_rs.RegexOptions | jsonschema_rs.FancyRegexOptions
+
+# How patterns may be compiled, cheapest first, and the characters of text that a value may hold then. The worst found
+# of each size (nested counts such as `(?:[ab]{0,320}){0,160}`) took 0.005, 0.07, 13 and 500 us a character; the limits
+# keep a check under about half a second. The last one is for look-around and back references: 1,000 steps back
+# over 20,000 characters took 58 ms.
+_TIERS: tuple[tuple[_Options, int], ...] = (
+    (jsonschema_rs.RegexOptions(size_limit=16 * 1024), 16_000_000),
+    (jsonschema_rs.RegexOptions(size_limit=64 * 1024), 2_000_000),
+    (jsonschema_rs.RegexOptions(size_limit=1024 * 1024), 16_000),
+    (jsonschema_rs.RegexOptions(size_limit=8 * 1024 * 1024), 1_000),
+    (jsonschema_rs.FancyRegexOptions(backtrack_limit=1_000, size_limit=64 * 1024), 64_000),
+)
+_FREE_PATTERNS = 8  # a schema with more of them gets less text, in proportion
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """A schema that was compiled once, or the reasons why it never will be."""
+    """A schema that was compiled once, or the reasons why it never will be. `text_limit` is in characters."""
 
     validator: jsonschema_rs.Validator | None
     bound: Preflight
     refusals: tuple[str, ...] = ()
+    text_limit: int | None = None
 
 
 class JsonSchemas:
@@ -56,7 +71,7 @@ class JsonSchemas:
             return [
                 f"$: the tool's schema is refused: {reason}"[:MESSAGE_LIMIT] for reason in compiled.refusals[:limit]
             ]
-        too_dear = _too_dear(compiled.bound, value)
+        too_dear = _too_dear(compiled, value)
         if too_dear:
             return [f"$: {too_dear}"]
         try:
@@ -84,7 +99,7 @@ class JsonSchemas:
             if found is not None:
                 self._compiled.move_to_end(key)
                 return found
-        made = _compile(schema)
+        made = _compile(schema, patterns=data.count(b'"pattern'))
         with self._lock:
             self._compiled[key] = made
             while len(self._compiled) > self._keep:
@@ -101,24 +116,26 @@ def _refuse_to_fetch(uri: str) -> JsonValue:
     raise ValueError("references outside the schema are not followed")
 
 
-def _compile(schema: JsonObject) -> _Compiled:
+def _compile(schema: JsonObject, *, patterns: int) -> _Compiled:
     bound = preflight(schema)
     if bound.problems:
         return _Compiled(validator=None, bound=bound, refusals=tuple(bound.messages()))
-    try:
-        validator = jsonschema_rs.validator_for(
-            schema,
-            retriever=_refuse_to_fetch,
-            mask=MASK,
-            pattern_options=jsonschema_rs.FancyRegexOptions(
-                backtrack_limit=BACKTRACK_LIMIT, size_limit=PATTERN_LIMIT_BYTES
-            ),
-        )
-    except jsonschema_rs.ValidationError as error:
-        return _refused(_say(error, whole=False))
-    except (ValueError, jsonschema_rs.ReferencingError) as error:
-        return _refused(f"$: {error}"[:MESSAGE_LIMIT])
-    return _Compiled(validator=validator, bound=bound)
+    refusal = ""
+    for options, text_limit in _TIERS:
+        try:
+            validator = jsonschema_rs.validator_for(
+                schema, retriever=_refuse_to_fetch, mask=MASK, pattern_options=options
+            )
+        except jsonschema_rs.ValidationError as error:
+            refusal = _say(error, whole=False)
+        except (ValueError, jsonschema_rs.ReferencingError) as error:
+            refusal = f"$: {error}"[:MESSAGE_LIMIT]
+        else:
+            room = text_limit * _FREE_PATTERNS // max(patterns, _FREE_PATTERNS) if patterns else None
+            return _Compiled(validator=validator, bound=bound, text_limit=room)
+        if not patterns:
+            break
+    return _refused(refusal)
 
 
 def _say(error: jsonschema_rs.ValidationError, *, whole: bool = True) -> str:
@@ -128,28 +145,33 @@ def _say(error: jsonschema_rs.ValidationError, *, whole: bool = True) -> str:
     return f"{place[:PATH_LIMIT]}: {text}"[:MESSAGE_LIMIT]
 
 
-def _too_dear(bound: Preflight, value: JsonValue) -> str | None:
+def _too_dear(compiled: _Compiled, value: JsonValue) -> str | None:
     """Say why checking *value* would cost too much, or None. Ordinary schemas are cheap for every value."""
-    if max(bound.cost) <= SUBSCHEMA_LIMIT:
+    if compiled.text_limit is not None and not _smaller_than(value, compiled.text_limit, text=True):
+        return f"holds more than {compiled.text_limit} characters, too many for the patterns of this schema"
+    if max(compiled.bound.cost) <= SUBSCHEMA_LIMIT:
         return None
     depth = depth_of(value, limit=INSTANCE_DEPTH_LIMIT)
-    cost = bound.cost_at(depth)
+    cost = compiled.bound.cost_at(depth)
     if depth > INSTANCE_DEPTH_LIMIT or cost > COST_LIMIT or not _smaller_than(value, WORK_LIMIT // cost):
         return f"nested {depth} deep, it would take too long to check against this schema"
     return None
 
 
-def _smaller_than(value: JsonValue, limit: int) -> bool:
-    """Whether *value* holds at most *limit* values; looks at no more than that."""
+def _smaller_than(value: JsonValue, limit: int, *, text: bool = False) -> bool:
+    """Whether *value* holds at most *limit* values, with *text* counting their characters too; stops looking then."""
     layer: list[JsonValue] = [value]
-    count = 1
-    while layer and count <= limit:
+    size = 0
+    while layer and size <= limit:
         inner: list[JsonValue] = []
         for item in layer:
+            size += 1
             if isinstance(item, Mapping):
                 inner.extend(item.values())
+                size += sum(map(len, item)) if text else 0
             elif isinstance(item, Sequence) and not isinstance(item, str | bytes):
                 inner.extend(item)
-        count += len(inner)
+            elif text and isinstance(item, str):
+                size += len(item)
         layer = inner
-    return count <= limit
+    return size <= limit

@@ -26,7 +26,6 @@ from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import BadRequest, ConfigError, Conflict, NotFound, Problem
 from omni_mcp.contracts.manifest import Closed
 
-FORMAT = 1
 TOKEN_PREFIX = "omni_"
 TOKEN_BYTES = 32
 FILE_LIMIT_BYTES = 4 * 1024 * 1024  # some ten thousand keys
@@ -61,7 +60,7 @@ class Key(Closed):
 
 
 class _Stored(Closed):
-    version: Literal[1] = FORMAT
+    version: Literal[1] = 1
     keys: tuple[Key, ...] = ()
 
 
@@ -179,7 +178,7 @@ def mint_first_token(keys_file: Path, token_file: Path, *, uid: int) -> bool:
         ConfigError: one of the files is open to others.
     """
     ring = KeyRing(keys_file)
-    if any(key.name == FIRST_KEY for key in ring.keys()):
+    if any(key.name == FIRST_KEY for key in read_keys(keys_file)):
         return False  # a revoked one counts: what an operator took away does not come back by itself
     token = new_token()
     _write_private(token_file, token.encode() + b"\n")
@@ -216,7 +215,8 @@ def read_keys(file: Path) -> tuple[Key, ...]:
         except FileNotFoundError:
             return ()
         except (ValueError, OSError) as error:
-            fault = "cannot be understood: " + (_first_fault(error) if isinstance(error, ValidationError) else str(error))
+            reason = _first_fault(error) if isinstance(error, ValidationError) else str(error)
+            fault = f"cannot be understood: {reason}"
     if fault is None:
         return ()
     raise ConfigError([Problem(file=str(file), line=0, path="", message=fault)])

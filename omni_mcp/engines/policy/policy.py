@@ -29,6 +29,7 @@ from omni_mcp.engines.policy.request import (
     resource_facts,
     uid,
 )
+from omni_mcp.engines.policy.slices import Head
 
 BUDGET_MS = 50.0  # a decision at 1,000 rules takes 1 ms; fifty times that is a fault
 ENTITY_CACHE = 8192
@@ -184,7 +185,7 @@ class CedarPolicy:
         if now.rules is None:
             errors = tuple(str(problem) for problem in now.problems)
             return Decision(verdict="deny", policy_version=now.version, errors=errors, request=record)
-        judgement = now.rules.judge(request, handle)
+        judgement = now.rules.judge(request, handle, _head(principal, facts))
         return Decision(
             verdict=judgement.verdict,
             policy_version=now.version,
@@ -239,7 +240,8 @@ class CedarPolicy:
             if facts is None:
                 return False
             handle, _ = self._entities(principal, facts, "", ())
-            return rules.could_allow(request_of(principal, action, uid(facts.type, facts.id), {}), handle)
+            request = request_of(principal, action, uid(facts.type, facts.id), {})
+            return rules.could_allow(request, handle, _head(principal, facts))
         except BaseException as error:  # as in decide: what cannot be evaluated is not shown
             if isinstance(error, _NOT_OURS):
                 raise
@@ -277,6 +279,10 @@ class CedarPolicy:
                 problems=problems,
                 denies_all=now.rules is None,
             )
+
+
+def _head(principal: Principal, facts: ResourceFacts) -> Head:
+    return Head((f"Omni::{principal.kind}", principal.id), (facts.type, facts.id), facts.server)
 
 
 def _denying_all(error: ConfigError) -> _InForce:

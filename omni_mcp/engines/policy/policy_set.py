@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cedarpy
 from cedarpy import Decision as CedarDecision
-from cedarpy import Entities, Schema, pst
-from cedarpy import PolicySet as CedarSet
+from cedarpy import Entities, Schema
 
 from omni_mcp.contracts.call import Question
 from omni_mcp.contracts.errors import ConfigError, Problem
@@ -20,6 +19,7 @@ from omni_mcp.engines.policy.files import PolicyFile, read_policy_files
 from omni_mcp.engines.policy.problems import problem_at
 from omni_mcp.engines.policy.request import uid_text
 from omni_mcp.engines.policy.rules import Rule, duplicates, parse_rules
+from omni_mcp.engines.policy.slices import Head, Slices
 
 SCHEMA_FILE = "omni.cedarschema"
 MAX_RULES = 1000  # 0.8 ms a decision; beyond it the budget of a decision is in danger
@@ -53,18 +53,21 @@ class PolicySet:
     files: tuple[PolicyFile, ...]
     shipped: Shipped
     schema: Schema = field(repr=False)
-    everything: CedarSet = field(repr=False)
-    without_approvals: CedarSet = field(repr=False)
+    slices: Slices = field(repr=False)
     by_id: dict[str, Rule] = field(repr=False)
 
-    def judge(self, request: JsonObject, entities: Entities) -> Judgement:
+    def judge(self, request: JsonObject, entities: Entities, head: Head | None = None) -> Judgement:
         """Decide one request by all the rules.
 
         Any evaluation error is a deny: Cedar leaves out a rule that fails, and a forbid left out would be an allow.
         A deny becomes an ask only if every forbid that stands is an approval rule, and the call would be allowed
         without the approval rules: nobody is asked about a call that a yes would not let through.
+
+        Args:
+            head: whom and what the request is about, to leave out rules that cannot match; None looks at all.
         """
-        answer = cedarpy.is_authorized(request, self.everything, entities, self.schema)
+        handles = self.slices.whole if head is None else self.slices.of(head)
+        answer = cedarpy.is_authorized(request, handles.everything, entities, self.schema)
         diagnostics = answer.diagnostics
         reasons = tuple(sorted(diagnostics.reasons))
         if diagnostics.errors:
@@ -75,7 +78,7 @@ class PolicySet:
             return Judgement("deny", (), ("the request could not be evaluated",))
         if not reasons or not all(self.by_id[rule].asks for rule in reasons):
             return Judgement("deny", reasons)
-        beside = cedarpy.is_authorized(request, self.without_approvals, entities, self.schema)
+        beside = cedarpy.is_authorized(request, handles.without_approvals, entities, self.schema)
         if beside.diagnostics.errors:
             return Judgement("deny", reasons, tuple(beside.diagnostics.errors))
         if beside.decision is not CedarDecision.Allow:
@@ -92,13 +95,13 @@ class PolicySet:
             ttl_s=min(rule.ttl_s for rule in rules),
         )
 
-    def could_allow(self, request: JsonObject, entities: Entities) -> bool:
+    def could_allow(self, request: JsonObject, entities: Entities, head: Head) -> bool:
         """Say whether some context could let the request through, or bring it before a person.
 
         Approval rules are left out: only a call that the others allow can be asked about.
         """
         words = {key: uid_text(request[key]) for key in ("principal", "action", "resource")}
-        answer = cedarpy.is_authorized_partial(words, self.without_approvals, entities, self.schema)
+        answer = cedarpy.is_authorized_partial(words, self.slices.of(head).without_approvals, entities, self.schema)
         if answer.diagnostics.errors or answer.decision is CedarDecision.Deny:
             return False
         return answer.decision is CedarDecision.Allow or bool(answer.residuals)
@@ -163,8 +166,7 @@ def compile_policies(files: Sequence[PolicyFile], shipped: Shipped) -> PolicySet
         files=tuple(files),
         shipped=shipped,
         schema=schema,
-        everything=_handle(rules),
-        without_approvals=_handle(rule for rule in rules if not rule.asks),
+        slices=Slices(rules),
         by_id={rule.id: rule for rule in rules},
     )
 
@@ -192,13 +194,6 @@ def _warnings(rules: Iterable[Rule]) -> Iterable[Problem]:
             yield problem_at(
                 rule.file, rule.line, "@id", f"has no @id; it is recorded as {rule.id!r}, which moves with the file"
             )
-
-
-def _handle(rules: Iterable[Rule]) -> CedarSet:
-    """Build Cedar's own set, with each rule under our id: what it reports back is then what we record."""
-    nodes = {rule.id: replace(rule.node, id=rule.id) for rule in rules}
-    whole = pst.PolicySet(templates=pst.FrozenMap(), static_policies=pst.FrozenMap(nodes), template_links=())
-    return CedarSet.from_pst(whole, release_gil=True)
 
 
 def _version(files: Iterable[PolicyFile], shipped: Shipped) -> str:

@@ -100,7 +100,7 @@ def parse_rules(file: str, text: str, *, shipped: bool) -> tuple[list[Rule], lis
 
 
 def _parse_one(statement: str) -> pst.Template:
-    parsed = CedarSet.from_str(statement, release_gil=True).to_pst()
+    parsed = CedarSet.from_str(statement).to_pst()
     if parsed.templates:
         raise ValueError("slots such as ?principal are not supported here; name the entity")
     if len(parsed.static_policies) != 1:

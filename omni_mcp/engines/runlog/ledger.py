@@ -276,8 +276,8 @@ class Transaction:
             limit = self._ledger._events_per_run
             payload = canonical(QuotaReached(limit=limit).model_dump())
             told = replace(
-                entry, kind="system_event", code="quota_exceeded", actor="gateway", call=None, privacy=(), payload=payload,
-                values=(), ticket=Ticket(), quiet=False,
+                entry, kind="system_event", code="quota_exceeded", actor="gateway", call=None, privacy=(),
+                payload=payload, values=(), ticket=Ticket(), quiet=False,
             )  # fmt: skip
             self._seal(told, head, None)
         raise QuotaExceeded(
@@ -288,7 +288,8 @@ class Transaction:
         seq, gid = head.count + 1, self._total.count + 1
         row = sealed_row(
             run_key=head.run_key, run=head.run, seq=seq, gid=gid, at_ns=entry.at_ns, kind=entry.kind, code=entry.code,
-            actor=entry.actor, call=entry.call, parent=parent, privacy=entry.privacy, payload=entry.payload, prev=head.hash,
+            actor=entry.actor, call=entry.call, parent=parent, privacy=entry.privacy, payload=entry.payload,
+            prev=head.hash,
         )  # fmt: skip
         self._rows.append(row)
         head.count, head.hash = seq, row[-2]
@@ -307,7 +308,7 @@ class Transaction:
         elif entry.kind in OUTCOME_KINDS:
             self._closed.add(entry.call)
 
-    # --- the end --------------------------------------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------------------------------------
 
     def _index_if_due(self) -> None:
         """Index in portions; what is not indexed yet is found by readers another way (LogReader.search)."""

@@ -1,4 +1,4 @@
-"""Reads the log without being able to write it: for the gateway's own readers and, from any process, the command line."""
+"""Reads the log without being able to write it: for the gateway's own readers, and for the command line."""
 
 from __future__ import annotations
 

@@ -17,16 +17,16 @@ COLUMNS = (
 )  # fmt: skip
 Row = tuple[Any, ...]
 SELECT_EVENT = (
-    "SELECT k.id, e.seq, e.gid, e.at_ns, e.v, e.kind, e.code, e.actor, e.call, e.parent, e.privacy, e.erased_by, e.salt, "
-    "e.payload_digest, e.body_digest, e.prev, e.hash, e.payload FROM events e JOIN run_keys k ON k.run = e.run "
+    "SELECT k.id, e.seq, e.gid, e.at_ns, e.v, e.kind, e.code, e.actor, e.call, e.parent, e.privacy, e.erased_by, "
+    "e.salt, e.payload_digest, e.body_digest, e.prev, e.hash, e.payload FROM events e JOIN run_keys k ON k.run = e.run "
 )
 _CHUNKS = (128, 32, 8, 4, 2, 1)  # rows per INSERT: one statement is one hand-over of the interpreter lock
 _VALUES = f"({', '.join('?' * len(COLUMNS))})"
 
 
 def sealed_row(
-    *, run_key: int, run: str, seq: int, gid: int, at_ns: int, kind: str, code: str | None, actor: str, call: str | None,
-    parent: int | None, privacy: tuple[str, ...], payload: bytes, prev: bytes,
+    *, run_key: int, run: str, seq: int, gid: int, at_ns: int, kind: str, code: str | None, actor: str,
+    call: str | None, parent: int | None, privacy: tuple[str, ...], payload: bytes, prev: bytes,
 ) -> Row:  # fmt: skip
     """Return the row of a new event; its last but one column is its hash."""
     salt = os.urandom(SALT_BYTES)

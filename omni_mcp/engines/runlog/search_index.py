@@ -17,8 +17,9 @@ from omni_mcp.engines.runlog.rows import insert_many
 SHARD_EVENTS = 65_536
 INDEXED_BYTES = 64 * 1024  # of one event; what stands further back is on record but not found
 _OPTIONS = "text, content='', columnsize=0, tokenize='unicode61 remove_diacritics 2'"
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"(:)?')
+_PART = re.compile(rb'"((?:[^"\\]|\\.)*)"(:?)|([-+.0-9eE]+)')
 _ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)")
+_UNESCAPED = {b'\\"': b'"', b"\\\\": b"\\", b"\\/": b"/"}
 
 
 def text_of(payload: bytes) -> str:
@@ -26,14 +27,11 @@ def text_of(payload: bytes) -> str:
 
     The same bytes always give the same text; an erasure depends on that.
     """
-    text = _STRING.sub(_without_names, payload)
+    parts = [string or number for string, name, number in _PART.findall(payload) if not name]
+    text = b" ".join(parts)
     if b"\\" in text:
-        text = _ESCAPE.sub(b" ", text)
+        text = _ESCAPE.sub(lambda match: _UNESCAPED.get(match.group(), b" "), text)
     return text[:INDEXED_BYTES].decode("utf-8", "ignore")
-
-
-def _without_names(match: re.Match[bytes]) -> bytes:
-    return b" " if match.group(1) else match.group()
 
 
 def shard_of(gid: int) -> str:

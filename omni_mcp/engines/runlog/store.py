@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakSet
 
-import orjson
-
 from omni_mcp.contracts.call import Durable, Principal
-from omni_mcp.contracts.errors import Internal, LogCorrupt, OmniError
+from omni_mcp.contracts.errors import Internal, LogCorrupt
 from omni_mcp.contracts.events import Draft, RunCreated, RunEvent, RunKind, draft
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, keyed_digest

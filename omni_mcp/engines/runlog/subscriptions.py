@@ -1,4 +1,4 @@
-"""A subscription hears which runs grew. It holds one line per run, so a slow listener costs memory for runs, not events."""
+"""A subscription hears which runs grew. A slow listener costs memory for runs, not for events."""
 
 from __future__ import annotations
 

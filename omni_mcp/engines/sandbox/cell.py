@@ -16,7 +16,7 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.sandbox import EndReason, Job
 from omni_mcp.engines.sandbox.cgroup import Group
 from omni_mcp.engines.sandbox.channel import Channel, ChannelClosed
-from omni_mcp.engines.sandbox.export import Exported, export_files
+from omni_mcp.engines.sandbox.export import Exported, export_and_close
 from omni_mcp.engines.sandbox.launcher import WORKSPACE, Launcher, covers_workspace
 from omni_mcp.engines.sandbox.output import Budget, Output
 from omni_mcp.engines.sandbox.profiles import Profile
@@ -28,6 +28,10 @@ _DEATH_LIMIT_S = 5.0
 _SHARED_BYTES = 1 << 20  # /tmp and /dev/shm besides the workspace are as large as it; a cell keeps at least this
 _NICE_STACK_BYTES = 8 << 20
 _HARDEST_STACK_BYTES = 64 << 20
+
+
+class CellStuck(Exception):
+    """The cell did not die of being killed: a process of it hangs in the kernel."""
 
 
 class StartFailed(Exception):
@@ -128,15 +132,21 @@ class Cell:
         return self._outcome
 
     async def destroy(self) -> None:
-        """Kill whatever lives and free whatever the cell holds; returns when it is gone."""
+        """Kill whatever lives and free whatever the cell holds; returns when it is gone.
+
+        Raises:
+            CellStuck: something of it does not die.
+        """
         if self._channel is not None:
             self._channel.close()
-        await self._kill()
-        for output in self._outputs:
-            output.finish()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        try:
+            await self._kill()
+        finally:
+            for output in self._outputs:
+                output.finish()
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+                self._pidfd = None
 
     @property
     def _open_channel(self) -> Channel:
@@ -275,10 +285,9 @@ class Cell:
             await self._kill()
         descriptor = self._open_channel.take_descriptor()
         if descriptor is not None:
-            try:
-                if ended_itself and self._job.exports:
-                    outcome.exported = await asyncio.to_thread(export_files, descriptor)
-            finally:
+            if ended_itself and self._job.exports:
+                outcome.exported = await asyncio.to_thread(export_and_close, descriptor)
+            else:
                 os.close(descriptor)
         outcome.stdout, outcome.stderr, outcome.result = (output.finish() for output in self._outputs)
         outcome.bytes_out = sum(budget.taken for budget in self._budgets)
@@ -312,6 +321,8 @@ class Cell:
             if self._place.group is not None:
                 self._place.group.kill()
             await asyncio.wait([self._exited], timeout=_DEATH_LIMIT_S)
+        if not self._exited.done():
+            raise CellStuck(f"cell {self._place.number} lives on after SIGKILL")
 
     async def _last_words(self) -> str:
         """Return what bubblewrap said before it ended without a cell."""

@@ -116,7 +116,9 @@ class BubblewrapSandbox:
         demanded = max(job.posture, profile.posture, key=POSTURES.index)
         if not self._isolation.at_least(demanded) or self._isolation.posture == "none":
             reasons = "; ".join(f"{layer}: {why}" for layer, why in self._isolation.missing.items())
-            return f"isolation {demanded!r} is demanded, {self._isolation.posture!r} can be had ({reasons or 'no reason'})"
+            return (
+                f"isolation {demanded!r} is demanded, {self._isolation.posture!r} can be had ({reasons or 'no reason'})"
+            )
         if job.egress:
             return "network access cannot be granted to a cell yet"
         return ""
@@ -133,7 +135,8 @@ class BubblewrapSandbox:
         if reason == "signal" and number is not None:
             message = f"{message} ({_signal_name(number)})"
         return JobEnd(
-            reason=reason, exit_code=exit_code, signal=number, stdout=outcome.stdout, stderr=outcome.stderr, result=result,
+            reason=reason, exit_code=exit_code, signal=number,
+            stdout=outcome.stdout, stderr=outcome.stderr, result=result,
             files=tuple(outcome.exported.files) if outcome.exported else (), message=not_started or message,
             isolation=self._isolation, usage=_usage_of(outcome, start_ms),
             limits={**job.limits.model_dump(), "cpus": profile.cpus},
@@ -158,7 +161,9 @@ def fault_of(job: Job) -> str:
         return "the input files are larger than limits.disk_mib"
     for mount in job.mounts:
         inside = PurePosixPath(mount.inside)
-        if ".." in inside.parts or not any(mount.inside == top or mount.inside.startswith(f"{top}/") for top in _TOP_DIRECTORIES):
+        if ".." in inside.parts or not any(
+            mount.inside == top or mount.inside.startswith(f"{top}/") for top in _TOP_DIRECTORIES
+        ):
             return f"{mount.inside!r} is not a place for a directory of the host"
     try:
         size = len(orjson.dumps([job.arguments, job.argv, job.environment]))
@@ -245,7 +250,11 @@ def _usage_of(outcome: Outcome, start_ms: float) -> JsonObject:
 
 @asynccontextmanager
 async def open_sandbox(
-    *, profiles: Mapping[str, Profile], sandbox_dir: Path, uid_range: range = DEFAULT_RANGE, max_jobs: int | None = None,
+    *,
+    profiles: Mapping[str, Profile],
+    sandbox_dir: Path,
+    uid_range: range = DEFAULT_RANGE,
+    max_jobs: int | None = None,
     use_cgroups: bool = True,
 ) -> AsyncIterator[BubblewrapSandbox]:
     """Find out what isolation can be had here and yield a sandbox that gives it; leaving kills every cell.
@@ -261,7 +270,7 @@ async def open_sandbox(
     uids = uid_range if running_as_root() else None
     if uids is not None and (0 in uids or len(jobs_part(uids)) <= jobs):
         raise ValueError(f"uid_range must not hold 0 and must hold more than {2 * jobs} uids")
-    bwrap = find_bwrap()
+    bwrap = await asyncio.to_thread(find_bwrap)
     if isinstance(bwrap, Missing):
         isolation = Isolation(posture="none", missing={bwrap.layer: bwrap.reason})
         yield BubblewrapSandbox(isolation=isolation, factory=None, profiles=profiles, max_jobs=jobs)
@@ -280,5 +289,3 @@ async def open_sandbox(
         yield BubblewrapSandbox(isolation=isolation, factory=factory, profiles=profiles, max_jobs=jobs)
     finally:
         await factory.close()
-
-

@@ -15,7 +15,7 @@ from omni_mcp.contracts.manifest import Limits
 PREFIX = "omni-cell-"
 OWN_PROCESSES = 4  # bubblewrap, our process 1 and the moment in which one becomes the other
 _CPU_PERIOD_US = 100_000
-_NAME = re.compile(rf"^{PREFIX}(\d+)-(\d+)-\d+$")
+_NAME = re.compile(rf"^{PREFIX}(\d+)-(\d+)-[0-9a-f]+-\d+$")
 _KERNEL_MEMORY_MIB = 16  # what the cell itself takes: bubblewrap, process 1, page tables
 
 
@@ -150,8 +150,9 @@ def _start_time(pid: int) -> str | None:
         return None
 
 
-def _cell_name(number: int) -> str:
-    return f"{PREFIX}{os.getpid()}-{_start_time(os.getpid())}-{number}"
+def _name_of_ours() -> str:
+    """Return what the names of one hierarchy's cells begin with: unlike any other's, also in the same process."""
+    return f"{PREFIX}{os.getpid()}-{_start_time(os.getpid())}-{os.urandom(4).hex()}"
 
 
 def _kill_all(place: Path) -> None:
@@ -207,7 +208,7 @@ class GroupV1:
         _kill_all(self._places["pids"])
 
     def remove(self) -> bool:
-        return all([_removed(place) for place in self._places.values()])
+        return sum(_removed(place) for place in self._places.values()) == len(self._places)  # each is tried
 
 
 class HierarchyV1:
@@ -215,10 +216,11 @@ class HierarchyV1:
 
     def __init__(self, places: dict[str, Path]) -> None:
         self._places = places
+        self._name = _name_of_ours()
         self.controllers = frozenset(places)
 
     def create(self, number: int, *, limits: Limits, cpus: float) -> Group:
-        name = _cell_name(number)
+        name = f"{self._name}-{number}"
         places = {controller: place / name for controller, place in self._places.items()}
         group = GroupV1(places)
         try:
@@ -285,10 +287,11 @@ class HierarchyV2:
 
     def __init__(self, place: Path) -> None:
         self._place = place
+        self._name = _name_of_ours()
         self.controllers = frozenset(_words(place / "cgroup.subtree_control"))
 
     def create(self, number: int, *, limits: Limits, cpus: float) -> Group:
-        place = self._place / _cell_name(number)
+        place = self._place / f"{self._name}-{number}"
         place.mkdir()
         try:
             _write(place / "memory.max", str((limits.memory_mib + _KERNEL_MEMORY_MIB) << 20))

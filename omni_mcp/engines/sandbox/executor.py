@@ -1,16 +1,25 @@
-"""SandboxExecutor: turns a call of a `sandbox_job` tool into a job, and how the job ended into an answer or an error."""
+"""SandboxExecutor: turns a call of a `sandbox_job` tool into a job, and its end into an answer or an error."""
 
 from __future__ import annotations
 
 import asyncio
 import mimetypes
 import re
+from typing import Literal
 
 import orjson
 
 from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.call import Answer, Call
-from omni_mcp.contracts.errors import Internal, InvalidArguments, InvalidResult, NotFound, SandboxKilled, SandboxUnavailable, TimedOut
+from omni_mcp.contracts.errors import (
+    Internal,
+    InvalidArguments,
+    InvalidResult,
+    NotFound,
+    SandboxKilled,
+    SandboxUnavailable,
+    TimedOut,
+)
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import BindingSpec
 from omni_mcp.contracts.ports import Artifacts, Sandbox
@@ -63,7 +72,7 @@ class SandboxExecutor:
             function=binding.entry_point,
             arguments=call.arguments,
             files=await self._files(call, binding),
-            mounts=(*await self._mounts(call, binding), *package_mounts(binding.packages)),
+            mounts=(*await self._mounts(call, binding), *await asyncio.to_thread(package_mounts, binding.packages)),
             limits=entry.limits,
             posture=entry.posture,
             exports=binding.workspace == "fresh",
@@ -74,7 +83,7 @@ class SandboxExecutor:
         """Return the project's directory as the workspace, read-only once it is full."""
         if binding.workspace not in ("project", "state"):
             return ()
-        kind = "files" if binding.workspace == "project" else "state"
+        kind: Literal["files", "state"] = "files" if binding.workspace == "project" else "state"
         try:
             place = await asyncio.to_thread(self._workspaces.directory, call.principal.project, kind)
             full = await asyncio.to_thread(self._workspaces.over_quota, place)
@@ -134,7 +143,9 @@ def _raise_for(end: JobEnd) -> None:
     if end.reason == "sandbox_unavailable":
         raise SandboxUnavailable("the isolation that this tool needs cannot be had here", detail=end.message)
     if end.reason == "timeout":
-        raise TimedOut("the tool did not finish in time and was stopped", detail=_detail(end), data=_facts(end, end.message))
+        raise TimedOut(
+            "the tool did not finish in time and was stopped", detail=_detail(end), data=_facts(end, end.message)
+        )
     message = "the tool could not be started" if end.reason == "start_failed" else _WORDS.get(end.reason, end.message)
     raise SandboxKilled(message or "the tool was ended", detail=_detail(end), data=_facts(end, message))
 

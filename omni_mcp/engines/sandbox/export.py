@@ -43,6 +43,14 @@ def export_files(root_fd: int, *, prefix: str = "out") -> Exported:
     return exported
 
 
+def export_and_close(root_fd: int) -> Exported:
+    """Do `export_files` and close *root_fd*: whoever runs the walk owns the descriptor, also after being given up."""
+    try:
+        return export_files(root_fd)
+    finally:
+        os.close(root_fd)
+
+
 def _walk(directory_fd: int, path: str, depth: int, exported: Exported) -> None:
     for name in _names(directory_fd, exported):
         inside = f"{path}/{name}"

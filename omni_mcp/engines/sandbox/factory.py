@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from omni_mcp.contracts.sandbox import Job
-from omni_mcp.engines.sandbox.cell import Cell, Place, StartFailed
+from omni_mcp.engines.sandbox.cell import Cell, CellStuck, Place, StartFailed
 from omni_mcp.engines.sandbox.cgroup import Group, Hierarchy
-from omni_mcp.engines.sandbox.launcher import Launcher
+from omni_mcp.engines.sandbox.launcher import WORKSPACE, Launcher
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.spawning import SpawnerLink
 from omni_mcp.engines.sandbox.uids import UidPool, jobs_part
@@ -28,7 +27,9 @@ class CellFactory:
     `uids` is None for an ordinary user, who cannot run anything as somebody else.
     """
 
-    def __init__(self, *, launcher: Launcher, sandbox_dir: Path, hierarchy: Hierarchy | None, uids: range | None) -> None:
+    def __init__(
+        self, *, launcher: Launcher, sandbox_dir: Path, hierarchy: Hierarchy | None, uids: range | None
+    ) -> None:
         self.launcher = launcher
         self.hierarchy = hierarchy
         self.proc = True
@@ -92,17 +93,18 @@ class CellFactory:
             raise StartFailed(f"cgroup: {error}") from error
 
     def _owner_of(self, job: Job) -> int | None:
-        """Return the uid that must run *job* because a writable directory of it is theirs; None if any will do."""
-        writable = [mount.source for mount in job.mounts if mount.writable]
-        if self._uids is None or not writable:
+        """Return the uid that must run *job* because a directory of it is theirs alone; None if any will do."""
+        if self._uids is None:
             return None
         try:
-            owners = {os.stat(source, follow_symlinks=False).st_uid for source in writable}
+            owners = {(mount.source.lstat().st_uid, mount.writable) for mount in job.mounts
+                      if mount.writable or mount.inside == WORKSPACE}  # fmt: skip
         except OSError as error:
             raise StartFailed(f"a directory of the job is missing: {error.strerror}") from error
-        if len(owners) != 1 or not owners <= set(self._uids):
+        ours = {uid for uid, _ in owners if uid in self._uids}
+        if len(ours) > 1 or any(writable and uid not in ours for uid, writable in owners):
             raise StartFailed("the job's writable directories must belong to one uid of the sandbox's range")
-        return owners.pop()
+        return ours.pop() if ours else None
 
 
 async def _tidy(cell: Cell | None, group: Group | None) -> None:
@@ -114,6 +116,7 @@ async def _tidy(cell: Cell | None, group: Group | None) -> None:
                 return
             group.kill()
             await asyncio.sleep(_REMOVE_STEP_S)
+        raise CellStuck("the cell's cgroup cannot be removed: a process in it does not die")
 
 
 async def to_its_end(work: Coroutine[Any, Any, None]) -> None:

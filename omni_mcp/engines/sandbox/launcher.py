@@ -29,7 +29,12 @@ _FLAGS = (
 )  # fmt: skip
 _ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-_DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
 _ETC_FROM_HOST = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
 _ETC = {
     "/etc/passwd": f"cell:x:{INSIDE_UID}:{INSIDE_UID}::{WORKSPACE}:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
@@ -112,7 +117,14 @@ class Launcher:
         own = os.path.dirname(self._interpreter.binary)
         places = [own] if not _within(own, "/usr") else []
         path = ":".join([*places, "/usr/local/bin", "/usr/bin", "/bin"])
-        return {"PATH": path, "HOME": WORKSPACE, "TMPDIR": "/tmp", "USER": "cell", "LOGNAME": "cell", "SHELL": "/bin/sh"}
+        return {
+            "PATH": path,
+            "HOME": WORKSPACE,
+            "TMPDIR": "/tmp",
+            "USER": "cell",
+            "LOGNAME": "cell",
+            "SHELL": "/bin/sh",
+        }
 
     def _system(self, sources: list[str]) -> list[Word]:
         words: list[Word] = ["--ro-bind", "/usr", "/usr"]

@@ -1,4 +1,4 @@
-"""Outputs: what comes out of a cell's pipes, never more than a job may write, never waiting for an end that may not come."""
+"""Outputs: what comes out of a cell's pipes, never more than a job may write, without waiting for an end of file."""
 
 from __future__ import annotations
 

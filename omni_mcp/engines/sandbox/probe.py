@@ -21,7 +21,16 @@ from omni_mcp.engines.sandbox.launcher import INSIDE_UID
 from omni_mcp.engines.sandbox.profiles import Profile
 
 OLDEST_BWRAP = (0, 8)
-LAYERS = ("namespaces", "filesystem", "network", "tmpfs-limits", "capabilities", "no-new-privileges", "seccomp", "rlimits")
+LAYERS = (
+    "namespaces",
+    "filesystem",
+    "network",
+    "tmpfs-limits",
+    "capabilities",
+    "no-new-privileges",
+    "seccomp",
+    "rlimits",
+)
 _HOST_PATHS = ("/etc/shadow", "/var", "/run", "/sys", "/boot", "/mnt")
 _PROBE_LIMITS = Limits(timeout_s=20, memory_mib=128, disk_mib=7, inodes=64, processes=16, cpu_s=10)
 _PROFILE = Profile(profile=1, description="The sandbox's look at itself.")
@@ -34,14 +43,18 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
      "kernel.apparmor_restrict_unprivileged_userns=0"),
     (r"setting up uid map: Operation not permitted", "user-namespaces",
      "the process may not map users (no CAP_SETFCAP in this container): run the gateway as an ordinary user"),
-    (r"No permissions to creat(e|ing) new namespace|Creating new namespace failed: Operation not permitted", "user-namespaces",
+    (r"No permissions to creat(e|ing) new namespace|namespace failed: Operation not permitted", "user-namespaces",
      "user namespaces are forbidden (container seccomp profile, or kernel.unprivileged_userns_clone=0): allow them"),
-    (r"nesting depth|ENOSPC|No space left on device", "user-namespaces", "user.max_user_namespaces is 0 or used up: raise it"),
-    (r"Can't mount proc", "proc", "/proc is masked in this container: run it with an unmasked /proc (--security-opt systempaths=unconfined)"),
-    (r"omni-spawner: user:", "own-uid", "the gateway is root but may not change its uid (no CAP_SETUID): run it as an ordinary user"),
+    (r"nesting depth|ENOSPC|No space left on device", "user-namespaces",
+     "user.max_user_namespaces is 0 or used up: raise it"),
+    (r"Can't mount proc", "proc",
+     "/proc is masked in this container: run it with an unmasked /proc (--security-opt systempaths=unconfined)"),
+    (r"omni-spawner: user:", "own-uid",
+     "the gateway is root but may not change its uid (no CAP_SETUID): run it as an ordinary user"),
     (r"omni-spawner: cgroup:", "cgroup", "the process could not join its cgroup: check who may write cgroup.procs"),
     (r"omni-spawner: stage:", "filesystem", "the interpreter or the package cannot be bound for the job's user"),
-    (r"execvp .*: (Permission denied|No such file)", "interpreter", "the Python interpreter cannot be reached from a cell"),
+    (r"execvp .*: (Permission denied|No such file)", "interpreter",
+     "the Python interpreter cannot be reached from a cell"),
     (r"no system call filter", "seccomp", "there is no system call filter for this processor"),
     (r"PR_SET_SECCOMP", "seccomp", "the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"),
 )  # fmt: skip
@@ -106,7 +119,9 @@ class _Report:
 
 
 async def _look(factory: CellFactory) -> _Report | Missing:
-    job = Job(profile="", function="selfcheck:report", arguments={"secret_paths": list(_HOST_PATHS)}, limits=_PROBE_LIMITS)
+    job = Job(
+        profile="", function="selfcheck:report", arguments={"secret_paths": list(_HOST_PATHS)}, limits=_PROBE_LIMITS
+    )
     try:
         async with factory.cell(_PROFILE, job) as cell:
             layers = await cell.open()
@@ -122,7 +137,9 @@ async def _facts(cell: Cell, layers: list[str]) -> _Report | Missing:
         facts = orjson.loads(outcome.result)
     except orjson.JSONDecodeError:
         said = outcome.stderr.decode(errors="replace").strip()[-300:]
-        return Missing("start", f"the look from inside ended without an answer ({outcome.cause or said or 'no reason given'})")
+        return Missing(
+            "start", f"the look from inside ended without an answer ({outcome.cause or said or 'no reason given'})"
+        )
     if "error" in facts:
         return Missing("start", f"the look from inside failed: {facts['error']}")
     return _Report(layers, facts)
@@ -136,7 +153,9 @@ def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
         if not holds:
             faults[layer] = f"seen from inside: {seen}"
 
-    demand("namespaces", facts["uid"] == INSIDE_UID and facts["pid"] == 1, {"uid": facts["uid"], "parent": facts["pid"]})
+    demand(
+        "namespaces", facts["uid"] == INSIDE_UID and facts["pid"] == 1, {"uid": facts["uid"], "parent": facts["pid"]}
+    )
     demand("filesystem", not facts["visible"] and not facts["root_writable"], facts["visible"] or "a writable root")
     demand("network", facts["interfaces"] in ([], ["lo"]), facts["interfaces"])
     demand("tmpfs-limits", facts["workspace_bytes"] == _PROBE_LIMITS.disk_mib << 20, facts["workspace_bytes"])

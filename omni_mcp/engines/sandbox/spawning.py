@@ -101,8 +101,8 @@ class SpawnerLink:
                 raise SpawnerGone from error
 
     async def _writable(self) -> None:
-        ready = self._loop.create_future()
-        self._loop.add_writer(self._channel.fileno(), lambda: ready.done() or ready.set_result(None))
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(self._channel.fileno(), _resolve, ready)
         try:
             await ready
         finally:
@@ -137,3 +137,8 @@ class SpawnerLink:
             if not exited.done():
                 exited.set_result(-9)
         self._exits.clear()
+
+
+def _resolve(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

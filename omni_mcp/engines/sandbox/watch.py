@@ -12,7 +12,7 @@ _COUNTED = ("RssAnon:", "RssShmem:")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of all live processes together. Memory that several share is counted for each: too much rather than too little."""
+    """Of all live processes together. Memory that several share is counted for each: too much, never too little."""
 
     memory_bytes: int
     cpu_s: float

@@ -6,6 +6,9 @@ import hashlib
 import os
 import re
 import stat
+import threading
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -23,15 +26,21 @@ class WorkspaceRefused(Exception):
 class Workspaces:
     """Makes and finds `<root>/<project>/files` and `<root>/<project>/state`.
 
-    Under a root gateway each project has a uid of its own, from the upper half of *uid_range*: the owner of its directory
-    is the record of which.
+    Under a root gateway each project has a uid of its own, from the upper half of *uid_range*: the owner of its
+    directory is the record of which.
     """
 
     def __init__(
-        self, root: Path, *, uid_range: range = DEFAULT_RANGE, quota_bytes: int = QUOTA_BYTES, quota_entries: int = QUOTA_ENTRIES
+        self,
+        root: Path,
+        *,
+        uid_range: range = DEFAULT_RANGE,
+        quota_bytes: int = QUOTA_BYTES,
+        quota_entries: int = QUOTA_ENTRIES,
     ) -> None:
         self._root = root
         self._uids = owners_part(uid_range) if running_as_root() else None
+        self._lock = threading.Lock()
         self._quota_bytes = quota_bytes
         self._quota_entries = quota_entries
 
@@ -41,6 +50,10 @@ class Workspaces:
         Raises:
             WorkspaceRefused: it is a link, or somebody else's, or there is no uid left for a new project.
         """
+        with self._lock:  # two new projects at once must not choose the same uid
+            return self._directory(project, kind)
+
+    def _directory(self, project: str, kind: str) -> Path:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         home = self._root / directory_name(project)
         home.mkdir(mode=0o700, exist_ok=True)
@@ -56,18 +69,18 @@ class Workspaces:
         return place
 
     def over_quota(self, place: Path) -> bool:
-        """Whether *place* holds more than a project may keep. Looks at names and sizes only, and stops when it knows."""
+        """Whether *place* holds more than a project may keep. Looks at sizes only, and stops when it knows."""
         total, seen, todo = 0, 0, [place]
         while todo:
-            with os.scandir(todo.pop()) as entries:
-                for entry in entries:
+            for entry in _entries(todo.pop()):
+                with suppress(FileNotFoundError):  # another call of the project removed it meanwhile
                     facts = entry.stat(follow_symlinks=False)
                     total += facts.st_blocks * 512
                     seen += 1
-                    if total > self._quota_bytes or seen > self._quota_entries:
-                        return True
                     if stat.S_ISDIR(facts.st_mode):
                         todo.append(Path(entry.path))
+                if total > self._quota_bytes or seen > self._quota_entries:
+                    return True
         return False
 
     def _owner(self, home: Path) -> int | None:
@@ -83,6 +96,14 @@ class Workspaces:
             raise WorkspaceRefused(f"all {len(self._uids)} uids for projects are taken; widen the sandbox's uid range")
         os.chown(home, free, free)
         return free
+
+
+def _entries(place: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as entries:
+            return list(islice(entries, QUOTA_ENTRIES + 1))
+    except OSError:
+        return []  # gone, replaced by a link, or closed to us: nothing that we could count
 
 
 def directory_name(project: str) -> str:

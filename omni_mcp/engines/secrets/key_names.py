@@ -1,4 +1,4 @@
-"""A field's name says that its value is a secret when the last word of the name is one: `db_password`, not `token_count`."""
+"""A name says that its value is a secret when the last word of the name is one: `db_password`, not `token_count`."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -40,14 +41,17 @@ def open_state(file: Path) -> sqlite3.Connection:
 
 
 def _make_private_file(file: Path) -> None:
+    """Make the file if it is missing, and look at it without opening it.
+
+    Closing any descriptor of a database drops the POSIX locks of every connection that this process has to it, and the
+    next process that closes it would delete the write-ahead log under them (sqlite.org, "How To Corrupt", 2.2).
+    """
     try:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        facts = file.lstat()
     except OSError as error:
         raise _refused(file, f"cannot be opened: {error.strerror}") from error
-    try:
-        facts = os.fstat(handle)
-    finally:
-        os.close(handle)
     if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
         raise _refused(file, f"must be a file of yours that nobody else can open (chmod 600 {file})")
 

@@ -1,0 +1,203 @@
+"""`omni-mcp audit`, `erase`, `retention` and `db`: prove what is recorded, take it elsewhere, and let texts go."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from omni_mcp.cli.runs import json_option, print_json, printable
+from omni_mcp.contracts.errors import OmniError
+from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.runlog.erase import Eraser, Erasure, refuse_missing
+from omni_mcp.engines.runlog.export import export, is_export, verify_export
+from omni_mcp.engines.runlog.keys import LogKeys, find_keys
+from omni_mcp.engines.runlog.ledger import Ledger
+from omni_mcp.engines.runlog.reader import LogReader
+from omni_mcp.engines.runlog.store import open_ledger, rebuild_projections
+from omni_mcp.engines.runlog.verify import Report, verify_database
+from omni_mcp.paths import Home, find_home
+
+DEFAULT_RETENTION = "30d"
+_AGE = re.compile(r"(\d{1,6})([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_NO_QUOTA = 2**62  # what the command line appends is never refused for a run's length
+
+
+@click.group()
+def audit() -> None:
+    """Verify and export the run log."""
+
+
+@audit.command()
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, file: Path | None, as_json: bool) -> None:
+    """Verify the run log, or FILE: a database or an export. Exit code 1 if anything is wrong; names each event."""
+    home = find_home()
+    source = file or home.log_file
+    keys = find_keys(home.secrets)
+    report = verify_export(source, keys) if file and is_export(file) else verify_database(source, keys)
+    if as_json:
+        print_json({"file": str(source), **report.as_json()})
+    else:
+        _print_report(report, keys)
+    if not report.ok:
+        ctx.exit(1)
+
+
+@audit.command("export")
+@click.argument("run", required=False)
+@click.option("--all", "everything", is_flag=True, help="All runs.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
+)
+@json_option
+def export_command(run: str | None, everything: bool, output: Path, as_json: bool) -> None:
+    """Write RUN, or all runs, to one file that `audit verify` checks without the database."""
+    if everything == (run is not None):
+        raise click.UsageError("give either a RUN or --all")
+    file = find_home().log_file
+    wanted: str | None = None
+    if run is not None:
+        with LogReader(file) as log:
+            wanted = log.run_id(run)
+    events = _export_to(file, output, wanted)
+    if as_json:
+        print_json({"file": str(output), "run": wanted, "events": events})
+    else:
+        click.echo(f"{events} events written to {printable(str(output))}")
+
+
+@click.command()
+@click.option("--run", required=True, help="An id, the beginning of one, or `last`.")
+@click.option("--call", help="Only this call of the run.")
+@click.option(
+    "--reason", default="asked for on the command line", show_default=True, help="Recorded: no names, no texts."
+)
+@click.option("--yes", is_flag=True, help="Do it: there is no way back.")
+@json_option
+def erase(run: str, call: str | None, reason: str, yes: bool, as_json: bool) -> None:
+    """Erase the texts of a run or call: payloads, search, artifacts. That it happened, and the chain, stay."""
+    home = find_home()
+    with LogReader(home.log_file) as log:
+        wanted = log.run_id(run)
+    if not yes:
+        raise click.UsageError(f"this cannot be undone; to erase the texts of run {wanted}, add --yes")
+    with _eraser(home) as eraser:
+        _print_erasure(eraser.erase(wanted, call=call, reason=reason), as_json=as_json)
+
+
+@click.group()
+def retention() -> None:
+    """Erase runs that are older than the limit."""
+
+
+@retention.command("run")
+@click.option("--older-than", default=DEFAULT_RETENTION, show_default=True, help="Such as 12h, 30d or 8w.")
+@json_option
+def retention_run(older_than: str, as_json: bool) -> None:
+    """Erase every run whose last event is older, unless one of its calls is still open."""
+    age = _AGE.fullmatch(older_than.strip().lower())
+    if age is None:
+        raise click.BadParameter(
+            f"{older_than!r} is no age; write a number and s, m, h, d or w", param_hint="--older-than"
+        )
+    with _eraser(find_home()) as eraser:
+        done = eraser.retention(older_than_s=int(age[1]) * _SECONDS[age[2]], older_than=age[0])
+        _print_erasure(done, as_json=as_json)
+
+
+@click.group()
+def db() -> None:
+    """Maintain the database."""
+
+
+@db.command("rebuild")
+@json_option
+def db_rebuild(as_json: bool) -> None:
+    """Derive lists and the search index anew from the events. A running gateway refuses calls meanwhile."""
+    with _ledger(find_home()) as ledger:
+        rebuild_projections(ledger)
+    if as_json:
+        print_json({"rebuilt": True})
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _print_report(report: Report, keys: LogKeys | None) -> None:
+    for fault in report.faults:
+        click.echo(printable(str(fault)))
+    if report.erased:
+        click.echo(f"{len(report.erased)} events were erased; their links hold")
+    if keys is None:
+        click.echo(
+            "heads were not checked: their key is not here, so an end that was cut off may not be seen"
+        )
+    verdict = "verified" if report.ok else f"NOT verified: {len(report.faults)} faults"
+    click.echo(
+        f"{verdict}: {report.runs} runs, {report.events} events" + (f", head {report.head}" if report.head else "")
+    )
+
+
+def _print_erasure(done: Erasure, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done.as_json())
+    else:
+        click.echo(f"erased {done.events} events in {len(done.runs)} runs, {len(done.artifacts)} artifacts")
+    if not done.wal_truncated:
+        raise click.ClickException(
+            "the write-ahead log could not be cut because the log is being read all the time, so old bytes may "
+            "still be in it; run the same command again"
+        )
+
+
+@contextmanager
+def _ledger(home: Home) -> Iterator[Ledger]:
+    refuse_missing(home.log_file)
+    ledger, _ = open_ledger(home.log_file, home.secrets, events_per_run=_NO_QUOTA)
+    try:
+        yield ledger
+    finally:
+        ledger.connection.close()
+
+
+@contextmanager
+def _eraser(home: Home) -> Iterator[Eraser]:
+    with _ledger(home) as ledger:
+        blobs = BlobStore(home.artifacts)
+        try:
+            yield Eraser(ledger, home.log_file, blobs, by=f"operator:{_user()}")
+        finally:
+            blobs.close()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _export_to(file: Path, output: Path, run: str | None) -> int:
+    """Write beside *output* and rename: a failure leaves no half export. Mode 0600: it holds what the log holds."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.absolute().parent)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {output}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            events = export(file, out, run=run)
+        Path(name).replace(output)
+    except (OSError, OmniError):
+        Path(name).unlink(missing_ok=True)
+        raise
+    return events

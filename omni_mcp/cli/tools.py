@@ -1,0 +1,113 @@
+"""`tools` lists, shows and lints tools as their manifests define them, with or without a running gateway."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from omni_mcp.contracts.errors import NotFound, Problem
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestReader, ManifestSource
+from omni_mcp.engines.catalog.names import public_name
+from omni_mcp.paths import bundled, find_home
+
+EXIT_FAILED = 1
+
+
+@click.group()
+def tools() -> None:
+    """List, show and lint tools."""
+
+
+@tools.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array instead of text.")
+def list_tools(as_json: bool) -> None:
+    """List the tools that manifests define, bundled and your own."""
+    rows = [_row(entry) for entry in _entries()]
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        marks = ", ".join(label for label, on in row["labels"].items() if on) or "no labels"
+        click.echo(f"{row['name']:<{width}}  {row['version']:<8}  {row['title']}  ({marks})")
+
+
+@tools.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def show_tool(name: str, as_json: bool) -> None:
+    """Print one tool in full, by its public name or its own (tools__files_read or files_read)."""
+    found = [entry for entry in _entries() if name in (entry.name, public_name(entry.server, entry.name))]
+    if not found:
+        raise NotFound(f"no tool {name!r}; see: omni-mcp tools list")
+    if len(found) > 1:
+        names = ", ".join(public_name(entry.server, entry.name) for entry in found)
+        raise NotFound(f"{name!r} means several tools; choose one of: {names}")
+    full = _row(found[0]) | {
+        "digest": found[0].digest,
+        "definition": found[0].definition,
+        "limits": found[0].limits.model_dump(),
+        "manifest": found[0].manifest.model_dump(mode="json") if found[0].manifest else None,
+    }
+    if as_json:
+        click.echo(json.dumps(full, ensure_ascii=False))
+        return
+    _print_tool(full)
+
+
+def _print_tool(full: JsonObject) -> None:
+    click.echo(f"{full['name']} {full['version']}: {full['title']}\n")
+    click.echo(full["definition"]["description"] + "\n")
+    for title in ("binding", "side_effects", "digest"):
+        click.echo(f"{title}: {full[title]}")
+    for title in ("labels", "limits"):
+        click.echo(f"{title}: " + ", ".join(f"{key}={json.dumps(value)}" for key, value in full[title].items()))
+    for title in ("inputSchema", "outputSchema"):
+        if title in full["definition"]:
+            click.echo(f"{title}: " + json.dumps(full["definition"][title], indent=2, ensure_ascii=False))
+
+
+@tools.command("lint")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of problems instead of text.")
+def lint(files: tuple[Path, ...], as_json: bool) -> None:
+    """Check manifests; prints file:line: path: fault for each, and exits 1 if there is any."""
+    reader = ManifestReader(code=_code())
+    problems: list[Problem] = []
+    for file in files:
+        reader.read(file, trusted=True, problems=problems)
+    if as_json:
+        rows = [{"file": one.file, "line": one.line, "path": one.path, "message": one.message} for one in problems]
+        click.echo(json.dumps(rows, ensure_ascii=False))
+    else:
+        for problem in problems:
+            click.echo(str(problem), err=True)
+    if problems:
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _code() -> Path:
+    return bundled("sandbox") / "tools"
+
+
+def _entries() -> list[Entry]:
+    directories = [
+        ManifestDirectory(path=bundled("manifests"), bundled=True), ManifestDirectory(path=find_home().manifests),
+    ]  # fmt: skip
+    return list(ManifestSource(directories, code=_code()).load())
+
+
+def _row(entry: Entry) -> JsonObject:
+    return {
+        "name": public_name(entry.server, entry.name),
+        "server": entry.server,
+        "version": entry.version,
+        "title": entry.definition.get("title", entry.name),
+        "binding": entry.binding,
+        "side_effects": entry.side_effects,
+        "labels": entry.labels.model_dump(),
+    }

@@ -1,0 +1,258 @@
+"""Blobs by content: small ones are rows, large ones files; references say who may see them.
+
+A database of its own, not a table of the run log: blobs come and go, so its pages are rewritten and vacuumed while the
+log only grows; and bytes on their way into it do not hold the lock on which every call waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
+from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound
+from omni_mcp.paths import make_private_dir
+
+BUSY_TIMEOUT_S = 5.0
+TRUNCATE_WAIT_S = 10.0
+LIST_LIMIT = 1000
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blobs (sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS refs (
+    id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL REFERENCES blobs (sha256), owner TEXT NOT NULL, run TEXT NOT NULL,
+    name TEXT NOT NULL, media_type TEXT NOT NULL, at_ns INTEGER NOT NULL, UNIQUE (sha256, owner, run, name)
+) STRICT;
+CREATE INDEX IF NOT EXISTS refs_owner ON refs (owner, id);
+CREATE INDEX IF NOT EXISTS refs_run ON refs (run);
+"""
+
+
+class BlobStore:
+    """The synchronous store in *directory*; safe to use from several threads and processes.
+
+    Raises:
+        LogCorrupt: its database is damaged or newer than this program.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = make_private_dir(directory)
+        self._files = make_private_dir(directory / "blobs")
+        self._guard = threading.Lock()
+        database = directory / "artifacts.db"
+        if not database.exists():
+            os.close(os.open(database, os.O_CREAT | os.O_RDWR, 0o600))
+        self._connection = sqlite3.connect(
+            database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._prepare(database)
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise LogCorrupt("the artifact store cannot be opened", detail=f"{database}: {error}") from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._guard:
+            self._connection.close()
+
+    def put(self, data: bytes, *, media_type: str, owner: str, run: str, name: str | None = None) -> ArtifactRef:
+        """Store *data* durably and note who holds it; storing the same bytes twice keeps one copy.
+
+        Raises:
+            Internal: it could not be written.
+        """
+        reference = ArtifactRef(
+            sha256=hashlib.sha256(data).hexdigest(), size=len(data), media_type=media_type, name=name
+        )
+        with self._transaction() as connection:
+            known = connection.execute("SELECT data FROM blobs WHERE sha256 = ?", (reference.sha256,)).fetchone()
+            if len(data) > INLINE_LIMIT_BYTES and not self._is_whole(reference):
+                self._write_file(reference.sha256, data)
+            if known is None:
+                inline = data if len(data) <= INLINE_LIMIT_BYTES else None
+                connection.execute("INSERT INTO blobs VALUES (?, ?, ?)", (reference.sha256, len(data), inline))
+            connection.execute(
+                "INSERT INTO refs (sha256, owner, run, name, media_type, at_ns) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (sha256, owner, run, name) DO NOTHING",
+                (reference.sha256, owner, run, name or "", media_type, time.time_ns()),
+            )
+        return reference
+
+    def get(self, sha256: str, *, owner: str) -> tuple[ArtifactRef, bytes]:
+        """Return a blob that *owner* may see.
+
+        Raises:
+            NotFound: no such blob, or not one of theirs: the same answer.
+            LogCorrupt: its bytes are not what was stored.
+        """
+        with self._reading() as connection:
+            found = connection.execute(
+                "SELECT b.size, b.data, r.media_type, r.name FROM refs r JOIN blobs b ON b.sha256 = r.sha256 "
+                "WHERE r.sha256 = ? AND r.owner = ? ORDER BY r.id DESC LIMIT 1",
+                (sha256, owner),
+            ).fetchone()
+        if found is None:
+            raise NotFound("there is no such artifact")
+        size, data, media_type, name = found
+        if data is None:
+            data = self._read_file(sha256)
+        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+            raise LogCorrupt("the artifact is damaged", detail=f"the bytes of {sha256} are not what was stored")
+        return ArtifactRef(sha256=sha256, size=size, media_type=media_type, name=name or None), bytes(data)
+
+    def list_refs(self, *, owner: str, limit: int = 100) -> list[ArtifactRef]:
+        """Return the newest references that *owner* may see."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT r.sha256, b.size, r.media_type, r.name FROM refs r JOIN blobs b ON b.sha256 = r.sha256 "
+                "WHERE r.owner = ? ORDER BY r.id DESC LIMIT ?",
+                (owner, max(0, min(limit, LIST_LIMIT))),
+            ).fetchall()
+        return [ArtifactRef(sha256=s, size=size, media_type=kind, name=name or None) for s, size, kind, name in rows]
+
+    def held_by(self, run: str) -> list[str]:
+        """Return the sha256 of everything that *run* refers to, oldest first."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT sha256 FROM refs WHERE run = ? GROUP BY sha256 ORDER BY min(id)", (run,))
+            return [sha256 for (sha256,) in rows.fetchall()]
+
+    def release(self, run: str, sha256s: Sequence[str]) -> list[str]:
+        """Drop the references of *run* to *sha256s* and remove blobs without any other; returns those removed.
+
+        Raises:
+            Internal: it could not be done; everything is as it was, apart from files that are already gone.
+        """
+        removed: list[str] = []
+        with self._transaction() as connection:
+            for sha256 in sha256s:
+                connection.execute("DELETE FROM refs WHERE run = ? AND sha256 = ?", (run, sha256))
+                if connection.execute("SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ?)", (sha256,)).fetchone()[0]:
+                    continue
+                if connection.execute("DELETE FROM blobs WHERE sha256 = ?", (sha256,)).rowcount:
+                    # inside the transaction, so that nobody can store the same bytes between the two
+                    self._path(sha256).unlink(missing_ok=True)
+                    removed.append(sha256)
+        if removed:
+            self._shrink()
+        return removed
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _path(self, sha256: str) -> Path:
+        return self._files / sha256[:2] / sha256
+
+    def _is_whole(self, reference: ArtifactRef) -> bool:
+        path = self._path(reference.sha256)
+        return path.is_file() and path.stat().st_size == reference.size
+
+    def _write_file(self, sha256: str, data: bytes) -> None:
+        """Write, sync, rename, sync the directory: a power cut leaves the whole blob under its name, or nothing."""
+        path = self._path(sha256)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        part = path.with_name(f"{sha256}.{os.getpid()}.part")
+        try:
+            descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            part.rename(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        for directory in (path.parent, self._files):
+            _sync(directory)
+
+    def _read_file(self, sha256: str) -> bytes:
+        try:
+            return self._path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise LogCorrupt("the artifact is damaged", detail=f"the file of {sha256} is gone") from None
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a crash left: half-written files, and whole ones that no row names."""
+        with self._transaction() as connection:
+            for path in self._files.glob("*/*"):
+                known = connection.execute(
+                    "SELECT EXISTS (SELECT 1 FROM blobs WHERE sha256 = ?)", (path.name,)
+                ).fetchone()[0]
+                if not known:
+                    path.unlink(missing_ok=True)
+
+    # --- database -----------------------------------------------------------------------------------------------------
+
+    def _prepare(self, database: Path) -> None:
+        connection = self._connection
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise LogCorrupt(
+                "the artifact store was written by a newer version", detail=f"{database}: schema {version}"
+            )
+        if version == 0:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.executescript(_SCHEMA)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._remove_leftovers()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._guard:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+            except (sqlite3.Error, OSError) as error:
+                raise Internal("the artifact cannot be stored", detail=f"{self._directory}: {error}") from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._guard:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise Internal("the artifact cannot be read", detail=f"{self._directory}: {error}") from error
+
+    def _shrink(self) -> None:
+        """Give pages back and cut the write-ahead log, which still has the removed bytes."""
+        deadline = time.monotonic() + TRUNCATE_WAIT_S
+        with self._guard:
+            while True:
+                try:
+                    self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+                    busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                except sqlite3.OperationalError:
+                    busy = 1
+                if not busy:
+                    return
+                if time.monotonic() > deadline:
+                    raise Internal(
+                        "removed artifacts may still be in the write-ahead log", detail="readers kept it busy"
+                    )
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""The port `Artifacts` over `BlobStore`: every operation runs in a thread, because each may wait for the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from omni_mcp.contracts.artifact import ArtifactRef
+from omni_mcp.engines.artifacts.blobs import BlobStore
+
+T = TypeVar("T")
+
+
+class ArtifactStore:
+    """Blobs by content, each visible to the principals that made it or were given it."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="artifacts")
+
+    async def put(self, data: bytes, *, media_type: str, owner: str, run: str, name: str | None = None) -> ArtifactRef:
+        """Store *data* durably and return its reference; storing the same bytes twice keeps one copy.
+
+        Raises:
+            Internal: it could not be written.
+        """
+        return await self._in_thread(
+            partial(self._blobs.put, data, media_type=media_type, owner=owner, run=run, name=name)
+        )
+
+    async def get(self, sha256: str, *, owner: str) -> tuple[ArtifactRef, bytes]:
+        """Return a blob that *owner* may see.
+
+        Raises:
+            NotFound: no such blob, or not one of theirs: the same answer.
+            LogCorrupt: its bytes are not what was stored.
+        """
+        return await self._in_thread(partial(self._blobs.get, sha256, owner=owner))
+
+    async def list_refs(self, *, owner: str, limit: int = 100) -> list[ArtifactRef]:
+        """Return the newest references that *owner* may see."""
+        return await self._in_thread(partial(self._blobs.list_refs, owner=owner, limit=limit))
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        await asyncio.to_thread(self._pool.shutdown, wait=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+@asynccontextmanager
+async def open_artifacts(directory: Path) -> AsyncIterator[ArtifactStore]:
+    """Open the store in *directory*, made with mode 0700 if it is missing.
+
+    Raises:
+        LogCorrupt: its database is damaged.
+        PermissionError: others may write to the directory.
+    """
+    blobs = await asyncio.to_thread(BlobStore, directory)
+    try:
+        store = ArtifactStore(blobs)
+        try:
+            yield store
+        finally:
+            await store.close()
+    finally:
+        await asyncio.to_thread(blobs.close)

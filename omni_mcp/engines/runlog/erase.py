@@ -1,0 +1,229 @@
+"""Erasure: texts go, links stay. Works beside a running gateway and without one.
+
+In one transaction the payloads and salts become tombstones, their words leave the search index, what was projected of
+them is derived anew, and an `erased` event says which places were emptied. Then artifacts that nobody else holds are
+unlinked, and the write-ahead log, which still has the old pages, is cut to nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from omni_mcp.contracts.errors import LogUnavailable, NotFound, OmniError
+from omni_mcp.contracts.events import Erased, RetentionRun, RunCreated, draft
+from omni_mcp.contracts.ids import new_id
+from omni_mcp.contracts.json import JsonObject, canonical
+from omni_mcp.contracts.manifest import Closed
+from omni_mcp.engines.runlog.ledger import Entry, Ledger, Transaction
+from omni_mcp.engines.runlog.projections import project_run_again, values_of
+from omni_mcp.engines.runlog.search_index import remove_from_index
+from omni_mcp.engines.runlog.tickets import Ticket
+
+TRUNCATE_WAIT_S = 10.0
+_MAY_ERASE = "omni_mcp_may_erase"
+_NS_PER_S = 1_000_000_000
+
+
+class Blobs(Protocol):
+    """What an erasure needs of the artifact store."""
+
+    def held_by(self, run: str) -> list[str]:
+        """Return the sha256 of everything that *run* refers to."""
+        ...
+
+    def release(self, run: str, sha256s: Sequence[str]) -> list[str]:
+        """Drop the references of *run* to *sha256s* and remove blobs without any other; returns those removed."""
+        ...
+
+
+@dataclass(slots=True)
+class Erasure:
+    """What was erased. `wal_truncated` False means that old pages may still be in the file's -wal: erase again."""
+
+    runs: list[str] = field(default_factory=list)
+    events: int = 0
+    artifacts: list[str] = field(default_factory=list)
+    wal_truncated: bool = False
+
+    def as_json(self) -> JsonObject:
+        return {
+            "runs": self.runs, "events": self.events, "artifacts": self.artifacts, "wal_truncated": self.wal_truncated
+        }  # fmt: skip
+
+
+class Eraser:
+    """Erases through a ledger of its own.
+
+    Args:
+        by: who asked for it, as the `erased` event names them.
+    """
+
+    def __init__(
+        self, ledger: Ledger, file: Path, blobs: Blobs, *, by: str, now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._ledger = ledger
+        self._connection = ledger.connection
+        self._file = file
+        self._blobs = blobs
+        self._by = by
+        self._now_ns = now_ns
+
+    def erase(self, run: str, *, call: str | None = None, reason: str) -> Erasure:
+        """Erase the texts of a run, or of one of its calls, and everything derived from them.
+
+        Raises:
+            NotFound: there is no such run, or no such call in it.
+            LogUnavailable: it could not be done; everything is as it was.
+        """
+        done = Erasure()
+        self._erase(run, call, reason, done)
+        done.wal_truncated = self._clean_up()
+        return done
+
+    def retention(self, *, older_than_s: float, older_than: str) -> Erasure:
+        """Erase all runs that have no open call and whose last event is older than *older_than_s* seconds.
+
+        Raises:
+            LogUnavailable: it could not be done; runs before the one that failed are erased.
+        """
+        done = Erasure()
+        for run in self._older_than(self._now_ns() - int(older_than_s * _NS_PER_S)):
+            self._erase(run, None, f"retention: older than {older_than}", done)
+        if done.runs:
+            payload = RetentionRun(
+                older_than=older_than, runs=len(done.runs), events=done.events, artifacts=len(done.artifacts)
+            )
+            with self._ledger.transaction() as group:
+                self._note(group, self._own_run(group), payload)
+        done.wal_truncated = self._clean_up()
+        return done
+
+    def _erase(self, run: str, call: str | None, reason: str, done: Erasure) -> None:
+        artifacts = self._artifacts_of(run, call)
+        with self._ledger.transaction() as group, self._allowed():
+            run_key = self._run_key(run)
+            where = "run = ? AND payload IS NOT NULL AND code IS NOT 'erased'"
+            values: list[int | str] = [run_key]
+            if call is not None:
+                where, values = f"{where} AND call = ?", [run_key, call]
+            seqs = [
+                seq for (seq,) in self._connection.execute(f"SELECT seq FROM events WHERE {where} ORDER BY seq", values)
+            ]
+            if call is not None and not self._has_call(run_key, call):
+                raise NotFound("there is no such call", detail=f"call {call!r} is not in run {run!r}")
+            if seqs:
+                named = () if call is None else tuple(seqs)  # empty: everything before the erasure
+                payload = Erased(target_run=run, seqs=named, artifacts=tuple(artifacts), reason=reason, by=self._by)
+                erased_by = self._note(group, run, payload)
+                group.flush()
+                where, values = f"{where} AND seq < ?", [*values, erased_by]
+                remove_from_index(
+                    self._connection, self._connection.execute(f"SELECT gid, payload FROM events WHERE {where}", values)
+                )
+                self._connection.execute(
+                    f"UPDATE events SET payload = NULL, salt = X'', erased_by = {erased_by} WHERE {where}", values
+                )
+                project_run_again(self._connection, run_key)
+                self._ledger.reload_index_state()
+        done.events += len(seqs)
+        done.runs.append(run)
+        done.artifacts.extend(self._blobs.release(run, artifacts))
+
+    def _artifacts_of(self, run: str, call: str | None) -> list[str]:
+        """Return what only the erased events of the run refer to; for a whole run, all that it holds."""
+        held = self._blobs.held_by(run)
+        if call is None or not held:
+            return held
+        inside: set[str] = set()
+        outside: set[str] = set()
+        sql = "SELECT call, payload FROM events WHERE run = (SELECT run FROM run_keys WHERE id = ?)"
+        for owner, payload in self._connection.execute(sql, (run,)):
+            named = {sha256 for sha256 in held if payload is not None and sha256.encode() in payload}
+            (inside if owner == call else outside).update(named)
+        return [sha256 for sha256 in held if sha256 in inside - outside]
+
+    def _older_than(self, at_ns: int) -> list[str]:
+        sql = (
+            "SELECT k.id FROM heads h JOIN run_keys k ON k.run = h.run "
+            "JOIN events e ON e.run = h.run AND e.seq = h.count WHERE e.at_ns < ? "
+            "AND NOT EXISTS (SELECT 1 FROM calls c WHERE c.run = h.run AND c.outcome_seq IS NULL) "
+            "AND EXISTS (SELECT 1 FROM events t WHERE t.run = h.run AND t.payload IS NOT NULL "
+            "AND t.code IS NOT 'erased') "
+            "ORDER BY h.run"
+        )
+        try:
+            return [run for (run,) in self._connection.execute(sql, (at_ns,))]
+        except sqlite3.Error as error:
+            raise self._ledger.translated(error) from error
+
+    def _own_run(self, group: Transaction) -> str:
+        """Return the gateway's newest run, or begin one: what the command line did belongs to its own record."""
+        sql = "SELECT id FROM run_keys WHERE run = (SELECT max(run) FROM runs WHERE kind = 'gateway')"
+        found = self._connection.execute(sql).fetchone()
+        if found:
+            return str(found[0])
+        run = new_id()
+        payload = RunCreated(run_kind="gateway", project="default", principal=self._by, gateway_version="command line")
+        self._note(group, run, payload, creates=True)
+        return run
+
+    def _note(self, group: Transaction, run: str, payload: Closed, *, creates: bool = False) -> int:
+        event = draft(payload, actor=self._by)
+        values = payload.model_dump()
+        entry = Entry(
+            run=run, kind=event.kind, code=event.code, actor=self._by, call=None, parent=None, privacy=(),
+            payload=canonical(values), values=values_of(event.kind, values), at_ns=self._now_ns(), ticket=Ticket(),
+            creates=creates,
+        )  # fmt: skip
+        group.add(entry)
+        if entry.ticket.written is None:
+            raise entry.ticket.error or LogUnavailable("the run log cannot be written")
+        return entry.ticket.written
+
+    def _run_key(self, run: str) -> int:
+        found = self._connection.execute("SELECT run FROM run_keys WHERE id = ?", (run,)).fetchone()
+        if found is None:
+            raise NotFound("there is no such run", detail=f"run {run!r} was never created")
+        return int(found[0])
+
+    def _has_call(self, run_key: int, call: str) -> bool:
+        sql = "SELECT EXISTS (SELECT 1 FROM events WHERE call = ? AND run = ?)"
+        return bool(self._connection.execute(sql, (call, run_key)).fetchone()[0])
+
+    @contextmanager
+    def _allowed(self) -> Iterator[None]:
+        """Give this connection, for as long as this, the function that the guarding trigger asks for."""
+        self._connection.create_function(_MAY_ERASE, 0, lambda: 1)
+        try:
+            yield
+        finally:
+            self._connection.create_function(_MAY_ERASE, 0, None)
+
+    def _clean_up(self) -> bool:
+        """Give free pages back and cut the write-ahead log; False if readers kept it busy all the time."""
+        deadline = time.monotonic() + TRUNCATE_WAIT_S
+        while True:
+            try:
+                self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+                busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError:
+                busy = 1
+            if not busy or time.monotonic() > deadline:
+                return not busy
+
+
+def refuse_missing(file: Path) -> None:
+    """Raise unless there is a log: an erasure must not make one.
+
+    Raises:
+        LogUnavailable: there is none.
+    """
+    if not file.exists():
+        error: OmniError = LogUnavailable("there is no run log yet", detail=f"{file} does not exist")
+        raise error

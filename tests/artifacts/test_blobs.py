@@ -1,0 +1,102 @@
+"""Artifacts: stored once, seen only by their owners, gone when nobody refers to them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES
+from omni_mcp.contracts.errors import LogCorrupt, NotFound
+from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.artifacts.store import open_artifacts
+
+ANNA, BERT = 'User::"anna"@default', 'User::"bert"@default'
+
+
+def _files(place: Path) -> list[Path]:
+    return [path for path in (place / "blobs").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("size", [0, 1, INLINE_LIMIT_BYTES, INLINE_LIMIT_BYTES + 1, 3 * 1024 * 1024])
+async def test_bytes_come_back_as_they_were_and_only_to_their_owner(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    async with open_artifacts(tmp_path / "a") as store:
+        reference = await store.put(data, media_type="text/csv", owner=ANNA, run="r1", name="out/report.csv")
+        again = await store.put(data, media_type="text/csv", owner=ANNA, run="r1", name="out/report.csv")
+        assert again == reference
+    async with open_artifacts(tmp_path / "a") as store:
+        assert await store.get(reference.sha256, owner=ANNA) == (reference, data)
+        assert await store.list_refs(owner=ANNA) == [reference]
+        assert await store.list_refs(owner=BERT) == []
+        for sha256, owner in ((reference.sha256, BERT), ("0" * 64, ANNA), ("../../etc/passwd", ANNA)):
+            with pytest.raises(NotFound) as refusal:
+                await store.get(sha256, owner=owner)
+            assert refusal.value.message == "there is no such artifact"
+    assert len(_files(tmp_path / "a")) == (1 if size > INLINE_LIMIT_BYTES else 0)
+    assert all(
+        stat.S_IMODE(path.stat().st_mode) == 0o600
+        for path in [*_files(tmp_path / "a"), tmp_path / "a" / "artifacts.db"]
+    )
+
+
+async def test_the_same_bytes_of_two_owners_are_kept_once_and_each_owner_gets_their_own_name(tmp_path: Path) -> None:
+    async with open_artifacts(tmp_path / "a") as store:
+        data = b"x" * 100_000
+        first = await store.put(data, media_type="text/plain", owner=ANNA, run="r1", name="a.txt")
+        await store.put(data, media_type="text/plain", owner=BERT, run="r2", name="b.txt")
+        assert len(_files(tmp_path / "a")) == 1
+        assert (await store.get(first.sha256, owner=BERT))[0].name == "b.txt"
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_a_blob_goes_with_its_last_reference_and_leaves_no_byte(tmp_path: Path, size: int) -> None:
+    store = BlobStore(tmp_path / "a")
+    data = (b"remember-me " * size)[:size]
+    first = store.put(data, media_type="text/plain", owner=ANNA, run="r1")
+    store.put(data, media_type="text/plain", owner=BERT, run="r2")
+    assert store.held_by("r1") == [first.sha256]
+    assert store.release("r1", [first.sha256]) == []
+    assert store.get(first.sha256, owner=BERT)[1] == data
+    with pytest.raises(NotFound):
+        store.get(first.sha256, owner=ANNA)
+    assert store.release("r2", [first.sha256]) == [first.sha256]
+    assert store.release("r2", [first.sha256]) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"remember-me" in path.read_bytes()]
+    store.close()
+
+
+def test_what_a_crash_left_half_written_is_removed_and_never_shown(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "a")
+    kept = store.put(b"k" * 100_000, media_type="text/plain", owner=ANNA, run="r1")
+    store.close()
+    half = tmp_path / "a" / "blobs" / kept.sha256[:2] / f"{kept.sha256}.1.part"
+    half.write_bytes(b"half")
+    nobodys = half.with_name("f" * 64)
+    nobodys.write_bytes(b"no row names this")
+    store = BlobStore(tmp_path / "a")
+    assert [path.name for path in _files(tmp_path / "a")] == [kept.sha256]
+    store.close()
+
+
+def test_damaged_bytes_are_not_handed_out(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "a")
+    reference = store.put(b"k" * 100_000, media_type="text/plain", owner=ANNA, run="r1")
+    _files(tmp_path / "a")[0].write_bytes(b"j" * 100_000)
+    with pytest.raises(LogCorrupt):
+        store.get(reference.sha256, owner=ANNA)
+    _files(tmp_path / "a")[0].unlink()
+    with pytest.raises(LogCorrupt):
+        store.get(reference.sha256, owner=ANNA)
+    store.put(b"k" * 100_000, media_type="text/plain", owner=ANNA, run="r1")
+    assert store.get(reference.sha256, owner=ANNA)[1] == b"k" * 100_000
+    store.close()
+
+
+def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(0o777)
+    with pytest.raises(PermissionError):
+        BlobStore(tmp_path / "a")

@@ -1,0 +1,181 @@
+"""Erasure: the text is in no byte of the data directory, every link still verifies, and a rebuild changes nothing."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from omni_mcp.contracts.errors import NotFound
+from omni_mcp.contracts.events import ArtifactStored, draft
+from omni_mcp.contracts.ids import new_id
+from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.runlog.erase import Eraser
+from omni_mcp.engines.runlog.keys import find_keys
+from omni_mcp.engines.runlog.projections import digest_of_projections
+from omni_mcp.engines.runlog.store import SqliteRunLog, open_ledger, rebuild_projections
+from omni_mcp.engines.runlog.verify import verify_database
+from tests.runlog.conftest import ANNA, Place, answered, asked, new_run, said, texts
+
+DAY_S = 86_400
+
+
+@contextmanager
+def _eraser(place: Place, blobs: BlobStore, later_s: float = 0) -> Iterator[Eraser]:
+    """What the command line makes: a second connection with a ledger of its own."""
+    ledger, _ = open_ledger(place.file, place.keys, events_per_run=100_000)
+    try:
+        yield Eraser(
+            ledger, place.file, blobs, by="operator:test", now_ns=lambda: time.time_ns() + int(later_s * 1_000_000_000)
+        )
+    finally:
+        ledger.connection.close()
+
+
+@pytest.fixture
+def blobs(place: Place) -> Iterator[BlobStore]:
+    (place.directory / "data").mkdir(exist_ok=True)
+    store = BlobStore(place.directory / "data" / "artifacts")
+    yield store
+    store.close()
+
+
+def _files_with(directory: Path, text: str) -> list[str]:
+    """Return the files that hold *text*, or any of its words, whatever the case."""
+    needles = [word.encode() for word in text.split()]
+    found = []
+    for file in directory.rglob("*"):
+        content = file.read_bytes().lower() if file.is_file() else b""
+        found.extend(f"{file.name}: {needle.decode()}" for needle in needles if needle in content)
+    return found
+
+
+async def _fill(log: SqliteRunLog, words: list[str], runs: int = 6, events: int = 60) -> list[str]:
+    """Write interleaved runs with texts of all sizes, so that pages split and cells move; run 0 holds the words."""
+    dice = random.Random(1)
+    names = [await new_run(log, title=f"about {words[0]}" if not number else "about nothing") for number in range(runs)]
+    for number in range(events):
+        for at, run in enumerate(names):
+            filler = "lorem " * dice.choice([1, 20, 120, 400, 1500])
+            text = f"{filler} {words[number % len(words)]} {filler[: dice.randrange(200)]}" if at == 0 else filler
+            log.append(run, said(text))
+        await log.append(names[-1], said("end of round")).durable()
+    return names
+
+
+async def test_after_an_erasure_no_byte_is_left_and_everything_still_verifies(place: Place, blobs: BlobStore) -> None:
+    """Source: docs/run-log.md, "Erasing". Beside an open gateway, as the command line does it."""
+    words = [f"zyxw{number}vuts" for number in range(20)]
+    secret = " ".join(words)
+    async with place.open() as log:
+        names = await _fill(log, words)
+        large, small = secret.encode() * 1000, secret.encode()
+        for data in (large, small):
+            reference = blobs.put(data, media_type="text/plain", owner=ANNA.key, run=names[0], name=f"{len(data)}.txt")
+            stored = ArtifactStored(**reference.model_dump())
+            await log.append(names[0], draft(stored, actor="gateway")).durable()
+        await log.flush_index()
+        await log.append(names[0], said(f"not indexed yet {secret}")).durable()
+        assert len(await log.search(words[3])) == 4
+        assert _files_with(place.directory, secret)
+
+        with _eraser(place, blobs) as eraser:
+            done = eraser.erase(names[0], reason="asked for")
+        assert (done.runs, done.events, len(done.artifacts), done.wal_truncated) == ([names[0]], 64, 2, True)
+        assert _files_with(place.directory, secret) == []
+        assert await log.search(words[3]) == []
+        assert len(await log.search("lorem", run=names[1], limit=100)) == 60
+
+        report = verify_database(place.file, find_keys(place.keys))
+        assert (report.faults, report.erased) == ([], [(names[0], seq) for seq in range(1, 65)])
+        assert await log.append(names[0], said("goes on")).durable() == 66
+        await log.append(names[1], said("elsewhere too")).durable()
+        facts = await log.get_run(names[0])
+        assert (facts["title"], facts["principal"], facts["erased"]) == (None, None, 64)
+
+    ledger, _ = open_ledger(place.file, place.keys, events_per_run=100_000)
+    ledger.index()
+    before = digest_of_projections(ledger.connection)
+    rebuild_projections(ledger)
+    assert digest_of_projections(ledger.connection) == before
+    ledger.connection.close()
+    assert _files_with(place.directory, secret) == []
+    assert verify_database(place.file, find_keys(place.keys)).ok
+
+
+async def test_erasing_one_call_leaves_its_neighbours_and_keeps_artifacts_that_others_name(
+    place: Place, blobs: BlobStore
+) -> None:
+    async with place.open() as log:
+        run, mine, other = await new_run(log), new_id(), new_id()
+        own = blobs.put(b"mine alone", media_type="text/plain", owner=ANNA.key, run=run)
+        shared = blobs.put(b"shared", media_type="text/plain", owner=ANNA.key, run=run)
+        for call, references in ((mine, (own, shared)), (other, (shared,))):
+            log.append(run, asked(call, path=f"path-of-{call}"))
+            for reference in references:
+                log.append(run, draft(ArtifactStored(**reference.model_dump()), actor="gateway", call=call))
+            await log.append_outcome(run, answered(call, f"answer-of-{call}")).durable()
+        with _eraser(place, blobs) as eraser:
+            done = eraser.erase(run, call=mine, reason="asked for")
+            with pytest.raises(NotFound):
+                eraser.erase(run, call=new_id(), reason="no such call")
+            with pytest.raises(NotFound):
+                eraser.erase(new_id(), reason="no such run")
+        assert (done.events, done.artifacts) == (4, [own.sha256])
+        assert _files_with(place.directory, f"path-of-{mine} answer-of-{mine}") == []
+        assert [event.payload is None for event in await log.find_call(mine)] == [True] * 4
+        assert [event.payload is None for event in await log.find_call(other)] == [False] * 3
+        assert blobs.get(shared.sha256, owner=ANNA.key)[1] == b"shared"
+        calls = {event.kind for event in await log.search(f"answer-of-{other}")}
+        assert calls == {"tool_result"}
+    report = verify_database(place.file, find_keys(place.keys))
+    assert (report.ok, [seq for _, seq in report.erased]) == (True, [2, 3, 4, 5])
+
+
+async def test_an_open_call_stays_open_when_its_text_is_erased(place: Place, blobs: BlobStore) -> None:
+    async with place.open() as log:
+        run, call = await new_run(log), new_id()
+        await log.append(run, asked(call)).durable()
+        with _eraser(place, blobs) as eraser:
+            eraser.erase(run, reason="asked for")
+        assert await log.append_outcome(run, answered(call), parent=2).durable() == 4
+
+
+async def test_retention_erases_old_runs_once_and_says_so_in_the_gateways_run(place: Place, blobs: BlobStore) -> None:
+    async with place.open() as log:
+        old, waiting = await new_run(log), await new_run(log)
+        await log.append(old, said("old story")).durable()
+        await log.append(waiting, asked(new_id())).durable()
+        with _eraser(place, blobs) as eraser:
+            assert eraser.retention(older_than_s=DAY_S, older_than="1d").runs == []
+        with _eraser(place, blobs, later_s=2 * DAY_S) as eraser:
+            assert eraser.retention(older_than_s=DAY_S, older_than="1d").runs == [old]
+            assert eraser.retention(older_than_s=DAY_S, older_than="1d").runs == []
+        assert await texts(log, old) == []
+        own = next(run for run in await log.runs() if run["kind"] == "gateway")
+        events = [event async for event in log.read(own["id"])]
+        assert [event.code or event.kind for event in events] == ["run_created", "retention_run"]
+        assert events[-1].payload == {
+            "code": "retention_run", "older_than": "1d", "runs": 1, "events": 2, "artifacts": 0
+        }  # fmt: skip
+        await log.append(own["id"], said("the gateway goes on in the same chain")).durable()
+    assert verify_database(place.file, find_keys(place.keys)).ok
+
+
+async def test_a_text_that_vanished_without_an_erasure_on_record_is_named(place: Place, blobs: BlobStore) -> None:
+    async with place.open() as log:
+        run = await new_run(log)
+        await log.append(run, said("first")).durable()
+        with _eraser(place, blobs) as eraser:
+            eraser.erase(run, reason="asked for")
+        await log.append(run, said("second")).durable()
+    ledger, _ = open_ledger(place.file, place.keys, events_per_run=100_000)
+    ledger.connection.create_function("omni_mcp_may_erase", 0, lambda: 1)
+    ledger.connection.execute("UPDATE events SET payload = NULL, salt = X'', erased_by = 3 WHERE seq = 4")
+    ledger.connection.close()
+    report = verify_database(place.file, find_keys(place.keys))
+    assert [(fault.run, fault.seq) for fault in report.faults] == [(run, 4)]

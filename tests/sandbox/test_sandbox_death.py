@@ -1,0 +1,176 @@
+"""Whatever ends a job, nothing of it goes on: seen from outside by a pipe that every process of the job holds open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from omni_mcp.contracts.sandbox import Job, Mount
+from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
+from tests.sandbox.conftest import HERE, Opener, in_shell, limits
+from tests.sandbox.gateway_to_kill import HOLD
+
+pytestmark = pytest.mark.sandbox
+
+
+class Witness:
+    """The reading end of a fifo in the job's workspace: says when the job runs, and when the last of it has died."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._fifo = workspace / "fifo"
+        os.mkfifo(self._fifo, 0o600)
+        owner = workspace.stat().st_uid
+        os.chown(self._fifo, owner, owner)
+        self._file = -1
+        self.mount = Mount(source=workspace, inside="/workspace", writable=True)
+
+    def wait_for_start(self) -> None:
+        self._file = os.open(self._fifo, os.O_RDONLY)
+        assert os.read(self._file, 100) == b"started\n"
+
+    def wait_for_death(self) -> None:
+        assert os.read(self._file, 100) == b""  # no process holds the other end
+        os.close(self._file)
+
+
+@pytest.fixture
+def witness(workspace: Path) -> Witness:
+    return Witness(workspace)
+
+
+def holding_job(witness: Witness, **fields: float) -> Job:
+    return in_shell(HOLD, mounts=(witness.mount,), limits=limits(**fields))
+
+
+async def test_a_cancelled_call_leaves_no_process_behind(each_sandbox: BubblewrapSandbox, witness: Witness) -> None:
+    call = asyncio.ensure_future(each_sandbox.run(holding_job(witness)))
+    await asyncio.to_thread(witness.wait_for_start)
+    call.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.to_thread(witness.wait_for_death)
+
+
+async def test_a_call_that_is_cancelled_twice_still_waits_for_its_cell_to_die(
+    sandbox: BubblewrapSandbox, witness: Witness
+) -> None:
+    call = asyncio.ensure_future(sandbox.run(holding_job(witness)))
+    await asyncio.to_thread(witness.wait_for_start)
+    call.cancel()
+    await asyncio.sleep(0)
+    call.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.to_thread(witness.wait_for_death)
+
+
+async def test_a_call_cancelled_at_any_moment_of_its_start_leaves_the_sandbox_usable(
+    sandbox: BubblewrapSandbox,
+) -> None:
+    for steps in range(0, 24, 3):
+        call = asyncio.ensure_future(sandbox.run(in_shell("sleep 60")))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    end = await sandbox.run(in_shell("echo fine"))
+
+    assert end.stdout == b"fine\n"
+
+
+async def test_a_job_that_ran_out_of_time_leaves_no_process_behind(
+    sandbox: BubblewrapSandbox, witness: Witness
+) -> None:
+    started = asyncio.ensure_future(asyncio.to_thread(witness.wait_for_start))
+    end = await sandbox.run(holding_job(witness, timeout_s=1))
+
+    assert end.reason == "timeout"
+    await started
+    await asyncio.to_thread(witness.wait_for_death)
+
+
+async def test_a_killed_helper_takes_its_cells_with_it_and_the_next_job_gets_a_new_one(
+    each_sandbox: BubblewrapSandbox, witness: Witness
+) -> None:
+    call = asyncio.ensure_future(each_sandbox.run(holding_job(witness)))
+    await asyncio.to_thread(witness.wait_for_start)
+    helper = each_sandbox.spawner_pid
+    assert helper is not None
+    os.kill(helper, signal.SIGKILL)
+    end = await call
+
+    assert end.reason == "killed"
+    await asyncio.to_thread(witness.wait_for_death)
+    assert (await each_sandbox.run(in_shell("echo again"))).stdout == b"again\n"
+
+
+async def test_a_cell_that_is_killed_from_outside_says_so(sandbox: BubblewrapSandbox, witness: Witness) -> None:
+    call = asyncio.ensure_future(sandbox.run(holding_job(witness)))
+    await asyncio.to_thread(witness.wait_for_start)
+    helper = sandbox.spawner_pid
+    for bwrap in Path(f"/proc/{helper}/task/{helper}/children").read_text().split():
+        os.kill(int(bwrap), signal.SIGKILL)
+    end = await call
+
+    assert end.reason == "killed"
+    await asyncio.to_thread(witness.wait_for_death)
+
+
+def test_a_gateway_killed_at_once_takes_its_jobs_and_cgroups_with_it(
+    sandbox_dir: Path, workspace: Path, no_bwrap: bool
+) -> None:
+    if no_bwrap:
+        pytest.skip("bubblewrap is missing")
+    witness = Witness(workspace)
+    gateway = subprocess.Popen([sys.executable, str(HERE / "gateway_to_kill.py"), str(sandbox_dir), str(workspace)])
+    helpers = []
+    try:
+        witness.wait_for_start()
+        helpers = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
+        handles = [os.pidfd_open(int(helper)) for helper in helpers]
+    finally:
+        gateway.kill()
+        gateway.wait()
+    witness.wait_for_death()
+    for handle in handles:
+        readable, _, _ = select.select([handle], [], [], 10)  # once the helper has ended, after its cleaning up
+        os.close(handle)
+        assert readable
+
+    assert helpers
+    assert list(Path("/sys/fs/cgroup").glob(f"**/omni-cell-{gateway.pid}-*")) == []
+
+
+async def test_leaving_the_sandbox_ends_jobs_that_still_run(opened: Opener, witness: Witness) -> None:
+    async with opened() as sandbox:
+        call = asyncio.ensure_future(sandbox.run(holding_job(witness)))
+        await asyncio.to_thread(witness.wait_for_start)
+    end = await call
+
+    assert end.reason == "killed"
+    await asyncio.to_thread(witness.wait_for_death)
+
+
+async def test_descriptors_of_the_gateway_do_not_grow_with_the_number_of_jobs(sandbox: BubblewrapSandbox) -> None:
+    async def one_of_each() -> None:
+        await sandbox.run(in_shell("true"))
+        await sandbox.run(Job(profile="shell", argv=("/nowhere",)))
+        await sandbox.run(in_shell("sleep 9", limits=limits(timeout_s=0.05)))
+        await sandbox.run(in_shell("mkdir out; echo x > out/x", exports=True))
+
+    await one_of_each()
+    before = len(os.listdir("/proc/self/fd"))
+    await one_of_each()
+    await one_of_each()
+
+    assert len(os.listdir("/proc/self/fd")) == before
