@@ -12,13 +12,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "Gateway": "omni_mcp.assembly",
+    "Gateway": "omni_mcp.gateway",
     "open_gateway": "omni_mcp.assembly",
     "Settings": "omni_mcp.config",
     "load_settings": "omni_mcp.config",
     "OmniError": "omni_mcp.contracts.errors",
 }
-__all__ = ["Gateway", "OmniError", "Settings", "__version__", "load_settings", "open_gateway"]  # noqa: F822
+__all__ = ["Gateway", "OmniError", "Settings", "__version__", "load_settings", "open_gateway"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,12 +19,16 @@ class ServerSettings(Closed):
     host: str = "127.0.0.1"
     port: int = Field(6464, ge=0, le=65535)
     behind_proxy: bool = Field(False, description="A proxy in front ends TLS; without it only loopback is bound.")
-    hosts: tuple[str, ...] = Field((), description="Further exact Host values that are accepted, such as mcp.example.org.")
+    hosts: tuple[str, ...] = Field(
+        (), description="Further exact Host values that are accepted, such as mcp.example.org."
+    )
     origins: tuple[str, ...] = Field((), description="Exact Origin values that are accepted; browsers only.")
     request_limit_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     sessions: int = Field(2000, ge=1, description="Open handshake sessions in all.")
     session_idle_s: float = Field(1800.0, gt=0)
-    idle_stop_s: float = Field(600.0, gt=0, description="A gateway that a client started ends this long after its last client.")
+    idle_stop_s: float = Field(
+        600.0, gt=0, description="A gateway that a client started ends this long after its last client."
+    )
 
 
 class LimitSettings(Closed):

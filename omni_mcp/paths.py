@@ -109,7 +109,9 @@ def find_home(environment: dict[str, str] | None = None) -> Home:
         data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "omni-mcp"
     name = hashlib.sha256(str(data).encode()).hexdigest()[:12]
     base = env.get("XDG_RUNTIME_DIR")
-    runtime = Path(base) / f"omni-mcp-{name}" if base and len(base) < 60 else Path(f"/tmp/omni-mcp-{os.getuid()}-{name}")
+    runtime = (
+        Path(base) / f"omni-mcp-{name}" if base and len(base) < 60 else Path(f"/tmp/omni-mcp-{os.getuid()}-{name}")
+    )
     return Home(config=config, data=data, runtime=runtime)
 
 

@@ -33,8 +33,7 @@ def _cell(text: str) -> str:
 
 
 def _first_sentence(thing: object) -> str:
-    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
-    return text
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
 def errors_page() -> str:
@@ -154,7 +153,9 @@ def main(arguments: Sequence[str]) -> int:
         elif not file.exists() or file.read_text(encoding="utf-8") != text:
             stale.append(name)
     if stale:
-        sys.stderr.write(f"docs/reference differs from the code: {', '.join(stale)}; run: python -m omni_mcp.reference\n")
+        sys.stderr.write(
+            f"docs/reference differs from the code: {', '.join(stale)}; run: python -m omni_mcp.reference\n"
+        )
     return 1 if stale else 0
 
 

@@ -24,7 +24,8 @@ class Approve:
         decision, recorded = self._decisions.decide(call, approval=approval)
         known = replace(call, intents=(*call.intents, recorded))
         if decision.verdict != "allow":
-            raise NotAllowed(call.name, detail=f"not allowed even with approval {approval.id}: {', '.join(decision.rules)}")
+            raise NotAllowed(
+                call.name, detail=f"not allowed even with approval {approval.id}: {', '.join(decision.rules)}"
+            )
         grant = grant_for(known, call.tool, decision, approval)
         return carry(await proceed(replace(known, grant=grant)), approval)
-

@@ -41,7 +41,6 @@ class Decisions:
         event = draft(payload, actor="gateway", call=call.id)
         return decision, self._log.append(call.run, event, parent=call.parent, quiet=quiet)
 
-
     def still_asks(self, call: Call, now: Entry | None) -> bool:
         """Whether a waiting call, of the definition that is in force *now*, would still wait. Records nothing."""
         if call.tool is None or now is None or now.digest != call.tool.digest:

@@ -18,7 +18,7 @@ class Limit:
     def __init__(
         self, *, calls_per_minute: int, pending_per_principal: int, pending_in_all: int,
         now_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._calls_per_minute = calls_per_minute
         self._pending_per_principal = pending_per_principal
         self._pending_in_all = pending_in_all
@@ -64,4 +64,3 @@ class Limit:
         if self._pending_total >= self._pending_in_all:
             raise RateLimited("the gateway is busy; try again in a second", data={"retry_after_s": 1.0})
         recent.append(now)
-

@@ -37,7 +37,7 @@ class Record:
     def __init__(
         self, log: RunLog, artifacts: Artifacts, catalog: Catalog, *, gateway_run: str, round_ttl_s: float = 600.0,
         now_ns: Callable[[], int] = time.time_ns,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._log = log
         self._artifacts = artifacts
         self._catalog = catalog
@@ -57,20 +57,26 @@ class Record:
         started = time.perf_counter()
         try:
             result = await proceed(known)
+            reach("result_received")
+            if isinstance(result, InputRequired):
+                return await self._suspend(known, result)
+            payload = await self._answer_payload(known, result, _ms_since(started))
         except asyncio.CancelledError:
             self._append(known, _cancelled(known, _ms_since(started)), quiet=quiet)
             raise
         except OmniError as error:
-            await self._record_error(known, error, _ms_since(started), quiet=quiet)
-            raise
+            told = _honest(known, error)
+            await self._record_error(known, told, _ms_since(started), quiet=quiet)
+            if told is error:
+                raise
+            raise told from error
         except Exception as error:
             fault = Internal("the gateway failed; the record holds the reason", detail=_last_frames(error))
             await self._record_error(known, fault, _ms_since(started), quiet=quiet)
             raise fault from error
-        reach("result_received")
-        if isinstance(result, InputRequired):
-            return await self._suspend(known, result)
-        return await self._record_answer(known, result, _ms_since(started), quiet=quiet)
+        await self._durable_outcome(known, payload, quiet=quiet)
+        reach("result_durable")
+        return result
 
     def open_rounds(self) -> int:
         """How many calls wait for their caller to come back with input."""
@@ -84,7 +90,7 @@ class Record:
     # --- intent ---
 
     def _append_intent(self, call: Call, *, quiet: bool) -> tuple[Durable, Durable | int]:
-        """Append what is asked. A round of a call that does not wait for one is not let in: that call has its outcome."""
+        """Append what is asked. A round of a call that waits for none is not let in: that call has its outcome."""
         if call.round is not None:
             waiting = self._rounds.pop(call.id, None)
             if waiting is None:
@@ -92,7 +98,8 @@ class Record:
             waiting.timer.cancel()
             answered = RoundAnswered(round=call.round.number, responses=call.round.responses)
             parent = call.round.intent_seq
-            return self._log.append(call.run, draft(answered, actor=call.principal.key, call=call.id), parent=parent), parent
+            event = draft(answered, actor=call.principal.key, call=call.id)
+            return self._log.append(call.run, event, parent=parent), parent
         asked = ToolCall(
             call_kind=call.kind,
             name=call.name,
@@ -105,20 +112,21 @@ class Record:
                     "protocol": call.client.protocol_version, "transport": call.client.transport},
             model=_reported_model(call),
             trace_id=call.trace,
-        )
+        )  # fmt: skip
         intent = self._log.append(call.run, draft(asked, actor=call.principal.key, call=call.id), quiet=quiet)
         return intent, intent
 
     # --- outcomes ---
 
-    async def _record_answer(self, call: Call, answer: Answer, duration_ms: float, *, quiet: bool) -> Answer:
+    async def _answer_payload(self, call: Call, answer: Answer, duration_ms: float) -> ToolResult:
+        """Return what is recorded of an answer; a large one is stored apart, which can fail or be cancelled."""
         body = canonical(answer.body)
         kept: ArtifactRef | None = None
         if len(body) > INLINE_LIMIT_BYTES:
             kept = await self._artifacts.put(
                 body, media_type="application/json", owner=call.principal.key, run=call.run, name=f"result of {call.id}"
             )
-        payload = ToolResult(
+        return ToolResult(
             is_error=answer.is_error,
             result=None if kept else answer.body,
             artifact=kept,
@@ -129,9 +137,6 @@ class Record:
             duration_ms=duration_ms,
             bytes_out=len(body),
         )
-        await self._durable_outcome(call, payload, quiet=quiet)
-        reach("result_durable")
-        return answer
 
     async def _record_error(self, call: Call, error: OmniError, duration_ms: float, *, quiet: bool) -> None:
         await self._durable_outcome(call, _error_payload(call, error, duration_ms), quiet=quiet)
@@ -150,7 +155,8 @@ class Record:
 
     def _append(self, call: Call, payload: Closed, *, quiet: bool) -> Durable:
         event = draft(payload, actor=call.principal.key, call=call.id)
-        append = self._log.append_outcome if call.trail.dispatched else self._log.append
+        ran = call.trail.dispatched or call.round is not None  # an earlier round of this call was dispatched
+        append = self._log.append_outcome if ran else self._log.append
         return append(call.run, event, parent=call.parent, quiet=quiet)
 
     # --- multi-round calls ---
@@ -175,9 +181,18 @@ class Record:
         if waiting is None:
             return
         waiting.timer.cancel()
-        payload = ToolError(code=error.code, message=error.message, detail=error.detail, dispatched=True, where="remote")
+        payload = ToolError(
+            code=error.code, message=error.message, detail=error.detail, dispatched=True, where="remote"
+        )
         event = draft(payload, actor=waiting.actor, call=call_id)
         self._log.append_outcome(waiting.run, event, parent=waiting.parent)
+
+
+def _honest(call: Call, error: OmniError) -> OmniError:
+    """What was dispatched cannot be refused any more: a refusal on the way back leaves the outcome unknown."""
+    if isinstance(error, Refused) and call.trail.dispatched:
+        return OutcomeUnknown("the call was dispatched and its outcome cannot be recorded now", detail=error.detail)
+    return error
 
 
 def _error_payload(call: Call, error: OmniError, duration_ms: float) -> ToolError:
@@ -220,5 +235,7 @@ def _ms_since(started: float) -> float:
 def _last_frames(error: BaseException) -> str:
     """Type, message and the last three places of an unexpected error: for the record, never for a client."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
-    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    places = " < ".join(
+        f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in reversed(frames)
+    )
     return f"{type(error).__name__}: {str(error)[:500]} at {places}"

@@ -9,7 +9,7 @@ from omni_mcp.contracts.ports import Catalog
 
 
 class Resolve:
-    """Pins the call to the definition that is accepted now. Unknown and quarantined names go on as the unknown resource."""
+    """Pins the call to the definition that is accepted now. Unknown and quarantined names stay unknown."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog

@@ -139,9 +139,7 @@ def _print_report(report: Report, keys: LogKeys | None) -> None:
     if report.erased:
         click.echo(f"{len(report.erased)} events were erased; their links hold")
     if keys is None:
-        click.echo(
-            "heads were not checked: their key is not here, so an end that was cut off may not be seen"
-        )
+        click.echo("heads were not checked: their key is not here, so an end that was cut off may not be seen")
     verdict = "verified" if report.ok else f"NOT verified: {len(report.faults)} faults"
     click.echo(
         f"{verdict}: {report.runs} runs, {report.events} events" + (f", head {report.head}" if report.head else "")

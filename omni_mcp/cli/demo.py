@@ -189,7 +189,9 @@ class Walk:
     @asynccontextmanager
     async def _gateway(self) -> AsyncIterator[int]:
         log = (self._home / "gateway.log").open("wb")
-        process = subprocess.Popen([*_omni(), "serve", "--port", "0"], env=self._env, stdin=subprocess.DEVNULL, stderr=log)
+        process = subprocess.Popen(
+            [*_omni(), "serve", "--port", "0"], env=self._env, stdin=subprocess.DEVNULL, stderr=log
+        )
         try:
             yield await self._port_of(process)
         finally:

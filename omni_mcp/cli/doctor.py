@@ -187,7 +187,7 @@ def check_permissions(patient: Patient) -> Iterator[Finding]:
         ("home", home.config), ("data", home.data), ("policies", home.policies), ("manifests", home.manifests),
         ("runtime", home.runtime), ("secrets", home.secrets),
     ):  # fmt: skip
-        yield _directory_finding(name, path)
+        yield _directory_finding(f"{name} directory", path)
     for name, path in (("keys file", home.keys_file), ("token file", home.token_file)):
         fault = private_file_fault(path)
         if fault:

@@ -86,6 +86,7 @@ def start(home: Home, *, deadline_s: float) -> None:
             early.close()
             return  # somebody else was first
         _check_holder(home)
+        begin = _log_size(home)
         alive = _spawn(home)
         try:
             died_at_s: float | None = None
@@ -100,7 +101,7 @@ def start(home: Home, *, deadline_s: float) -> None:
                 time.sleep(RETRY_S)
         finally:
             os.close(alive)
-    raise StartFailed(f"the gateway did not start; its log is {log_file(home)}\n{_log_tail(home)}".rstrip())
+    raise StartFailed(f"the gateway did not start; its log is {log_file(home)}\n{_log_since(home, begin)}".rstrip())
 
 
 def connect(home: Home) -> socket.socket | None:
@@ -176,7 +177,9 @@ def _check_holder(home: Home) -> None:
     if note is None:
         return
     if note.get("embedded"):
-        raise StartFailed(f"process {note.get('pid')} runs an embedded gateway in {home.data}; it serves one client only")
+        raise StartFailed(
+            f"process {note.get('pid')} runs an embedded gateway in {home.data}; it serves one client only"
+        )
     if "url" in note and not note.get("socket"):
         raise StartFailed(
             f"the running gateway (process {note.get('pid')}) has no local socket; see: omni-mcp status. "
@@ -258,7 +261,7 @@ def _start_lock(home: Home, *, deadline_s: float) -> Iterator[None]:
         make_private_dir(home.data)
         descriptor = os.open(home.data / "start.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StartFailed(f"cannot use {home.data}: {error}", not_possible_here=True) from error
+        raise StartFailed(f"cannot use {home.data}: {error}") from error
     try:
         while True:
             try:
@@ -327,10 +330,18 @@ def _has_ended(alive: int) -> bool:
         return False
 
 
-def _log_tail(home: Home) -> str:
+def _log_size(home: Home) -> int:
+    try:
+        return os.stat(log_file(home)).st_size
+    except OSError:
+        return 0
+
+
+def _log_since(home: Home, begin: int) -> str:
+    """Return the last lines of the log, at most, that were written after *begin* bytes."""
     try:
         with open(log_file(home), "rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - LOG_TAIL_BYTES))
+            stream.seek(max(begin, os.fstat(stream.fileno()).st_size - LOG_TAIL_BYTES))
             text = stream.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""

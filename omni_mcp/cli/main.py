@@ -8,9 +8,17 @@ import sys
 # name -> (module, attribute, one line of help); the help stands here so that `--help` imports nothing.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("omni_mcp.cli.serve", "serve", "Run the gateway: HTTP, HTTP+SSE and the local socket."),
-    "stdio": ("omni_mcp.cli.shim", "stdio_command", "Connect a client that speaks stdio; starts the gateway if needed."),
+    "stdio": (
+        "omni_mcp.cli.shim",
+        "stdio_command",
+        "Connect a client that speaks stdio; starts the gateway if needed.",
+    ),
     "status": ("omni_mcp.cli.status", "status", "Show what runs, what waits and what is in force."),
-    "doctor": ("omni_mcp.cli.doctor", "doctor", "Say what isolation, limits and permissions are in force, and what to do."),
+    "doctor": (
+        "omni_mcp.cli.doctor",
+        "doctor",
+        "Say what isolation, limits and permissions are in force, and what to do.",
+    ),
     "demo": ("omni_mcp.cli.demo", "demo", "Walk one call through everything, on this machine, and clean up."),
     "allow": ("omni_mcp.cli.policy", "allow", "Write a small policy file that allows a tool."),
     "policy": ("omni_mcp.cli.policy", "policy", "Check, test and explain policies."),

@@ -335,9 +335,25 @@ PAYLOADS: dict[str, type[Closed]] = {
 CODES: dict[str, type[Closed]] = {
     model.model_fields["code"].default: model
     for model in (
-        PolicyDecided, ApprovalRequested, ApprovalDecided, ApprovalUsed, RoundAsked, RoundAnswered, GatewayStarted,
-        GatewayStopped, RunClosed, PolicyChanged, ConfigRejected, CatalogChanged, AccessRefusedEvent, RequestRejected,
-        LogRead, QuotaReached, Erased, RetentionRun, ServerState,
+        PolicyDecided,
+        ApprovalRequested,
+        ApprovalDecided,
+        ApprovalUsed,
+        RoundAsked,
+        RoundAnswered,
+        GatewayStarted,
+        GatewayStopped,
+        RunClosed,
+        PolicyChanged,
+        ConfigRejected,
+        CatalogChanged,
+        AccessRefusedEvent,
+        RequestRejected,
+        LogRead,
+        QuotaReached,
+        Erased,
+        RetentionRun,
+        ServerState,
     )
 }
 CONVERSATION_KINDS = frozenset({"user_message", "assistant_message_delta", "assistant_message"})
@@ -377,7 +393,7 @@ _KIND_OF: dict[type[Closed], Kind] = {
     ToolResult: "tool_result",
     ToolError: "tool_error",
     ArtifactStored: "artifact_ref",
-    **{model: "system_event" for model in CODES.values()},
+    **dict.fromkeys(CODES.values(), "system_event"),
 }
 
 
@@ -410,14 +426,31 @@ class RunEvent(Closed):
 
 
 def header_bytes(
-    *, v: int, run: str, seq: int, at_ns: int, kind: str, code: str | None, actor: str, call: str | None,
-    parent: int | None, privacy: tuple[str, ...],
+    *,
+    v: int,
+    run: str,
+    seq: int,
+    at_ns: int,
+    kind: str,
+    code: str | None,
+    actor: str,
+    call: str | None,
+    parent: int | None,
+    privacy: tuple[str, ...],
 ) -> bytes:
     """Return the canonical header of an event: all of its envelope that is not payload, salt, `prev` or `hash`."""
     return canonical(
         {
-            "v": v, "run": run, "seq": seq, "at_ns": at_ns, "kind": kind, "code": code, "actor": actor, "call": call,
-            "parent": parent, "privacy": privacy,
+            "v": v,
+            "run": run,
+            "seq": seq,
+            "at_ns": at_ns,
+            "kind": kind,
+            "code": code,
+            "actor": actor,
+            "call": call,
+            "parent": parent,
+            "privacy": privacy,
         }
     )
 

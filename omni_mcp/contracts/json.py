@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 
 import orjson
 
-JsonValue: TypeAlias = Any  # a recursive alias costs every caller a cast and catches nothing that strict parsing does not
+JsonValue: TypeAlias = (
+    Any  # a recursive alias costs every caller a cast and catches nothing that strict parsing does not
+)
 JsonObject: TypeAlias = dict[str, Any]
 
 

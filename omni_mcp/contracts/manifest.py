@@ -70,7 +70,8 @@ class BindingSpec(Closed):
         "`state`: the project's own directory for tools that keep state, out of reach of `project`.",
     )
     packages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")], ...] = Field(
-        (), max_length=8,
+        (),
+        max_length=8,
         description="Installed distributions whose import packages the job may read, at `/packages` and on its path.",
     )
     artifact_argument: str | None = Field(

@@ -38,8 +38,15 @@ class RunLog(Protocol):
     """The append-only record. One writer; appends are queued and committed in groups."""
 
     async def create_run(
-        self, *, kind: RunKind, principal: Principal, actor: str, client: JsonObject, trace_id: str | None = None,
-        parent_run: str | None = None, title: str | None = None,
+        self,
+        *,
+        kind: RunKind,
+        principal: Principal,
+        actor: str,
+        client: JsonObject,
+        trace_id: str | None = None,
+        parent_run: str | None = None,
+        title: str | None = None,
     ) -> str:
         """Append `run_created` and return the new run's id once it is durable.
 
@@ -68,7 +75,9 @@ class RunLog(Protocol):
         """Yield events of a run in order of seq, from the one after *after*."""
         ...
 
-    async def runs(self, *, principal: str | None = None, limit: int = 50, before: str | None = None) -> list[JsonObject]:
+    async def runs(
+        self, *, principal: str | None = None, limit: int = 50, before: str | None = None
+    ) -> list[JsonObject]:
         """Return newest runs first, as projected: id, kind, project, principal, created_at, last_seq, open, calls."""
         ...
 
@@ -84,7 +93,9 @@ class RunLog(Protocol):
         """Return the events of one call in order, or nothing."""
         ...
 
-    async def search(self, query: str, *, principal: str | None = None, run: str | None = None, limit: int = 20) -> list[RunEvent]:
+    async def search(
+        self, query: str, *, principal: str | None = None, run: str | None = None, limit: int = 20
+    ) -> list[RunEvent]:
         """Return events that contain every word of *query*, newest first. Any text is a valid query."""
         ...
 
@@ -126,8 +137,17 @@ class Policy(Protocol):
         ...
 
     def decide(
-        self, *, action: Action, principal: Principal, entry: Entry | None, name: str, run: str, arguments_digest: str,
-        arguments_bytes: int, egress: Sequence[str] = (), approval: ApprovalFacts | None = None,
+        self,
+        *,
+        action: Action,
+        principal: Principal,
+        entry: Entry | None,
+        name: str,
+        run: str,
+        arguments_digest: str,
+        arguments_bytes: int,
+        egress: Sequence[str] = (),
+        approval: ApprovalFacts | None = None,
     ) -> Decision:
         """Decide one request. `entry` None is the unknown resource: never allowed, never asked about."""
         ...
@@ -231,7 +251,9 @@ class Source(Protocol):
 class Completer(Protocol):
     """Suggests values for an argument of a prompt or of a resource template."""
 
-    async def complete(self, principal: Principal, entry: Entry, argument: JsonObject, context: JsonObject) -> JsonObject:
+    async def complete(
+        self, principal: Principal, entry: Entry, argument: JsonObject, context: JsonObject
+    ) -> JsonObject:
         """Return `{"values": [...], "total"?, "hasMore"?}` for `argument` (`{"name", "value"}`); at most 100 values."""
         ...
 

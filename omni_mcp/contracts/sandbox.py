@@ -10,8 +10,19 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Limits, Posture
 
 EndReason = Literal[
-    "exit", "signal", "timeout", "cpu_time", "memory", "processes", "disk", "file_size", "output_limit", "cancelled",
-    "sandbox_unavailable", "start_failed", "killed",
+    "exit",
+    "signal",
+    "timeout",
+    "cpu_time",
+    "memory",
+    "processes",
+    "disk",
+    "file_size",
+    "output_limit",
+    "cancelled",
+    "sandbox_unavailable",
+    "start_failed",
+    "killed",
 ]
 
 POSTURES: tuple[Posture, ...] = ("none", "landlock", "no-cgroup", "full")  # weakest first
@@ -19,7 +30,7 @@ POSTURES: tuple[Posture, ...] = ("none", "landlock", "no-cgroup", "full")  # wea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """What is in force for a job. `layers` names each layer that is on; `missing` those that are not, with the reason."""
+    """What is in force for a job: `layers` names each layer that is on, `missing` each that is not, with the reason."""
 
     posture: Posture
     layers: tuple[str, ...] = ()
@@ -48,8 +59,8 @@ class Job:
     """One thing to run in one fresh cell.
 
     Either `argv` (a command) or `function` (`module:function` of `sandbox/tools`, called with `arguments`, which
-    returns a JSON object). `files` are put into the workspace before the start, by relative path. `exports` says whether
-    the regular files that the job leaves below `out/` come back.
+    returns a JSON object). `files` are put into the workspace before the start, by relative path. `exports` says
+    whether the regular files that the job leaves below `out/` come back.
     """
 
     profile: str
@@ -78,7 +89,8 @@ class ExportedFile:
 class JobEnd:
     """How a job ended. `result` is what a `function` returned; `message` is for people when the reason is not `exit`.
 
-    `usage` holds `wall_ms`, `cpu_ms`, `memory_peak_bytes`, `bytes_out`, `temperature` (`hot` or `cold`); `limits` those in force.
+    `usage` holds `wall_ms`, `cpu_ms`, `memory_peak_bytes`, `bytes_out`, `temperature` (`hot` or `cold`); `limits` holds
+    those in force.
     """
 
     reason: EndReason

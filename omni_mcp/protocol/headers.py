@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.protocol.eras import META_VERSION, check_version
+from omni_mcp.protocol.eras import KNOWN_VERSIONS, META_VERSION, check_version
 from omni_mcp.protocol.rpc import HEADER_MISMATCH, RpcError
 
 VERSION_HEADER = "mcp-protocol-version"
@@ -53,7 +53,8 @@ def check_headers(method: str, params: JsonObject, meta: JsonObject, headers: Ma
     version = headers.get(VERSION_HEADER)
     if version is None:
         raise RpcError(HEADER_MISMATCH, "the header MCP-Protocol-Version is missing")
-    check_version(version)
+    if version not in KNOWN_VERSIONS:
+        check_version(version)
     if version != meta.get(META_VERSION):
         raise RpcError(HEADER_MISMATCH, "the header MCP-Protocol-Version and the body name different versions")
     if headers.get(METHOD_HEADER) != method:

@@ -85,7 +85,7 @@ class Exchange:
         """
         declared = self.headers.get("content-length", "0")
         if declared.isdigit() and int(declared[:20]) > limit_bytes:
-            raise TooLarge(f"the body is over {limit_bytes} bytes")
+            raise await self._too_large(limit_bytes)
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             data: bytes = message.get("body", b"")
@@ -99,11 +99,20 @@ class Exchange:
             part = message.get("body", b"")
             size += len(part)
             if size > limit_bytes:
-                raise TooLarge(f"the body is over {limit_bytes} bytes")
+                raise await self._too_large(limit_bytes, done=not message.get("more_body"))
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
             message = await self.receive()
+
+    async def _too_large(self, limit_bytes: int, *, done: bool = False) -> TooLarge:
+        """Throw away as much again, so that a client that is a little over can still read why it was refused."""
+        dropped = 0
+        while not done and dropped < limit_bytes:
+            message = await self.receive()
+            dropped += len(message.get("body", b""))
+            done = message["type"] == "http.disconnect" or not message.get("more_body")
+        return TooLarge(f"the body is over {limit_bytes} bytes")
 
     async def gone(self) -> None:
         """Return when the client has closed the connection."""

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -243,11 +244,12 @@ class Edge:
         task.add_done_callback(self._tasks.discard)
         if fault is None:
             session.calls[request.id] = task
-            task.add_done_callback(lambda _: session.calls.pop(request.id, None))
+            task.add_done_callback(partial(_forget, session.calls, request.id))
         return task
 
     def _busy(self, session: Session, request: Request) -> RpcError | None:
-        if request.id in session.calls:
+        earlier = session.calls.get(request.id)
+        if earlier is not None and not earlier.done():
             return RpcError(INVALID_REQUEST, "another request with this id is under way")
         if len(session.calls) >= self._limits.calls_per_session:
             return rpc_error(Overloaded("too many requests are under way; wait for one to end"))
@@ -511,6 +513,13 @@ class ListenStream:
             self.ended.set()
             return False
         return True
+
+
+def _forget(
+    calls: dict[int | str, asyncio.Task[Reply]], request_id: int | str, task: asyncio.Task[Reply]
+) -> None:
+    if calls.get(request_id) is task:  # the id may be in use again already
+        del calls[request_id]
 
 
 def _id_in(params: JsonObject) -> int | str:

@@ -33,7 +33,7 @@ async def pump(
     while True:
         events = await stream.wait(reader, number, timeout_s=keepalive_s)
         if events is None:
-            return stream.finished and not stream.overrun
+            return stream.finished and not stream.overrun and stream.read_by(reader)
         async with asyncio.timeout(WRITE_TIMEOUT_S):
             if not events:
                 await exchange.chunk(b": still here\r\n\r\n")

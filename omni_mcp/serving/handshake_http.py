@@ -27,7 +27,9 @@ from omni_mcp.serving.session import Nowhere, Outlet, Session
 from omni_mcp.serving.streams import EventStream
 
 SESSION_HEADER = "mcp-session-id"
-STREAMS_LIMIT = 64  # answers kept for a client that comes back, per session
+STREAMS_LIMIT = 64  # answers that a client may come back to, per session
+SENT_LIMIT_BYTES = 1024 * 1024  # of answers that were sent, but may have been lost with their connection
+SENT_KEEP_S = 60.0
 STANDING = "s"  # name of the GET stream
 SWEEP_S = 15.0
 
@@ -52,6 +54,7 @@ class HttpSession:
     standing: EventStream
     touched_s: float
     streams: OrderedDict[str, EventStream] = field(default_factory=OrderedDict)
+    sent: OrderedDict[str, float] = field(default_factory=OrderedDict)  # finished streams and when they were sent
     posts: int = 0
 
     @property
@@ -63,8 +66,24 @@ class HttpSession:
         """Remember a stream; the oldest finished one makes room."""
         self.streams[stream.name] = stream
         while len(self.streams) > STREAMS_LIMIT:
-            done = next((name for name, held in self.streams.items() if held.finished), next(iter(self.streams)))
-            del self.streams[done]
+            self._drop(next((name for name, held in self.streams.items() if held.finished), next(iter(self.streams))))
+
+    def note_sent(self, stream: EventStream, now_s: float) -> None:
+        """All of *stream* was sent. Whether it arrived nobody knows yet, so it is kept for a while, within bounds."""
+        if stream is self.standing:
+            return
+        self.sent[stream.name] = now_s
+        while len(self.sent) > 1 and sum(self.streams[name].held_bytes for name in self.sent) > SENT_LIMIT_BYTES:
+            self._drop(next(iter(self.sent)))
+
+    def forget_sent(self, before_s: float) -> None:
+        """Let go of what was sent before *before_s*."""
+        for name in [name for name, sent_s in self.sent.items() if sent_s < before_s]:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self.streams.pop(name, None)
+        self.sent.pop(name, None)
 
 
 class HandshakeHttp:
@@ -174,7 +193,7 @@ class HandshakeHttp:
         )
         held.touched_s = self._now_s()
         if complete:
-            held.streams.pop(stream.name, None)
+            held.note_sent(stream, held.touched_s)
 
     async def _batch(
         self, exchange: Exchange, held: HttpSession, batch: list[JsonValue], *, takes_events: bool
@@ -221,7 +240,7 @@ class HandshakeHttp:
         )  # fmt: skip
         held.touched_s = self._now_s()
         if complete:
-            held.streams.pop(stream.name, None)
+            held.note_sent(stream, held.touched_s)
 
     def _resumed(self, held: HttpSession, event_id: str | None) -> tuple[EventStream, int]:
         name, _, number = (event_id or "").rpartition("-")
@@ -283,6 +302,7 @@ class HandshakeHttp:
         self._timer = None
         before = self._now_s() - self._idle_s
         for held in list(self._sessions.values()):
+            held.forget_sent(self._now_s() - SENT_KEEP_S)
             if held.idle and held.touched_s <= before:
                 task = asyncio.ensure_future(self._edge.close(held.session, "idle"))
                 self._closing.add(task)

@@ -1,4 +1,4 @@
-"""What happens to the gateway itself goes on record in its own run: reloads that worked, and files that were refused."""
+"""What happens to the gateway itself goes on record in its own run: reloads, and files that were refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run log as an MCP server: `list`, `read`, `search` and `explain`, and `run://` resources; the caller's own runs only.
+"""The run log as an MCP server: the caller's own runs as tools and as `run://` resources, and its artifacts.
 
 It runs in process because it is ours and touches nothing but the log. Its calls are ordinary calls of the chain,
 recorded in the gateway's own run, so that reading a run adds nothing to it.
@@ -25,16 +25,40 @@ LABELS = Labels(read_only=True, destructive=False, egress=False, reads_private=T
 
 _RUN = {"type": "string", "description": "Id of one of your runs, as `list` gives it.", "maxLength": 64}
 _TOOLS: tuple[tuple[str, str, JsonObject], ...] = (
-    ("list", "List your runs, newest first: id, kind, when, how many events and calls.",
-     {"limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "before": _RUN}),
-    ("read", "Read the events of one of your runs in order. Go on with `after` = the last seq you saw.",
-     {"run": _RUN, "after": {"type": "integer", "minimum": 0, "default": 0},
-      "limit": {"type": "integer", "minimum": 1, "maximum": PAGE, "default": 100}}),
-    ("search", "Find events of your runs that contain every word of the query, newest first. Any text is a valid query.",
-     {"query": {"type": "string", "maxLength": 10000}, "run": _RUN,
-      "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}}),
-    ("explain", "Say how one of your calls ended, and why, and what to do next.",
-     {"call": {"type": "string", "description": "Id of the call, as an error or an event gives it.", "maxLength": 64}}),
+    (
+        "list",
+        "List your runs, newest first: id, kind, when, how many events and calls.",
+        {"limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "before": _RUN},
+    ),
+    (
+        "read",
+        "Read the events of one of your runs in order. Go on with `after` = the last seq you saw.",
+        {
+            "run": _RUN,
+            "after": {"type": "integer", "minimum": 0, "default": 0},
+            "limit": {"type": "integer", "minimum": 1, "maximum": PAGE, "default": 100},
+        },
+    ),
+    (
+        "search",
+        "Find events of your runs that contain every word of the query, newest first. Any text is a valid query.",
+        {
+            "query": {"type": "string", "maxLength": 10000},
+            "run": _RUN,
+            "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        },
+    ),
+    (
+        "explain",
+        "Say how one of your calls ended, and why, and what to do next.",
+        {
+            "call": {
+                "type": "string",
+                "description": "Id of the call, as an error or an event gives it.",
+                "maxLength": 64,
+            }
+        },
+    ),
 )
 _REQUIRED = {"list": [], "read": ["run"], "search": ["query"], "explain": ["call"]}
 
@@ -44,40 +68,67 @@ class RunsSource:
 
     def load(self) -> Iterable[Entry]:
         for name, description, properties in _TOOLS:
-            yield _entry("tool", name, {
-                "name": name,
-                "title": f"Runs: {name}",
-                "description": description,
-                "inputSchema": {"type": "object", "properties": properties, "required": _REQUIRED[name],
-                                "additionalProperties": False},
-                "annotations": {"readOnlyHint": True, "destructiveHint": False, "openWorldHint": False},
-            })
-        yield _entry("resource_template", "run://{run}", {
-            "uriTemplate": "run://{run}",
-            "name": "run",
-            "title": "One run",
-            "description": "The first events of one of your runs, as JSON. `read` gives the rest.",
-            "mimeType": "application/json",
-        })
-        yield _entry("resource_template", "artifact://{sha256}", {
-            "uriTemplate": "artifact://{sha256}",
-            "name": "artifact",
-            "title": "One artifact",
-            "description": "A file or large result that one of your calls left. `artifact_read` gives slices of large ones.",
-        })
-        yield _entry("resource", "run://latest", {
-            "uri": "run://latest",
-            "name": "latest run",
-            "title": "Your latest run",
-            "description": "The first events of your newest run, as JSON.",
-            "mimeType": "application/json",
-        })
+            yield _entry(
+                "tool",
+                name,
+                {
+                    "name": name,
+                    "title": f"Runs: {name}",
+                    "description": description,
+                    "inputSchema": {
+                        "type": "object",
+                        "properties": properties,
+                        "required": _REQUIRED[name],
+                        "additionalProperties": False,
+                    },
+                    "annotations": {"readOnlyHint": True, "destructiveHint": False, "openWorldHint": False},
+                },
+            )
+        yield _entry(
+            "resource_template",
+            "run://{run}",
+            {
+                "uriTemplate": "run://{run}",
+                "name": "run",
+                "title": "One run",
+                "description": "The first events of one of your runs, as JSON. `read` gives the rest.",
+                "mimeType": "application/json",
+            },
+        )
+        yield _entry(
+            "resource_template",
+            "artifact://{sha256}",
+            {
+                "uriTemplate": "artifact://{sha256}",
+                "name": "artifact",
+                "title": "One artifact",
+                "description": "A file or large result that one of your calls left. Slices: `artifact_read`.",
+            },
+        )
+        yield _entry(
+            "resource",
+            "run://latest",
+            {
+                "uri": "run://latest",
+                "name": "latest run",
+                "title": "Your latest run",
+                "description": "The first events of your newest run, as JSON.",
+                "mimeType": "application/json",
+            },
+        )
 
 
 def _entry(kind: Any, name: str, definition: JsonObject) -> Entry:
     return Entry(
-        kind=kind, server=SERVER, name=name, definition=definition, version="1.0.0", binding="inproc_safe", labels=LABELS,
-        limits=Limits(timeout_s=10.0), side_effects="none",
+        kind=kind,
+        server=SERVER,
+        name=name,
+        definition=definition,
+        version="1.0.0",
+        binding="inproc_safe",
+        labels=LABELS,
+        limits=Limits(timeout_s=10.0),
+        side_effects="none",
     )
 
 
@@ -100,9 +151,13 @@ class RunsExecutor:
             found = await self._tool(call.tool.name, arguments, owner)
         except NotFound as error:
             return Answer(body={"content": [{"type": "text", "text": error.message}], "isError": True}, is_error=True)
-        return Answer(body={
-            "content": [{"type": "text", "text": canonical(found).decode()}], "structuredContent": found, "isError": False,
-        })
+        return Answer(
+            body={
+                "content": [{"type": "text", "text": canonical(found).decode()}],
+                "structuredContent": found,
+                "isError": False,
+            }
+        )
 
     async def _tool(self, name: str, arguments: JsonObject, owner: Principal) -> JsonObject:
         if name == "list":
@@ -171,8 +226,14 @@ class RunsExecutor:
             return {**story, "state": "answered", "is_error": payload.get("is_error", False)}
         code = str(payload.get("code", ""))
         entry = CATALOGUE.get(code)
-        return {**story, "state": "not answered", "code": code, "message": payload.get("message"),
-                "meaning": entry.meaning if entry else "", "next_step": entry.recovery if entry else ""}
+        return {
+            **story,
+            "state": "not answered",
+            "code": code,
+            "message": payload.get("message"),
+            "meaning": entry.meaning if entry else "",
+            "next_step": entry.recovery if entry else "",
+        }
 
 
 def for_caller(event: RunEvent) -> JsonObject:

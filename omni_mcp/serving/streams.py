@@ -89,6 +89,10 @@ class EventStream:
         if reader == self._reader:
             self._attached = False
 
+    def read_by(self, reader: int) -> bool:
+        """Whether *reader* is still the one that reads."""
+        return reader == self._reader
+
     def after(self, number: int) -> list[tuple[int, bytes]]:
         """Return what is held after event *number*."""
         return [(held, data) for held, data in self._held if held > number]

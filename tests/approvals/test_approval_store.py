@@ -313,7 +313,9 @@ def _newer(file: Path) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize(("harm", "words"), [(_loose, "chmod 600"), (_linked, "cannot be opened"), (_newer, "newer")])
+@pytest.mark.parametrize(
+    ("harm", "words"), [(_loose, "chmod 600"), (_linked, "must be a file of yours"), (_newer, "newer")]
+)
 def test_a_state_file_that_cannot_be_trusted_is_refused(
     state_file: Path, harm: Callable[[Path], None], words: str
 ) -> None:

@@ -394,7 +394,7 @@ async def test_a_yes_that_cannot_be_recorded_lets_nothing_through_and_is_found_w
     open_desk: OpenDesk, open_store: OpenStore, call_of: CallOf, log: SqliteRunLog, run: str
 ) -> None:
     full = FullLog(log)
-    async with open_desk(log=full, wait_s=0.3) as desk:
+    async with open_desk(log=full, wait_s=1) as desk:
         task = ask(desk, call_of())
         asked = (await waiting(desk))[0]
         full.full = True

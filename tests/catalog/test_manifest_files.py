@@ -112,6 +112,8 @@ def test_a_manifest_becomes_an_entry_with_the_worst_labels_unless_it_says_otherw
         ("title: Echo", "title: ]", 4, ""),
         ("title: Echo", "limits: {timeout_s: .inf}", 4, "$.limits.timeout_s"),
         ("title: Echo", "1: Echo", 4, '$["1"]'),
+        ("title: Echo", "labels: {read_only: yes}", 4, "$.labels.read_only"),
+        ("title: Echo", "limits: {timeout_s: '5'}", 4, "$.limits.timeout_s"),
         ("title: Echo", "title: Echo\nhosts: [a:1]\nlabels: {egress: false}", 1, "$"),
     ],
 )

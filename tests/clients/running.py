@@ -61,9 +61,9 @@ class Place:
         file.write_text(text)
         file.chmod(0o600)
 
-    def run(self, *arguments: str, ok: Sequence[int] = (0,)) -> str:
-        """Run one command to its end and return what it printed."""
-        end = subprocess.run(
+    def end_of(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end, whatever that is."""
+        return subprocess.run(
             [OMNI, *arguments],
             env=self.environment,
             capture_output=True,
@@ -71,12 +71,16 @@ class Place:
             timeout=COMMAND_LIMIT_S,
             check=False,
         )
-        assert end.returncode in ok, f"omni-mcp {' '.join(arguments)} ended with {end.returncode}:\n{end.stderr}"
+
+    def run(self, *arguments: str) -> str:
+        """Run one command that has to succeed and return what it printed."""
+        end = self.end_of(*arguments)
+        assert end.returncode == 0, f"omni-mcp {' '.join(arguments)} ended with {end.returncode}:\n{end.stderr}"
         return end.stdout
 
-    def run_json(self, *arguments: str, ok: Sequence[int] = (0,)) -> Any:
+    def run_json(self, *arguments: str) -> Any:
         """Run one command with `--json`."""
-        return json.loads(self.run(*arguments, "--json", ok=ok))
+        return json.loads(self.run(*arguments, "--json"))
 
 
 @contextmanager

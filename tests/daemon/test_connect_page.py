@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_world import World, a_world, connect, serving
 
 from omni_mcp.cli.shim import parse_arguments
 from omni_mcp.config import Settings
+from tests.daemon.gateway_world import World, a_world, connect, serving
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "connect.md"
 BLOCKS = {
@@ -26,7 +26,7 @@ BLOCKS = {
 
 def parsed(name: str) -> dict[str, Any]:
     language, text = BLOCKS[name]
-    return json.loads(text) if language == "json" else tomllib.loads(text)  # type: ignore[no-any-return]
+    return json.loads(text) if language == "json" else tomllib.loads(text)
 
 
 def server_of(block: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +38,8 @@ def server_of(block: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_page_has_a_block_for_each_client() -> None:
     assert set(BLOCKS) == {
-        "claude-desktop", "claude-code", "claude-code-http", "cursor", "vscode", "vscode-http", "codex", "codex-http", "http",
+        "claude-desktop", "claude-code", "claude-code-http", "cursor", "vscode", "vscode-http", "codex", "codex-http",
+        "http",
     }  # fmt: skip
 
 
@@ -70,6 +71,8 @@ async def test_the_lines_for_any_http_client_work_as_they_stand(world: World) ->
     async with serving(world):
         facts = world.status()
         environment = {**world.environment, "URL": facts["url"], "TOKEN_FILE": facts["token_file"]}
-        done = subprocess.run(["sh", "-c", BLOCKS["http"][1]], env=environment, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            ["sh", "-c", BLOCKS["http"][1]], env=environment, capture_output=True, text=True, timeout=30
+        )
     assert done.returncode == 0, done.stderr
     assert '"serverInfo"' in done.stdout

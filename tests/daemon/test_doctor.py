@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_world import World, a_world, serving
 
 from omni_mcp.cli.doctor import first_closed_directory
 from omni_mcp.paths import make_private_dir
+from tests.daemon.gateway_world import World, a_world, serving
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ async def test_a_directory_that_others_can_write_to_fails(world: World, name: st
     place.chmod(0o770)
     code, found = doctor(world)
     place.chmod(0o700)
-    assert code == 1 and found[name][0]["level"] == "fail"
-    assert f"chmod go-w {place}" in found[name][0]["next"]
+    assert code == 1 and found[f"{name} directory"][0]["level"] == "fail"
+    assert f"chmod go-w {place}" in found[f"{name} directory"][0]["next"]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])

@@ -116,11 +116,11 @@ def _replies_are_on_record(
 
 
 def _verified(place: Place) -> Iterable[str]:
-    said = place.run("audit", "verify", "--json", ok=(0, 1))
+    end = place.end_of("audit", "verify", "--json")
     try:
-        found = json.loads(said)
+        found = json.loads(end.stdout)
     except ValueError:
-        yield f"promise 11: audit verify printed no JSON: {said[:200]!r}"
+        yield f"promise 11: audit verify ended with {end.returncode} and printed no JSON: {end.stderr[-2000:]}"
         return
-    if not found.get("ok"):
-        yield f"promise 11: audit verify found {found}"
+    if end.returncode != 0 or found["ok"] is not True:
+        yield f"promise 11: audit verify ended with {end.returncode}: {found}"

@@ -16,7 +16,8 @@ from tests.faults.recorder import PUBLIC_NAME, read_record
 from tests.faults.talk import Reply, call_all_http, call_http
 
 CALLS_LIMIT = 400
-SLACK_BYTES = 64 * 1024
+PAGE_BYTES = 4096
+FULL_DISKS = 16  # with another page of room each time, so that each write of a call is once the first that fails
 
 
 @pytest.fixture
@@ -37,13 +38,13 @@ def locked_by_another_process(field: Field) -> Iterator[None]:
 
 
 @contextmanager
-def no_room_to_grow(field: Field, running: Running) -> Iterator[None]:
+def no_room_to_grow(field: Field, running: Running, *, slack_bytes: int) -> Iterator[None]:
     """Let no file of the gateway grow beyond a little more than its log's, as a full disk would."""
     home = field.place.home
     sizes = [file.stat().st_size for file in home.log_file.parent.glob(f"{home.log_file.name}*")]
     pid = running.process.pid
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (max(sizes) + SLACK_BYTES, hard))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (max(sizes) + slack_bytes, hard))
     try:
         yield
     finally:
@@ -68,22 +69,23 @@ def test_when_the_disk_is_full_calls_are_refused_and_served_again_once_there_is_
     with field.serving() as running:
         replies = [call_http(running, PUBLIC_NAME, f"before-{n}") for n in range(3)]
         assert all(reply.ok for reply in replies)
-        with no_room_to_grow(field, running):
-            refused = call_until_refused(running, replies)
-            effects = {mark for _, mark in read_record(field.record)}
-        after = call_http(running, PUBLIC_NAME, "after")
+        for disk in range(FULL_DISKS):
+            with no_room_to_grow(field, running, slack_bytes=disk * PAGE_BYTES):
+                filling = call_until_refused(running, disk)
+                effects = {mark for _, mark in read_record(field.record)}
+            after = call_http(running, PUBLIC_NAME, f"after-{disk}")
+            assert filling[-1].mark not in effects, "what is refused for want of a log does not run"
+            assert after.ok, "it serves again without a restart"
+            replies += [*filling, after]
+        assert judge(field.place, field.record, replies)[0] == []
 
-        assert refused.code == "log_unavailable" and refused.mark not in effects
-        assert after.ok, "it serves again without a restart"
-        assert judge(field.place, field.record, [*replies, after])[0] == []
 
-
-def call_until_refused(running: Running, replies: list[Reply]) -> Reply:
+def call_until_refused(running: Running, disk: int) -> list[Reply]:
     """Call until the log has no room. A call whose outcome found none says that it is unknown; that is no refusal."""
+    replies: list[Reply] = []
     for number in range(CALLS_LIMIT):
-        reply = call_http(running, PUBLIC_NAME, f"filling-{number}")
-        replies.append(reply)
-        if reply.code == "log_unavailable":
-            return reply
-        assert reply.ok or reply.code == "outcome_unknown", reply
+        replies.append(call_http(running, PUBLIC_NAME, f"filling-{disk}-{number}"))
+        if replies[-1].code == "log_unavailable":
+            return replies
+        assert replies[-1].ok or replies[-1].code == "outcome_unknown", replies[-1]
     pytest.fail(f"no call of {CALLS_LIMIT} was refused: the limit had no effect")

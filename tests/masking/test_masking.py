@@ -159,7 +159,7 @@ def test_pairs_of_name_and_value_are_masked_like_fields() -> None:
 
 
 def test_empty_values_are_left_to_say_that_they_were_empty() -> None:
-    value = {"password": "", "token": None, "secret": False, "cookies": []}
+    value: dict[str, object] = {"password": "", "token": None, "secret": False, "cookies": []}
     assert SecretMasker({}).mask(value)[0] == value
 
 

@@ -111,7 +111,7 @@ APPROVALS = st.one_of(
 )
 EGRESS = st.sampled_from([(), ("a.example:443",), ("a.example:443", "b.example:443")])
 SIZES = st.sampled_from([0, 5, 99, 100, 5000])
-CALM = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CALM = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _policy(text: str) -> CedarPolicy:

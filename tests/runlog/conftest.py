@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ def asked(call: str, **arguments: object) -> Draft:
 
 
 def decided(call: str, verdict: str = "allow") -> Draft:
-    payload = PolicyDecided(verdict=verdict, policy_version="p1", gateway_version="test")  # type: ignore[arg-type]
+    payload = PolicyDecided(verdict=verdict, policy_version="p1", gateway_version="test")
     return draft(payload, actor="gateway", call=call)
 
 
@@ -85,6 +85,3 @@ async def texts(log: SqliteRunLog, run: str, after: int = 0) -> list[str]:
     return [
         event.payload["text"] async for event in log.read(run, after=after) if event.payload and "text" in event.payload
     ]
-
-
-Texts = Callable[..., object]

@@ -156,9 +156,7 @@ async def test_calls_that_a_crash_left_open_get_outcome_unknown_which_says_wheth
         unknown = {name: event.payload or {} for name, event in outcomes.items() if event.kind == "tool_error"}
         found = {name: payload["dispatched"] for name, payload in unknown.items()}
         assert found == {"asked": False, "denied": False, "allowed": True, "waiting": True}
-        assert all(
-            event.payload["code"] == "outcome_unknown" for event in outcomes.values() if event.kind == "tool_error"
-        )  # type: ignore[index]
+        assert {payload["code"] for payload in unknown.values()} == {"outcome_unknown"}
         assert outcomes["asked"].parent == 2
         assert (await log.get_run(run))["open"] is False
         assert await log.recover_orphans() == []
@@ -225,7 +223,7 @@ async def test_projections_that_are_rebuilt_are_the_same_and_repair_a_damaged_on
         await log.rebuild_projections()
         assert await log._writer.call(_digest) == before
         await log._writer.call(lambda ledger: ledger.connection.execute("DELETE FROM calls"))
-        await log._writer.call(lambda ledger: ledger.connection.execute("UPDATE runs SET title = 'forged'"))
+        await log._writer.call(lambda ledger: ledger.connection.execute("UPDATE runs SET project = 'forged'"))
         assert await log._writer.call(_digest) != before
         await log.rebuild_projections()
         assert await log._writer.call(_digest) == before

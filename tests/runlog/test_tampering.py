@@ -55,14 +55,18 @@ async def test_an_untouched_log_verifies(place: Place) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE events SET payload = '{}'",
-        "UPDATE events SET payload = NULL, salt = X'', erased_by = 9",
+        "UPDATE events SET actor = 'x'",
+        "UPDATE events SET erased_by = 9",
+        "UPDATE texts SET body = zeroblob(length(body))",
+        "UPDATE texts SET body = X'00'",
+        "DELETE FROM texts",
+        "INSERT OR REPLACE INTO texts VALUES (1, X'00')",
         "DELETE FROM events",
         "DELETE FROM events WHERE seq = 5",
-        "INSERT OR REPLACE INTO events SELECT run, seq, gid, at_ns, v, kind, code, 'x', call, parent, privacy, erased_by,"
-        " salt, payload_digest, body_digest, prev, hash, payload FROM events WHERE seq = 2 AND run = 1",
-        "INSERT OR REPLACE INTO events SELECT run, 99, gid, at_ns, v, kind, code, 'x', call, parent, privacy, erased_by,"
-        " salt, payload_digest, body_digest, prev, hash, payload FROM events WHERE seq = 2 AND run = 1",
+        "INSERT OR REPLACE INTO events SELECT run, seq, gid, at_ns, v, kind, code, 'x', call, parent, privacy,"
+        " erased_by, payload_digest, body_digest, prev, hash FROM events WHERE seq = 2 AND run = 1",
+        "INSERT OR REPLACE INTO events SELECT run, 99, gid, at_ns, v, kind, code, 'x', call, parent, privacy,"
+        " erased_by, payload_digest, body_digest, prev, hash FROM events WHERE seq = 2 AND run = 1",
         "UPDATE run_keys SET id = 'x' WHERE run = 1",
         "INSERT OR REPLACE INTO run_keys VALUES (1, 'x')",
         "DELETE FROM run_keys",
@@ -80,10 +84,9 @@ async def test_any_other_program_is_refused_changes(place: Place, statement: str
 @pytest.mark.parametrize(
     "assignment",
     [
-        "payload = CAST('{\"text\":\"forged\"}' AS BLOB)", "actor = 'somebody else'", "at_ns = at_ns + 1",
-        "kind = 'assistant_message'", "parent = 1", "call = 'x'", "privacy = '[\"$.x\"]'", "salt = zeroblob(16)",
-        "prev = zeroblob(32)", "hash = zeroblob(32)", "payload_digest = zeroblob(32)", "body_digest = randomblob(32)",
-        "payload = NULL, salt = X'', erased_by = 1", "payload = NULL", "v = 2", "privacy = 'no json'",
+        "actor = 'somebody else'", "at_ns = at_ns + 1", "kind = 'assistant_message'", "parent = 1", "call = 'x'",
+        "privacy = '[\"$.x\"]'", "prev = zeroblob(32)", "hash = zeroblob(32)", "payload_digest = zeroblob(32)",
+        "body_digest = randomblob(32)", "erased_by = 1", "v = 2", "privacy = 'no json'",
     ],
 )  # fmt: skip
 async def test_a_changed_event_is_named(place: Place, assignment: str) -> None:
@@ -93,6 +96,25 @@ async def test_a_changed_event_is_named(place: Place, assignment: str) -> None:
     connection.close()
     for with_key in (True, False):
         assert (first, 3) in _named(_report(place, with_key=with_key))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE texts SET body = CAST(replace(CAST(body AS TEXT), 'text', 'lies') AS BLOB) WHERE gid = {gid}",
+        "UPDATE texts SET body = zeroblob(length(body)) WHERE gid = {gid}",
+        "UPDATE texts SET body = randomblob(8) WHERE gid = {gid}",
+        "DELETE FROM texts WHERE gid = {gid}",
+    ],
+)
+async def test_a_changed_text_is_named(place: Place, statement: str) -> None:
+    first, _ = await _filled(place)
+    connection = _unguarded(place.file)
+    (gid,) = connection.execute("SELECT gid FROM events WHERE run = 1 AND seq = 3").fetchone()
+    connection.execute(statement.format(gid=gid))
+    connection.close()
+    for with_key in (True, False):
+        assert _named(_report(place, with_key=with_key)) == {(first, 3)}
 
 
 async def test_a_deleted_event_is_named_even_without_the_key(place: Place) -> None:
@@ -157,19 +179,20 @@ async def test_a_chain_that_was_rewritten_with_new_heads_fails_for_whoever_holds
 def _rewrite_last_event(connection: sqlite3.Connection, run: str) -> None:
     """Forge the last event of run 1 so that every link holds, and both heads' hashes with it; the key is not there."""
     row = connection.execute(
-        "SELECT seq, at_ns, v, kind, code, actor, call, parent, prev, salt FROM events "
+        "SELECT seq, at_ns, v, kind, code, actor, call, parent, prev, gid FROM events "
         "WHERE run = 1 ORDER BY seq DESC LIMIT 1"
     ).fetchone()
-    seq, at_ns, v, kind, code, actor, call, parent, prev, salt = row
+    seq, at_ns, v, kind, code, actor, call, parent, prev, gid = row
+    salt = bytes(16)
     payload = b'{"author":null,"model":null,"text":"forged"}'
     digest = payload_digest(salt, payload)
     header = header_bytes(
         v=v, run=run, seq=seq, at_ns=at_ns, kind=kind, code=code, actor=actor, call=call, parent=parent, privacy=()
     )
     forged = chain_hash(prev, header, digest, NO_BODY)
+    connection.execute("UPDATE texts SET body = ? WHERE gid = ?", (salt + payload, gid))
     connection.execute(
-        "UPDATE events SET payload = ?, payload_digest = ?, hash = ? WHERE run = 1 AND seq = ?",
-        (payload, digest, forged, seq),
+        "UPDATE events SET payload_digest = ?, hash = ? WHERE run = 1 AND seq = ?", (digest, forged, seq)
     )
     connection.execute("UPDATE heads SET hash = ? WHERE run = 1", (forged,))
     rolling = bytes(32)

@@ -124,6 +124,11 @@ async def each_sandbox(request: pytest.FixtureRequest, opened: Opener) -> AsyncI
         yield found
 
 
+def cgroups_of(pid: int) -> list[str]:
+    """Return the cgroups of the cells of gateway *pid*."""
+    return [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/omni-cell-{pid}-*")]
+
+
 def left_behind() -> list[str]:
     """Return what of this process's cells is still there: processes, cgroups, mounts."""
     left = []
@@ -136,7 +141,7 @@ def left_behind() -> list[str]:
         if int(rest.split()[1]) in mine and name.startswith(("bwrap", Path(sys.executable).name[:15])):
             mine.add(int(stat.parts[2]))
             left.append(f"process {stat.parts[2]} {name}")
-    left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/omni-cell-{os.getpid()}-*")]
+    left += cgroups_of(os.getpid())
     left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "omni-cell" in line]
     return left
 

@@ -14,7 +14,7 @@ import pytest
 
 from omni_mcp.contracts.sandbox import Job, Mount
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
-from tests.sandbox.conftest import HERE, Opener, in_shell, limits
+from tests.sandbox.conftest import HERE, Opener, cgroups_of, in_shell, lacking, limits
 from tests.sandbox.gateway_to_kill import HOLD
 
 pytestmark = pytest.mark.sandbox
@@ -59,18 +59,21 @@ async def test_a_cancelled_call_leaves_no_process_behind(each_sandbox: Bubblewra
     await asyncio.to_thread(witness.wait_for_death)
 
 
-async def test_a_call_that_is_cancelled_twice_still_waits_for_its_cell_to_die(
+async def test_a_call_that_is_cancelled_again_and_again_still_tidies_up(
     sandbox: BubblewrapSandbox, witness: Witness
 ) -> None:
+    await sandbox.run(in_shell("true"))
+    before = len(os.listdir("/proc/self/fd"))
     call = asyncio.ensure_future(sandbox.run(holding_job(witness)))
     await asyncio.to_thread(witness.wait_for_start)
-    call.cancel()
-    await asyncio.sleep(0)
-    call.cancel()
+    while not call.done():
+        call.cancel()
+        await asyncio.sleep(0)
 
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    assert call.cancelled()
     await asyncio.to_thread(witness.wait_for_death)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert cgroups_of(os.getpid()) == []
 
 
 async def test_a_call_cancelled_at_any_moment_of_its_start_leaves_the_sandbox_usable(
@@ -130,7 +133,7 @@ def test_a_gateway_killed_at_once_takes_its_jobs_and_cgroups_with_it(
     sandbox_dir: Path, workspace: Path, no_bwrap: bool
 ) -> None:
     if no_bwrap:
-        pytest.skip("bubblewrap is missing")
+        lacking("bwrap", "bubblewrap is missing")
     witness = Witness(workspace)
     gateway = subprocess.Popen([sys.executable, str(HERE / "gateway_to_kill.py"), str(sandbox_dir), str(workspace)])
     helpers = []
@@ -148,7 +151,28 @@ def test_a_gateway_killed_at_once_takes_its_jobs_and_cgroups_with_it(
         assert readable
 
     assert helpers
-    assert list(Path("/sys/fs/cgroup").glob(f"**/omni-cell-{gateway.pid}-*")) == []
+    assert cgroups_of(gateway.pid) == []
+
+
+def test_a_cell_notices_by_itself_that_its_gateway_has_gone(sandbox_dir: Path, workspace: Path, no_bwrap: bool) -> None:
+    """With the helper held still, only process 1 of the cell is there to notice."""
+    if no_bwrap:
+        lacking("bwrap", "bubblewrap is missing")
+    witness = Witness(workspace)
+    gateway = subprocess.Popen([sys.executable, str(HERE / "gateway_to_kill.py"), str(sandbox_dir), str(workspace)])
+    witness.wait_for_start()
+    (helper,) = map(int, Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split())
+    handle = os.pidfd_open(helper)
+    os.kill(helper, signal.SIGSTOP)
+    gateway.kill()
+    gateway.wait()
+    try:
+        witness.wait_for_death()
+    finally:
+        signal.pidfd_send_signal(handle, signal.SIGCONT)
+        readable, _, _ = select.select([handle], [], [], 10)
+        os.close(handle)
+    assert readable
 
 
 async def test_leaving_the_sandbox_ends_jobs_that_still_run(opened: Opener, witness: Witness) -> None:

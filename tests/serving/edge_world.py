@@ -283,13 +283,25 @@ class World:
             face.close()
 
     @asynccontextmanager
-    async def client(self, token: str = "ann-token", **more: Any) -> AsyncIterator[httpx2.AsyncClient]:
-        """A plain HTTP client with a token."""
+    async def client(self, token: str | None = "ann-token", **more: Any) -> AsyncIterator[httpx2.AsyncClient]:
+        """A plain HTTP client with a token, over a real port."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with (
             self.served(**more) as base,
-            httpx2.AsyncClient(base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=10) as http,
+            httpx2.AsyncClient(base_url=base, headers=headers, timeout=10) as http,
         ):
             yield http
+
+    @asynccontextmanager
+    async def direct(self, token: str | None = "ann-token", **more: Any) -> AsyncIterator[httpx2.AsyncClient]:
+        """The same in process: faster, but an answer is only seen when it is whole."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        transport = httpx2.ASGITransport(app=self.http(**more), raise_app_exceptions=True)  # type: ignore[arg-type]
+        async with httpx2.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1:6464", headers=headers, timeout=10
+        ) as http:
+            yield http
+            await self.edge.drain(timeout_s=1.0)
 
 
 def text_answer(value: Any) -> Answer:

@@ -6,15 +6,17 @@ import base64
 import gzip
 import sqlite3
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import function_of
 from failure import ToolFailure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sql import query as query_database
+
+from tests.tools.tool_rooms import function_of
 
 json_query, json_validate = function_of("json_tools:json_query"), function_of("json_tools:json_validate")
 text_hash, text_encode = function_of("text:text_hash"), function_of("text:text_encode")
@@ -121,8 +123,13 @@ def test_what_is_encoded_decodes_to_itself(data: bytes, form: str) -> None:
 
 def test_a_gzip_bomb_is_stopped_at_the_limit() -> None:
     bomb = base64.b64encode(gzip.compress(b"\0" * 50_000_000)).decode()
-    with pytest.raises(ToolFailure, match="larger than"):
-        text_encode({"form": "gzip", "direction": "decode", "text": bomb})
+    tracemalloc.start()
+    try:
+        with pytest.raises(ToolFailure, match="larger than"):
+            text_encode({"form": "gzip", "direction": "decode", "text": bomb})
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -163,6 +170,7 @@ def test_a_select_returns_rows_and_blobs_as_base64(shop: Path) -> None:
         "DELETE FROM item", "INSERT INTO item VALUES (1,2,3)", "DROP TABLE item", "CREATE TABLE x (a)", "VACUUM",
         "ATTACH 'other.db' AS o", "PRAGMA journal_mode=WAL", "PRAGMA writable_schema=1", "SELECT load_extension('x')",
         "BEGIN", "SELECT 1; DROP TABLE item", "CREATE TEMP TABLE t AS SELECT 1", "nonsense", "VACUUM INTO 'copy.db'",
+        "PRAGMA database_list", "SELECT file FROM pragma_database_list",
     ],
 )  # fmt: skip
 def test_whatever_is_not_a_select_is_refused_and_changes_nothing(shop: Path, statement: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import unified
-from conftest import function_of
 from failure import ToolFailure
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.tools.tool_rooms import function_of
 
 read, write = function_of("files:files_read"), function_of("files:files_write")
 list_, patch = function_of("files:files_list"), function_of("files:files_patch")

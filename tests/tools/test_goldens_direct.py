@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Rooms
-from golden_matcher import matches
 
 from omni_mcp.contracts.manifest import ToolManifest
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.catalog.schemas import JsonSchemas
 from omni_mcp.paths import bundled
+from tests.tools.golden_matcher import matches
+from tests.tools.tool_rooms import Rooms
 
 ENTRIES: dict[str, Entry] = {
     entry.name: entry

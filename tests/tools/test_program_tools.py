@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import function_of
 from failure import ToolFailure
+
+from tests.tools.tool_rooms import function_of
 
 python_run, shell_run = function_of("programs:python_run"), function_of("programs:shell_run")
 artifact_read, artifact_search = function_of("artifact:artifact_read"), function_of("artifact:artifact_search")

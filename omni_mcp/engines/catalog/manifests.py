@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from omni_mcp.contracts.errors import ConfigError, Problem
-from omni_mcp.contracts.json import JsonObject, JsonValue
+from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
 from omni_mcp.contracts.manifest import ToolManifest
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.catalog.documents import SIZE_LIMIT_BYTES, Document, Place, read_document
@@ -283,7 +283,7 @@ def _parse(document: Document, problems: list[Problem]) -> ToolManifest | None:
         problems.append(document.problem((), "must be a mapping with the fields of a manifest (docs/manifest.md)"))
         return None
     try:
-        return ToolManifest.model_validate(document.value)
+        return ToolManifest.model_validate_json(canonical(document.value), strict=True)  # "yes" is no truth value
     except ValidationError as error:
         problems.extend(
             document.problem(tuple(fault["loc"]), _say(fault["type"], fault["msg"])) for fault in error.errors()

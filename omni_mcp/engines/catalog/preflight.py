@@ -2,7 +2,7 @@
 
 A validator walks the instance and applies, at each place of it, every subschema that reaches that place. The number of
 subschemas that can meet at one place is what an attacker inflates (`anyOf` over `anyOf`, recursion with several
-branches), so that number is bounded here, level by level. Limits: security research, threat U14.
+branches), so that number is bounded here, level by level.
 """
 
 from __future__ import annotations

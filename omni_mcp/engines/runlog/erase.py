@@ -1,8 +1,8 @@
 """Erasure: texts go, links stay. Works beside a running gateway and without one.
 
-In one transaction the payloads and salts become tombstones, their words leave the search index, what was projected of
-them is derived anew, and an `erased` event says which places were emptied. Then artifacts that nobody else holds are
-unlinked, and the write-ahead log, which still has the old pages, is cut to nothing.
+In one transaction payloads and salts are overwritten with zeros, the search tables that held their words are filled
+anew, what was projected of them is derived again, and an `erased` event says which places were emptied. Then artifacts
+that nobody else holds are unlinked, and the write-ahead log, which still has the old pages, is cut to nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.manifest import Closed
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Transaction
 from omni_mcp.engines.runlog.projections import project_run_again, values_of
-from omni_mcp.engines.runlog.search_index import remove_from_index
+from omni_mcp.engines.runlog.search_index import refill_shards
 from omni_mcp.engines.runlog.tickets import Ticket
 
 TRUNCATE_WAIT_S = 10.0
@@ -108,32 +108,39 @@ class Eraser:
         artifacts = self._artifacts_of(run, call)
         with self._ledger.transaction() as group, self._allowed():
             run_key = self._run_key(run)
-            where = "run = ? AND payload IS NOT NULL AND code IS NOT 'erased'"
-            values: list[int | str] = [run_key]
-            if call is not None:
-                where, values = f"{where} AND call = ?", [run_key, call]
-            seqs = [
-                seq for (seq,) in self._connection.execute(f"SELECT seq FROM events WHERE {where} ORDER BY seq", values)
-            ]
             if call is not None and not self._has_call(run_key, call):
                 raise NotFound("there is no such call", detail=f"call {call!r} is not in run {run!r}")
-            if seqs:
-                named = () if call is None else tuple(seqs)  # empty: everything before the erasure
+            places = self._places(run_key, call)
+            if places:
+                named = () if call is None else tuple(seq for seq, _ in places)  # empty: everything before the erasure
                 payload = Erased(target_run=run, seqs=named, artifacts=tuple(artifacts), reason=reason, by=self._by)
                 erased_by = self._note(group, run, payload)
                 group.flush()
-                where, values = f"{where} AND seq < ?", [*values, erased_by]
-                remove_from_index(
-                    self._connection, self._connection.execute(f"SELECT gid, payload FROM events WHERE {where}", values)
-                )
-                self._connection.execute(
-                    f"UPDATE events SET payload = NULL, salt = X'', erased_by = {erased_by} WHERE {where}", values
-                )
+                self._overwrite(run_key, places, erased_by)
+                refill_shards(self._connection, [gid for _, gid in places])
                 project_run_again(self._connection, run_key)
                 self._ledger.reload_index_state()
-        done.events += len(seqs)
+        done.events += len(places)
         done.runs.append(run)
         done.artifacts.extend(self._blobs.release(run, artifacts))
+
+    def _places(self, run_key: int, call: str | None) -> list[tuple[int, int]]:
+        """Return (seq, gid) of what is to be erased; `erased` events stay, they name places and no texts."""
+        sql = "SELECT seq, gid FROM events WHERE run = ? AND erased_by IS NULL AND code IS NOT 'erased'"
+        values: list[int | str] = [run_key]
+        if call is not None:
+            sql, values = f"{sql} AND call = ?", [run_key, call]
+        return [(seq, gid) for seq, gid in self._connection.execute(f"{sql} ORDER BY seq", values)]
+
+    def _overwrite(self, run_key: int, places: Sequence[tuple[int, int]], erased_by: int) -> None:
+        """Put zeros of the same length where the texts were: SQLite then writes them in place."""
+        self._connection.executemany(
+            "UPDATE texts SET body = zeroblob(length(body)) WHERE gid = ?", [(gid,) for _, gid in places]
+        )
+        self._connection.executemany(
+            "UPDATE events SET erased_by = ? WHERE run = ? AND seq = ?",
+            [(erased_by, run_key, seq) for seq, _ in places],
+        )
 
     def _artifacts_of(self, run: str, call: str | None) -> list[str]:
         """Return what only the erased events of the run refer to; for a whole run, all that it holds."""
@@ -142,9 +149,12 @@ class Eraser:
             return held
         inside: set[str] = set()
         outside: set[str] = set()
-        sql = "SELECT call, payload FROM events WHERE run = (SELECT run FROM run_keys WHERE id = ?)"
-        for owner, payload in self._connection.execute(sql, (run,)):
-            named = {sha256 for sha256 in held if payload is not None and sha256.encode() in payload}
+        sql = (
+            "SELECT e.call, t.body FROM events e JOIN texts t ON t.gid = e.gid "
+            "WHERE e.run = (SELECT run FROM run_keys WHERE id = ?) AND e.erased_by IS NULL"
+        )
+        for owner, body in self._connection.execute(sql, (run,)):
+            named = {sha256 for sha256 in held if sha256.encode() in body}
             (inside if owner == call else outside).update(named)
         return [sha256 for sha256 in held if sha256 in inside - outside]
 
@@ -153,7 +163,7 @@ class Eraser:
             "SELECT k.id FROM heads h JOIN run_keys k ON k.run = h.run "
             "JOIN events e ON e.run = h.run AND e.seq = h.count WHERE e.at_ns < ? "
             "AND NOT EXISTS (SELECT 1 FROM calls c WHERE c.run = h.run AND c.outcome_seq IS NULL) "
-            "AND EXISTS (SELECT 1 FROM events t WHERE t.run = h.run AND t.payload IS NOT NULL "
+            "AND EXISTS (SELECT 1 FROM events t WHERE t.run = h.run AND t.erased_by IS NULL "
             "AND t.code IS NOT 'erased') "
             "ORDER BY h.run"
         )

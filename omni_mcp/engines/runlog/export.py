@@ -127,11 +127,10 @@ def _parsed(line: bytes, file: Path, number: int) -> JsonObject:
 
 def _row_of(event: JsonObject) -> Row:
     """Return an exported event as a row; the canonical form of its payload is again the bytes that were hashed."""
-    payload = event["payload"]
+    payload, salt = event["payload"], bytes.fromhex(event["salt"])
     return (
         event["run"], event["seq"], event["gid"], event["at_ns"], event["v"], event["kind"], event["code"],
         event["actor"], event["call"], event["parent"], canonical(event["privacy"]), event["erased_by"],
-        bytes.fromhex(event["salt"]),
         bytes.fromhex(event["payload_digest"]), bytes.fromhex(event["body_digest"]), bytes.fromhex(event["prev"]),
-        bytes.fromhex(event["hash"]), None if payload is None else canonical(payload),
+        bytes.fromhex(event["hash"]), None if payload is None else salt + canonical(payload),
     )  # fmt: skip

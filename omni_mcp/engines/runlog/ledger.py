@@ -22,12 +22,12 @@ from omni_mcp.engines.runlog.connection import translated
 from omni_mcp.engines.runlog.heads import GlobalHead, Head, load_global_head, load_head, roll, save_heads
 from omni_mcp.engines.runlog.keys import LogKeys
 from omni_mcp.engines.runlog.projections import Fact, project
-from omni_mcp.engines.runlog.rows import Row, event_statements, insert_many, sealed_row
+from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, insert_many, sealed_row
 from omni_mcp.engines.runlog.search_index import index_payloads, index_up_to, indexed_gid
 from omni_mcp.engines.runlog.tickets import Ticket, seq_of_parent
 
 HEADS_KEPT = 10_000
-INDEX_EVERY_EVENTS = 512  # fewer, larger portions: each portion is a segment that the index has to merge later
+INDEX_EVERY_EVENTS = 128  # each portion is a segment to merge later; a larger one holds up the group that carries it
 INDEX_EVERY_BYTES = 4 * 1024 * 1024
 _ALWAYS_ACCEPTED = frozenset({"run_closed", "erased", "quota_exceeded"})
 
@@ -313,7 +313,7 @@ class Transaction:
     def _index_if_due(self) -> None:
         """Index in portions; what is not indexed yet is found by readers another way (LogReader.search)."""
         ledger = self._ledger
-        fresh = [(row[2], row[-1]) for row in self._rows]
+        fresh = [(row[2], row[-1][SALT_BYTES:]) for row in self._rows]
         size = ledger._unindexed_bytes + sum(len(payload) for _, payload in fresh)
         behind = self._total.count - ledger._indexed
         if not self._index_wanted and behind < INDEX_EVERY_EVENTS and size < INDEX_EVERY_BYTES:

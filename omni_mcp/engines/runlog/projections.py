@@ -12,10 +12,10 @@ import orjson
 
 from omni_mcp.contracts.events import OUTCOME_KINDS
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.engines.runlog.rows import Row, insert_many
+from omni_mcp.engines.runlog.rows import Row, insert_many, payload_of
 from omni_mcp.engines.runlog.search_index import digest_of_index, drop_index, index_up_to
 
-_CALL_COLUMNS = "(call, run, seq, call_kind, name)"
+_CALL_COLUMNS = "(call, run, seq)"
 _CLOSE = (
     "UPDATE calls SET outcome_seq = v.column2, outcome = v.column3, outcome_code = v.column4 FROM ({values}) AS v "
     "WHERE calls.call = v.column1 AND calls.outcome_seq IS NULL"
@@ -40,10 +40,8 @@ def values_of(kind: str, payload: JsonObject | None) -> tuple[Any, ...]:
     if payload is None:
         return ()
     if kind == "run_created":
-        names = ("run_kind", "project", "principal", "thread", "parent_run", "trace_id", "title")
+        names = ("run_kind", "project", "principal", "parent_run", "trace_id")
         return tuple(payload.get(name) for name in names)
-    if kind == "tool_call":
-        return (payload.get("call_kind"), payload.get("name"))
     if kind == "tool_error":
         return (payload.get("code"),)
     return ()
@@ -55,21 +53,21 @@ def project(connection: sqlite3.Connection, facts: Sequence[Fact]) -> None:
     outcomes: list[Row] = []
     for fact in facts:
         if fact.kind == "run_created":
-            values = fact.values or (None,) * 7
+            values = fact.values or (None,) * 5
             connection.execute(
-                "INSERT INTO runs (run, kind, project, principal, thread, parent_run, trace_id, title, created_at_ns) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO runs (run, kind, project, principal, parent_run, trace_id, created_at_ns) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (fact.run_key, *values, fact.at_ns),
             )
         elif fact.kind == "tool_call" and fact.call is not None:
-            calls.append((fact.call, fact.run_key, fact.seq, *(fact.values or (None, None))))
+            calls.append((fact.call, fact.run_key, fact.seq))
         elif fact.kind in OUTCOME_KINDS and fact.call is not None:
             outcomes.append((fact.call, fact.seq, fact.kind, *(fact.values or (None,))))
         elif fact.code == "run_closed":
             connection.execute(
                 "UPDATE runs SET closed_seq = ? WHERE run = ? AND closed_seq IS NULL", (fact.seq, fact.run_key)
             )
-    for statement, row in insert_many(f"calls {_CALL_COLUMNS}", "(?, ?, ?, ?, ?)", calls):
+    for statement, row in insert_many(f"calls {_CALL_COLUMNS}", "(?, ?, ?)", calls):
         connection.execute(f"{statement} ON CONFLICT (call) DO NOTHING", row)
     for statement, row in insert_many("", "(?, ?, ?, ?)", outcomes):
         connection.execute(_CLOSE.format(values=statement.removeprefix("INSERT INTO ").strip()), row)
@@ -80,8 +78,9 @@ def project_run_again(connection: sqlite3.Connection, run_key: int) -> None:
     connection.execute("DELETE FROM runs WHERE run = ?", (run_key,))
     connection.execute("DELETE FROM calls WHERE run = ?", (run_key,))
     rows = connection.execute(
-        "SELECT seq, at_ns, kind, code, call, payload FROM events WHERE run = ? AND (kind IN "
-        "('run_created', 'tool_call', 'tool_result', 'tool_error') OR code = 'run_closed') ORDER BY seq",
+        "SELECT e.seq, e.at_ns, e.kind, e.code, e.call, e.erased_by, t.body FROM events e "
+        "LEFT JOIN texts t ON t.gid = e.gid AND e.kind IN ('run_created', 'tool_error') WHERE e.run = ? AND (e.kind IN "
+        "('run_created', 'tool_call', 'tool_result', 'tool_error') OR e.code = 'run_closed') ORDER BY e.seq",
         (run_key,),
     )
     project(connection, list(_facts(run_key, rows)))
@@ -111,6 +110,7 @@ def digest_of_projections(connection: sqlite3.Connection) -> str:
 
 
 def _facts(run_key: int, rows: Iterable[Row]) -> Iterable[Fact]:
-    for seq, at_ns, kind, code, call, payload in rows:
-        values = () if payload is None or kind == "tool_result" else values_of(kind, orjson.loads(payload))
+    for seq, at_ns, kind, code, call, erased_by, body in rows:
+        payload = payload_of(erased_by, body)
+        values = () if payload is None else values_of(kind, orjson.loads(payload))
         yield Fact(run_key, seq, at_ns, kind, code, call, values)

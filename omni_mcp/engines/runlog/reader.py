@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import orjson
 
 from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.connection import open_reader, translated
-from omni_mcp.engines.runlog.rows import SELECT_EVENT, Row, event_of
-from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, Query, indexed_gid, memory_index, shards
+from omni_mcp.engines.runlog.rows import BODY, SALT_BYTES, SELECT_EVENT, Row, event_of, payload_of
+from omni_mcp.engines.runlog.search_index import (
+    SHARD_EVENTS,
+    Query,
+    indexed_gid,
+    memory_index,
+    payloads_between,
+    shards,
+)
 
 RUNS_LIMIT, EVENTS_LIMIT, SEARCH_LIMIT = 1000, 10_000, 1000
 SCAN_EVENTS = 20_000  # how far back a query is looked for that has no word for the index
 TAIL_POLL_S = 0.1
 
 _SELECT_RUN = (
-    "SELECT k.run, k.id, r.kind, r.project, r.principal, r.thread, r.parent_run, r.trace_id, r.title, r.created_at_ns, "
-    "r.closed_seq, r.erased, h.count, "
+    "SELECT k.run, k.id, r.kind, r.project, r.principal, r.parent_run, r.trace_id, r.created_at_ns, r.closed_seq, "
+    "r.erased, h.count, e.erased_by, t.body, "
     "(SELECT count(*) FROM calls c WHERE c.run = k.run), "
     "(SELECT count(*) FROM calls c WHERE c.run = k.run AND c.outcome_seq IS NULL) "
     "FROM runs r JOIN run_keys k ON k.run = r.run JOIN heads h ON h.run = r.run "
+    "JOIN events e ON e.run = r.run AND e.seq = 1 LEFT JOIN texts t ON t.gid = e.gid "
 )
 
 
@@ -130,7 +140,7 @@ class LogReader:
         sql = "SELECT k.id FROM runs r JOIN run_keys k ON k.run = r.run WHERE r.closed_seq IS NULL ORDER BY r.run"
         return [run for (run,) in self._all(sql, ())]
 
-    def tail(self, run: str | None = None, *, after: int | None = None, stop: threading.Event) -> Iterator[RunEvent]:
+    def tail(self, run: str | None = None, *, after: int | None = None, stop: threading.Event) -> Generator[RunEvent]:
         """Yield events as they are committed, by whatever process, until *stop* is set.
 
         *after* is a global number; without it the tail begins with what comes next.
@@ -159,7 +169,7 @@ class LogReader:
     def _search(self, query: Query, principal: str | None, run: str | None, limit: int) -> list[RunEvent]:
         found: list[RunEvent] = []
         for row in self._candidates(query, principal, run):
-            if query.fits(row[17]):
+            if query.fits(row[BODY][SALT_BYTES:]):
                 found.append(event_of(row))
             if len(found) == limit:
                 break
@@ -167,7 +177,7 @@ class LogReader:
 
     def _candidates(self, query: Query, principal: str | None, run: str | None) -> Iterator[Row]:
         """Yield rows that the index finds, newest first: what is not indexed yet, then table after table."""
-        filters, values = "e.payload IS NOT NULL", []
+        filters, values = "e.erased_by IS NULL AND t.body IS NOT NULL", []
         if principal is not None:
             filters += " AND e.run IN (SELECT run FROM runs WHERE principal = ?)"
             values.append(principal)
@@ -191,8 +201,7 @@ class LogReader:
                 yield from self._connection.execute(one, (gid, *values))
 
     def _fresh(self, query: Query) -> list[int]:
-        sql = "SELECT gid, payload FROM events WHERE gid > ? ORDER BY gid"
-        rows = self._connection.execute(sql, (indexed_gid(self._connection),)).fetchall()
+        rows = payloads_between(self._connection, indexed_gid(self._connection), self.last_gid())
         with closing(memory_index(rows)) as index:
             found = index.execute("SELECT rowid FROM search WHERE search MATCH ? ORDER BY rowid DESC", (query.match,))
             return [gid for (gid,) in found]
@@ -226,9 +235,11 @@ def _between(limit: int, cap: int) -> int:
 
 
 def _run_of(row: Row) -> JsonObject:
-    created = row[9]
+    created, payload = row[7], payload_of(row[11], row[12])
+    told = orjson.loads(payload) if payload is not None else {}  # free texts are read where they stand, and only there
     return {
-        "id": row[1], "kind": row[2], "project": row[3], "principal": row[4], "thread": row[5], "parent_run": row[6],
-        "trace_id": row[7], "title": row[8], "created_at": iso_time(created), "created_at_ns": created,
-        "last_seq": row[12], "open": row[10] is None, "calls": row[13], "open_calls": row[14], "erased": row[11],
+        "id": row[1], "kind": row[2], "project": row[3], "principal": row[4], "thread": told.get("thread"),
+        "parent_run": row[5], "trace_id": row[6], "title": told.get("title"), "created_at": iso_time(created),
+        "created_at_ns": created, "last_seq": row[10], "open": row[8] is None, "calls": row[13], "open_calls": row[14],
+        "erased": row[9],
     }  # fmt: skip

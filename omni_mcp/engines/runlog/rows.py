@@ -12,15 +12,19 @@ from omni_mcp.contracts.events import CONTRACT_VERSION, NO_BODY, RunEvent, chain
 
 SALT_BYTES = 16
 COLUMNS = (
-    "run", "seq", "gid", "at_ns", "v", "kind", "code", "actor", "call", "parent", "privacy", "erased_by", "salt",
-    "payload_digest", "body_digest", "prev", "hash", "payload",
+    "run", "seq", "gid", "at_ns", "v", "kind", "code", "actor", "call", "parent", "privacy", "erased_by",
+    "payload_digest", "body_digest", "prev", "hash",
 )  # fmt: skip
 Row = tuple[Any, ...]
-SELECT_EVENT = (
-    "SELECT k.id, e.seq, e.gid, e.at_ns, e.v, e.kind, e.code, e.actor, e.call, e.parent, e.privacy, e.erased_by, "
-    "e.salt, e.payload_digest, e.body_digest, e.prev, e.hash, e.payload FROM events e JOIN run_keys k ON k.run = e.run "
+EVENT_COLUMNS = (
+    "k.id, e.seq, e.gid, e.at_ns, e.v, e.kind, e.code, e.actor, e.call, e.parent, e.privacy, e.erased_by, "
+    "e.payload_digest, e.body_digest, e.prev, e.hash, t.body"
 )
-_CHUNKS = (128, 32, 8, 4, 2, 1)  # rows per INSERT: one statement is one hand-over of the interpreter lock
+SELECT_EVENT = (
+    f"SELECT {EVENT_COLUMNS} FROM events e JOIN run_keys k ON k.run = e.run LEFT JOIN texts t ON t.gid = e.gid "
+)
+BODY = 16  # the column of salt and payload
+_ROWS_AT_ONCE = 64  # one statement is one hand-over of the interpreter lock; each size is prepared once and then kept
 _VALUES = f"({', '.join('?' * len(COLUMNS))})"
 
 
@@ -28,7 +32,7 @@ def sealed_row(
     *, run_key: int, run: str, seq: int, gid: int, at_ns: int, kind: str, code: str | None, actor: str,
     call: str | None, parent: int | None, privacy: tuple[str, ...], payload: bytes, prev: bytes,
 ) -> Row:  # fmt: skip
-    """Return the row of a new event; its last but one column is its hash."""
+    """Return the row of a new event and, behind its columns, its body: salt and payload."""
     salt = os.urandom(SALT_BYTES)
     digest = payload_digest(salt, payload)
     header = header_bytes(
@@ -38,33 +42,40 @@ def sealed_row(
     sealed = chain_hash(prev, header, digest)
     paths = orjson.dumps(privacy).decode() if privacy else "[]"
     return (
-        run_key, seq, gid, at_ns, CONTRACT_VERSION, kind, code, actor, call, parent, paths, None, salt, digest, NO_BODY,
-        prev, sealed, payload,
+        run_key, seq, gid, at_ns, CONTRACT_VERSION, kind, code, actor, call, parent, paths, None, digest, NO_BODY, prev,
+        sealed, salt + payload,
     )  # fmt: skip
 
 
 def insert_many(target: str, values: str, rows: Sequence[Row]) -> list[tuple[str, list[Any]]]:
-    """Return statements that insert *rows*, in chunks of few different sizes so that each is prepared only once."""
-    statements, at = [], 0
-    for size in _CHUNKS:
-        while len(rows) - at >= size:
-            flat = [value for row in rows[at : at + size] for value in row]
-            statements.append((f"INSERT INTO {target} VALUES {', '.join([values] * size)}", flat))
-            at += size
+    """Return statements that insert *rows*, many at once."""
+    statements = []
+    for at in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[at : at + _ROWS_AT_ONCE]
+        flat = [value for row in part for value in row]
+        statements.append((f"INSERT INTO {target} VALUES {', '.join([values] * len(part))}", flat))
     return statements
 
 
 def event_statements(rows: Sequence[Row]) -> list[tuple[str, list[Any]]]:
-    """Return statements that insert event *rows*."""
-    return insert_many(f"events ({', '.join(COLUMNS)})", _VALUES, rows)
+    """Return statements that insert *rows* made by `sealed_row`, and their texts."""
+    headers = [row[:BODY] for row in rows]
+    bodies = [(row[2], row[BODY]) for row in rows]
+    return insert_many(f"events ({', '.join(COLUMNS)})", _VALUES, headers) + insert_many("texts", "(?, ?)", bodies)
+
+
+def payload_of(erased_by: int | None, body: bytes | None) -> bytes | None:
+    """Return the payload in a body; None once it is erased, or gone."""
+    return None if erased_by is not None or body is None else body[SALT_BYTES:]
 
 
 def event_of(row: Row) -> RunEvent:
     """Return the event of a row of `SELECT_EVENT`. Not validated: the chain says whether it is what was written."""
-    payload = row[17]
+    payload = payload_of(row[11], row[BODY])
     return RunEvent.model_construct(
         run=row[0], seq=row[1], gid=row[2], at_ns=row[3], v=row[4], kind=row[5], code=row[6], actor=row[7], call=row[8],
-        parent=row[9], privacy=tuple(orjson.loads(row[10])), erased_by=row[11], salt=row[12].hex(),
-        payload_digest=row[13].hex(), body_digest=row[14].hex(), prev=row[15].hex(), hash=row[16].hex(),
+        parent=row[9], privacy=tuple(orjson.loads(row[10])), erased_by=row[11], payload_digest=row[12].hex(),
+        body_digest=row[13].hex(), prev=row[14].hex(), hash=row[15].hex(),
+        salt="" if payload is None else row[BODY][:SALT_BYTES].hex(),
         payload=None if payload is None else orjson.loads(payload),
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Full text search over events, by recency: contentless FTS5 tables, one for every 65,536 events.
+"""Full text search over events, by recency: contentless FTS5 tables, one for every 32,768 events.
 
-Contentless, because the text stands in the events already; SQLite before 3.43 deletes from such a table only when it is
-given the old text, which is made again from the payload that is about to be erased. Many small tables, because what an
-erasure leaves in a table's segments goes away only when all of them are merged, and that must not take long.
+Contentless, because the text stands in the events already. SQLite before 3.43 cannot delete from such a table, and what
+its segments leave behind in pages is nobody's to clean; so an erasure drops the tables that it touches, which zeroes
+their pages, and fills them anew from what is left. Many small tables, because that must not take long.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from omni_mcp.engines.runlog.rows import insert_many
+from omni_mcp.engines.runlog.rows import insert_many, payload_of
 
-SHARD_EVENTS = 65_536
+SHARD_EVENTS = 32_768
 INDEXED_BYTES = 64 * 1024  # of one event; what stands further back is on record but not found
 _OPTIONS = "text, content='', columnsize=0, tokenize='unicode61 remove_diacritics 2'"
 _PART = re.compile(rb'"((?:[^"\\]|\\.)*)"(:?)|([-+.0-9eE]+)')
@@ -56,11 +56,18 @@ def index_up_to(connection: sqlite3.Connection, gid: int) -> None:
     at = indexed_gid(connection)
     while at < gid:
         until = min(gid, at + 1024)
-        rows = connection.execute(
-            "SELECT gid, payload FROM events WHERE gid > ? AND gid <= ? ORDER BY gid", (at, until)
-        ).fetchall()
-        index_payloads(connection, rows, until)
+        index_payloads(connection, payloads_between(connection, at, until), until)
         at = until
+
+
+def payloads_between(connection: sqlite3.Connection, after: int, until: int) -> list[tuple[int, bytes | None]]:
+    """Return (gid, payload) of the events after global number *after* and up to *until*."""
+    rows = connection.execute(
+        "SELECT t.gid, e.erased_by, t.body FROM texts t CROSS JOIN events e ON e.gid = t.gid "
+        "WHERE t.gid > ? AND t.gid <= ? ORDER BY t.gid",
+        (after, until),
+    )
+    return [(gid, payload_of(erased_by, body)) for gid, erased_by, body in rows]
 
 
 def index_payloads(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes | None]], until: int) -> None:
@@ -76,19 +83,16 @@ def index_payloads(connection: sqlite3.Connection, rows: Sequence[tuple[int, byt
     connection.execute("UPDATE search_state SET gid = ?", (until,))
 
 
-def remove_from_index(connection: sqlite3.Connection, rows: Iterable[tuple[int, bytes]]) -> None:
-    """Remove the texts of (gid, payload) *rows* so that none of their words stays in the file."""
+def refill_shards(connection: sqlite3.Connection, gids: Iterable[int]) -> None:
+    """Drop and fill anew every table that indexes one of *gids*, after their texts were erased."""
     done = indexed_gid(connection)
-    touched = set()
-    for gid, payload in rows:
-        if gid <= done:
-            shard = shard_of(gid)
-            connection.execute(
-                f"INSERT INTO {shard} ({shard}, rowid, text) VALUES ('delete', ?, ?)", (gid, text_of(payload))
-            )
-            touched.add(shard)
-    for shard in touched:
-        connection.execute(f"INSERT INTO {shard} ({shard}) VALUES ('optimize')")
+    for number in sorted({gid // SHARD_EVENTS for gid in gids if gid <= done}):
+        connection.execute(f"DROP TABLE IF EXISTS search_{number}")
+        at, end = number * SHARD_EVENTS - 1, min(done, (number + 1) * SHARD_EVENTS - 1)
+        while at < end:
+            until = min(end, at + 1024)
+            index_payloads(connection, payloads_between(connection, at, until), done)
+            at = until
 
 
 def drop_index(connection: sqlite3.Connection) -> None:

@@ -21,7 +21,7 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.connection import open_reader, translated
 from omni_mcp.engines.runlog.heads import GLOBAL_NAME, roll
 from omni_mcp.engines.runlog.keys import LogKeys
-from omni_mcp.engines.runlog.rows import SALT_BYTES, Row
+from omni_mcp.engines.runlog.rows import BODY, EVENT_COLUMNS, SALT_BYTES, Row
 
 NAMED_EACH = 1000  # missing events of one gap that are named one by one
 
@@ -126,7 +126,7 @@ class Verifier:
     # --- one event ----------------------------------------------------------------------------------------------------
 
     def _check_event(self, run: str, row: Row) -> None:
-        seq, gid, stored_prev, stored_hash = row[1], row[2], row[15], row[16]
+        seq, gid, stored_prev, stored_hash = row[1], row[2], row[14], row[15]
         self._order.append((gid, stored_hash))
         if seq <= self._seq:
             self._fault(run, seq, "out of order, or there twice")
@@ -141,19 +141,22 @@ class Verifier:
             v=row[4], run=run, seq=seq, at_ns=row[3], kind=row[5], code=row[6], actor=row[7], call=row[8],
             parent=row[9], privacy=tuple(orjson.loads(row[10])),
         )  # fmt: skip
-        if chain_hash(stored_prev, header, row[13], row[14]) != stored_hash:
+        if chain_hash(stored_prev, header, row[12], row[13]) != stored_hash:
             self._fault(run, seq, "changed: its header, digests or hash are not what was sealed")
 
     def _check_text(self, run: str, row: Row) -> None:
-        seq, code, erased_by, salt, digest, payload = row[1], row[6], row[11], row[12], row[13], row[17]
-        if payload is None:
+        seq, code, erased_by, digest, body = row[1], row[6], row[11], row[12], row[BODY]
+        if erased_by is not None:
             self.report.erased.append((run, seq))
-            if salt != b"" or not isinstance(erased_by, int):
-                self._fault(run, seq, "its text is gone without an erasure")
-            else:
-                self._tombstones.append((seq, erased_by))
+            self._tombstones.append((seq, erased_by))
+            if body is not None and any(body):
+                self._fault(run, seq, "said to be erased, but its text is still there")
             return
-        if erased_by is not None or len(salt) != SALT_BYTES or payload_digest(salt, payload) != digest:
+        if body is None or len(body) < SALT_BYTES:
+            self._fault(run, seq, "its text is gone without an erasure")
+            return
+        payload = body[SALT_BYTES:]
+        if payload_digest(body[:SALT_BYTES], payload) != digest:
             self._fault(run, seq, "changed: its text is not what was recorded")
         elif code == "erased":
             targets = orjson.loads(payload)
@@ -233,9 +236,8 @@ def _numbers(first: int, last: int) -> str:
 
 
 _SELECT_ALL = (
-    "SELECT k.id, e.seq, e.gid, e.at_ns, e.v, e.kind, e.code, e.actor, e.call, e.parent, e.privacy, e.erased_by, "
-    "e.salt, e.payload_digest, e.body_digest, e.prev, e.hash, e.payload FROM events e "
-    "LEFT JOIN run_keys k ON k.run = e.run ORDER BY e.run, e.seq"
+    f"SELECT {EVENT_COLUMNS} FROM events e LEFT JOIN run_keys k ON k.run = e.run LEFT JOIN texts t ON t.gid = e.gid "
+    "ORDER BY e.run, e.seq"
 )
 
 

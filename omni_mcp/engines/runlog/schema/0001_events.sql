@@ -17,16 +17,22 @@ CREATE TABLE events (
     parent INTEGER,
     privacy TEXT NOT NULL,
     erased_by INTEGER,
-    salt BLOB NOT NULL,
     payload_digest BLOB NOT NULL,
     body_digest BLOB NOT NULL,
     prev BLOB NOT NULL,
     hash BLOB NOT NULL,
-    payload BLOB,
     PRIMARY KEY (run, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX events_gid ON events (gid);
 CREATE INDEX events_call ON events (call) WHERE call IS NOT NULL;
+
+-- The texts: 16 bytes of salt, then the payload. Apart from the headers and only ever appended, so that SQLite never
+-- moves one to another page: a page that cells were moved from keeps their old bytes, out of reach of secure_delete.
+-- For the same reason an erasure overwrites a text with as many zeros and does not delete the row.
+CREATE TABLE texts (
+    gid INTEGER PRIMARY KEY,
+    body BLOB NOT NULL
+) STRICT;
 
 CREATE TABLE heads (
     run INTEGER PRIMARY KEY,
@@ -55,7 +61,7 @@ BEGIN
 END;
 CREATE TRIGGER events_no_update BEFORE UPDATE ON events
 WHEN NOT (
-    NEW.payload IS NULL AND NEW.salt = X'' AND NEW.erased_by IS NOT NULL
+    OLD.erased_by IS NULL AND NEW.erased_by IS NOT NULL
     AND NEW.run = OLD.run AND NEW.seq = OLD.seq AND NEW.gid = OLD.gid AND NEW.at_ns = OLD.at_ns AND NEW.v = OLD.v
     AND NEW.kind = OLD.kind AND NEW.code IS OLD.code AND NEW.actor = OLD.actor AND NEW.call IS OLD.call
     AND NEW.parent IS OLD.parent AND NEW.privacy = OLD.privacy AND NEW.payload_digest = OLD.payload_digest
@@ -64,6 +70,20 @@ WHEN NOT (
 )
 BEGIN
     SELECT RAISE(ABORT, 'the run log is append-only: events are never changed');
+END;
+CREATE TRIGGER texts_no_replace BEFORE INSERT ON texts
+WHEN EXISTS (SELECT 1 FROM texts WHERE gid = NEW.gid)
+BEGIN
+    SELECT RAISE(ABORT, 'the run log is append-only: this text exists');
+END;
+CREATE TRIGGER texts_no_update BEFORE UPDATE ON texts
+WHEN NOT (NEW.gid = OLD.gid AND NEW.body = zeroblob(length(OLD.body)) AND omni_mcp_may_erase() = 1)
+BEGIN
+    SELECT RAISE(ABORT, 'the run log is append-only: texts are never changed');
+END;
+CREATE TRIGGER texts_no_delete BEFORE DELETE ON texts
+BEGIN
+    SELECT RAISE(ABORT, 'the run log is append-only: texts are never deleted');
 END;
 CREATE TRIGGER run_keys_no_replace BEFORE INSERT ON run_keys
 WHEN EXISTS (SELECT 1 FROM run_keys WHERE run = NEW.run OR id = NEW.id)

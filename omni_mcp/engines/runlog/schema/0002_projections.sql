@@ -1,13 +1,12 @@
--- What is derived from the events and can be dropped and rebuilt. The search tables are made as they are needed.
+-- What is derived from the events and can be dropped and rebuilt. No free text in it: rows here move between pages, and
+-- bytes that stay behind would outlive an erasure. The search tables are made as they are needed, and dropped whole.
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY,
     kind TEXT,
     project TEXT,
     principal TEXT,
-    thread TEXT,
     parent_run TEXT,
     trace_id TEXT,
-    title TEXT,
     created_at_ns INTEGER NOT NULL,
     closed_seq INTEGER,
     erased INTEGER NOT NULL DEFAULT 0
@@ -18,8 +17,6 @@ CREATE TABLE calls (
     call TEXT PRIMARY KEY,
     run INTEGER NOT NULL,
     seq INTEGER NOT NULL,
-    call_kind TEXT,
-    name TEXT,
     outcome_seq INTEGER,
     outcome TEXT,
     outcome_code TEXT

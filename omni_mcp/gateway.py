@@ -1,0 +1,265 @@
+"""A running gateway: the call chain and its faces over opened engines, and how it stands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omni_mcp import __version__
+from omni_mcp.chain.chain import Parts, call_chain
+from omni_mcp.chain.decide import Decisions
+from omni_mcp.chain.execute import Freeze
+from omni_mcp.chain.limit import Limit
+from omni_mcp.chain.record import Record
+from omni_mcp.config import Settings, load_settings
+from omni_mcp.contracts.call import Call
+from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.events import GatewayStopped, RunClosed, draft
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.ports import Completer, Executor
+from omni_mcp.engines.approvals.desk import ApprovalDesk
+from omni_mcp.engines.artifacts.store import ArtifactStore
+from omni_mcp.engines.catalog.catalog import CatalogDiff, MemoryCatalog
+from omni_mcp.engines.catalog.schemas import JsonSchemas
+from omni_mcp.engines.identity.keys import KeyRing
+from omni_mcp.engines.policy.policy import CedarPolicy, Reload
+from omni_mcp.engines.runlog.store import SqliteRunLog
+from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
+from omni_mcp.engines.sandbox.executor import SandboxExecutor
+from omni_mcp.engines.sandbox.workspaces import Workspaces
+from omni_mcp.engines.secrets.masking import SecretMasker
+from omni_mcp.engines.state.nonces import StoredNonces
+from omni_mcp.filewatch import FileWatch
+from omni_mcp.paths import Home
+from omni_mcp.protocol.capabilities import ServerInfo
+from omni_mcp.serving.changes import Changes
+from omni_mcp.serving.edge import Edge
+from omni_mcp.serving.http import build_http
+from omni_mcp.serving.metrics import Metrics
+from omni_mcp.serving.rejections import Rejections
+from omni_mcp.serving.reports import Reports
+from omni_mcp.serving.runbook import Runbook
+from omni_mcp.serving.runs_server import RunsExecutor
+
+WATCH_S = 1.0
+SWEEP_S = 30.0
+INSTRUCTIONS = (
+    "Every call is decided by a policy, runs in a sandbox and is recorded. A refused call names its call id; "
+    "the person who runs this gateway can see why with: omni-mcp explain CALL"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """What is opened, in the order in which it is opened."""
+
+    masker: SecretMasker
+    log: SqliteRunLog
+    artifacts: ArtifactStore
+    gateway_run: str
+    recovered: int
+    reports: Reports
+    policy: CedarPolicy
+    catalog: MemoryCatalog
+    sandbox: BubblewrapSandbox
+    desk: ApprovalDesk
+    nonces: StoredNonces
+    identities: KeyRing
+
+
+class Gateway:
+    """One running gateway: its edge, its HTTP application, and how it stands."""
+
+    def __init__(
+        self, settings: Settings, home: Home, engines: Engines, *, executors: Mapping[str, Executor],
+        completers: Mapping[str, Completer],
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._home = home
+        self._engines = engines
+        self._metrics = Metrics()
+        self._started_ns = time.time_ns()
+        self._stopped = False
+        self._record = Record(
+            engines.log, engines.artifacts, engines.catalog, gateway_run=engines.gateway_run,
+            round_ttl_s=settings.limits.round_ttl_s,
+        )  # fmt: skip
+        self._limit = Limit(
+            calls_per_minute=settings.limits.calls_per_minute,
+            pending_per_principal=settings.limits.pending_per_principal,
+            pending_in_all=settings.limits.pending_in_all,
+        )
+        self._decisions = Decisions(engines.policy, engines.log, gateway_version=__version__)
+        self.freeze = Freeze()
+        self.changes = Changes()
+        self._runbook = Runbook(engines.log, idle_s=settings.server.session_idle_s)
+        parts = Parts(
+            record=self._record,
+            limit=self._limit,
+            decisions=self._decisions,
+            catalog=engines.catalog,
+            desk=engines.desk,
+            schemas=JsonSchemas(),
+            artifacts=engines.artifacts,
+            masker=engines.masker,
+            executors={
+                "sandbox_job": SandboxExecutor(engines.sandbox, engines.artifacts, Workspaces(home.workspaces)),
+                "inproc_safe": RunsExecutor(engines.log, engines.artifacts),
+                **executors,
+            },
+            freeze=self.freeze,
+        )
+        self.handle = call_chain(parts)
+        self.edge = Edge(
+            handle=self.handle,
+            catalog=engines.catalog,
+            policy=engines.policy,
+            log=engines.log,
+            runbook=self._runbook,
+            rejections=Rejections(engines.log, engines.gateway_run, counted=self._metrics.rejected),
+            changes=self.changes,
+            nonces=engines.nonces,
+            seal_key=os.urandom(32),  # of this process alone: what was sealed before a restart is over
+            info=ServerInfo(name="omni-mcp", version=__version__, title="omni-mcp", instructions=INSTRUCTIONS),
+            metrics=self._metrics,
+            completer_of=lambda entry: completers.get(entry.server),
+            end_round=self._record.end_round,
+        )
+        self.http_app = build_http(self.edge, engines.identities, settings.server, status=self.status)
+
+    @property
+    def version(self) -> str:
+        """The package's version."""
+        return __version__
+
+    @property
+    def log(self) -> SqliteRunLog:
+        """The run log."""
+        return self._engines.log
+
+    @property
+    def catalog(self) -> MemoryCatalog:
+        """What can be named."""
+        return self._engines.catalog
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that are under way, waiting ones included."""
+        return self._limit.pending + self._record.open_rounds()
+
+    def mask_text(self, text: str) -> str:
+        """Take registered secrets out of a line of text."""
+        return self._engines.masker.mask_text(text)
+
+    def has_profile(self, name: str) -> bool:
+        """Whether `/mcp/NAME` exists."""
+        return name in self._engines.catalog.profiles
+
+    def status(self) -> JsonObject:
+        """One snapshot of what runs, what waits and what is in force."""
+        engines = self._engines
+        return {
+            "version": __version__,
+            "open_calls": self.open_calls,
+            "pending_approvals": engines.desk.pending,
+            "sessions": self.edge.open_sessions,
+            "policy": {
+                "version": engines.policy.version,
+                "rules": len(engines.policy.rules.rules) if engines.policy.rules else 0,
+                "denies_all": engines.policy.rules is None,
+                "problems": [*map(str, engines.policy.problems), *engines.reports.problems.get("policy", ())],
+            },
+            "catalog": {
+                "version": engines.catalog.version,
+                "tools": sum(entry.kind == "tool" for entry in engines.catalog.all_entries()),
+                "refused": list(engines.catalog.refused),
+                "problems": list(engines.reports.problems.get("manifests", ())),
+            },
+            "settings": {"problems": list(engines.reports.problems.get("settings", ()))},
+            "isolation": engines.sandbox.isolation().as_json(),
+            "log": {"file": str(self._home.log_file), "run": engines.gateway_run},
+        }
+
+    async def reload(self) -> None:
+        """Read policies and manifests again now.
+
+        Raises:
+            ConfigError: what is refused; the last good one stays in force.
+        """
+        problems = [*self.reload_catalog(), *(await self._reload_policy()).problems]
+        if problems:
+            raise ConfigError(problems)
+
+    def reload_catalog(self) -> list[Any]:
+        """Read the manifests again; returns what is wrong with them."""
+        engines = self._engines
+        try:
+            engines.catalog.reload()
+        except ConfigError as error:
+            engines.reports.rejected("manifests", error.problems)
+            return list(error.problems)
+        engines.reports.mended("manifests")
+        return []
+
+    async def _reload_policy(self) -> Reload:
+        reload = await asyncio.to_thread(self._engines.policy.reload)
+        await self.on_policy(reload)
+        return reload
+
+    async def on_policy(self, reload: Reload) -> None:
+        """Write down what a reload brought, tell clients that lists may differ, and look at open questions again."""
+        engines = self._engines
+        if reload.problems:
+            engines.reports.rejected("policy", reload.problems)
+        else:
+            engines.reports.mended("policy")
+        if reload.changed:
+            engines.reports.policy_changed(reload.version, reload.previous, reload.rules)
+            self.changes.lists_changed()
+            await engines.desk.recheck(reload.version, self._still_asks)
+
+    def _still_asks(self, call: Call) -> bool:
+        return self._decisions.still_asks(call, self._engines.catalog.find(call.profile, call.kind, call.name))
+
+    def on_catalog(self, diff: CatalogDiff) -> None:
+        """Write down what a reload brought, and tell clients."""
+        self._engines.reports.catalog_changed(self._engines.catalog.version, diff.added, diff.changed, diff.removed)
+        self.changes.lists_changed()
+
+    async def drain(self, timeout_s: float, *, reason: str = "asked") -> None:
+        """Take no new calls, give those under way *timeout_s*, end the rest, and say so on record."""
+        cancelled = await self.edge.drain(timeout_s=timeout_s)
+        if self._stopped:
+            return
+        self._stopped = True
+        self._record.abandon_rounds()
+        run = self._engines.gateway_run
+        self.log.append(run, draft(GatewayStopped(reason=reason, cancelled_calls=cancelled), actor="gateway"))
+        last = self.log.append(run, draft(RunClosed(reason="gateway_stopped"), actor="gateway"))
+        await last.durable()
+
+    async def watch(self) -> None:
+        """Keep settings, manifests and idle runs under observation until cancelled."""
+        looks = FileWatch(self._home.manifests), FileWatch(self._home.settings_file)
+        swept_s = time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if await asyncio.to_thread(looks[0].settled_change):
+                self.reload_catalog()
+            if await asyncio.to_thread(looks[1].settled_change):
+                self._check_settings()
+            if time.monotonic() - swept_s > SWEEP_S:
+                swept_s = time.monotonic()
+                self._runbook.sweep()
+
+    def _check_settings(self) -> None:
+        try:
+            load_settings(self._home.settings_file)
+        except ConfigError as error:
+            self._engines.reports.rejected("settings", error.problems)
+        else:
+            self._engines.reports.mended("settings")

@@ -1,0 +1,240 @@
+"""Lines: a bad one costs only itself, a slow reader only its own connection, and the end of input ends the calls."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import orjson
+import pytest
+from edge_world import BOB, World, modern, request, text_answer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from line_client import LineClient
+
+from omni_mcp.serving.edge import EdgeLimits
+from omni_mcp.serving.lines import LineOutlet, LineTooLong, split_lines
+
+
+def reader_of(*chunks: bytes) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader(limit=2**20)
+    for chunk in chunks:
+        reader.feed_data(chunk)
+    reader.feed_eof()
+    return reader
+
+
+async def test_lines_are_split_whatever_the_chunks() -> None:
+    data = b"one\ntwo\r\n\n" + b"x" * 99 + b"\n" + b"y" * 101 + b"\nlast"
+    reader = reader_of(*(data[n : n + 7] for n in range(0, len(data), 7)))
+    lines = [line async for line in split_lines(reader, limit_bytes=100)]
+    assert [type(line) if isinstance(line, LineTooLong) else line for line in lines] == [
+        b"one", b"two\r", b"", b"x" * 99, LineTooLong, b"last",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=8), st.data())
+@settings(max_examples=50, deadline=None)
+def test_no_line_within_the_limit_is_lost_or_joined(lines: list[bytes], data: st.DataObject) -> None:
+    async def split() -> list[Any]:
+        text = b"".join(line + b"\n" for line in lines)
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+        reader = reader_of(*(text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b))
+        return [line async for line in split_lines(reader, limit_bytes=20)]
+
+    found = asyncio.run(split())
+    assert [line if not isinstance(line, LineTooLong) else None for line in found] == [
+        line if len(line) <= 20 else None for line in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [(b"{\n", -32700), (b"\xff\xfe\n", -32700), (b'{"jsonrpc":"2.0","id":1,"id":1,"method":"ping"}\n', -32700),
+     (b'{"jsonrpc":"2.0","id":null,"method":"tools/call"}\n', -32600), (b"[]\n", -32600), (b"null\n", -32600),
+     (b"[" * 70 + b"]" * 70 + b"\n", -32700), (b"x" * 5000 + b"\n", -32700)],
+)  # fmt: skip
+async def test_a_bad_line_gets_an_error_and_the_next_one_is_served(line: bytes, code: int) -> None:
+    world = World()
+    async with LineClient.open(world, frame_limit_bytes=4096) as client:
+        client.send(line)
+        answer = await client.receive()
+        assert (answer["id"], answer["error"]["code"]) == (None, code)
+        assert (await client.ask("ping"))["result"] == {}
+    assert world.log.codes() == ["request_rejected"]
+
+
+async def test_nothing_but_ping_and_initialize_is_served_before_the_handshake() -> None:
+    world = World()
+    async with LineClient.open(world) as client:
+        for method in ("tools/list", "tools/call", "logging/setLevel"):
+            assert (await client.ask(method))["error"]["code"] == -32600
+        assert (await client.ask("ping"))["result"] == {}
+        await client.start()
+        assert "tools" in (await client.ask("tools/list"))["result"]
+        assert (await client.ask("initialize", {"protocolVersion": "2025-11-25"}))["error"]["code"] == -32600
+    assert not world.calls
+
+
+async def test_a_slow_call_does_not_hold_up_the_next_one() -> None:
+    world = World()
+    async with LineClient.open(world) as client:
+        await client.start()
+        client.send(request("tools/call", {"name": "t__slow"}, id="slow"))
+        await asyncio.wait_for(world.started.wait(), 5)
+        assert (await client.ask("tools/call", {"name": "t__echo"}, id="fast"))["id"] == "fast"
+        world.release.set()
+        assert (await client.receive())["id"] == "slow"
+
+
+async def test_a_cancelled_request_gets_no_answer() -> None:
+    world = World()
+    async with LineClient.open(world) as client:
+        await client.start()
+        client.send(request("tools/call", {"name": "t__slow"}, id="slow"))
+        await asyncio.wait_for(world.started.wait(), 5)
+        client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "slow"}})
+        await asyncio.wait_for(world.stopped.wait(), 5)
+        client.send(request("ping", id="after"))
+        assert (await client.receive())["id"] == "after"
+        assert (await client.ask("tools/call", {"name": "t__echo"}, id="slow"))["result"], "the id is free again"
+
+
+@pytest.mark.parametrize("params", [{}, {"requestId": None}, {"requestId": True}, {"requestId": []}, {"requestId": "no"}])
+async def test_a_cancel_that_names_nothing_is_ignored(params: Any) -> None:
+    async with LineClient.open(World()) as client:
+        client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+        client.send({"jsonrpc": "2.0", "method": "notifications/unheard/of"}, {"jsonrpc": "2.0", "id": 5, "result": {}})
+        assert (await client.ask("ping"))["result"] == {}
+
+
+async def test_the_end_of_input_cancels_what_is_under_way_and_closes_the_run() -> None:
+    world = World()
+    async with LineClient.open(world, eof_grace_s=0.01) as client:
+        await client.start()
+        client.send(request("tools/call", {"name": "t__slow"}))
+        await asyncio.wait_for(world.started.wait(), 5)
+        client.writer.write_eof()
+        await asyncio.wait_for(client.server, 5)
+    assert world.cancelled == [world.calls[0].id]
+    assert world.log.codes() == ["run_closed"]
+    assert world.edge.open_sessions == 0
+
+
+async def test_what_was_asked_right_before_the_end_of_input_is_still_answered() -> None:
+    """A shell pipe: one request, then nothing more."""
+    async with LineClient.open(World()) as client:
+        client.send(modern("tools/call", {"name": "t__echo"}))
+        client.writer.write_eof()
+        assert (await client.receive())["result"]["structuredContent"] == {"value": {}}
+
+
+async def test_a_client_that_does_not_read_is_dropped_and_its_calls_end() -> None:
+    world = World()
+
+    async def flood(call: Any) -> Any:
+        world.started.set()
+        try:
+            while True:
+                await call.link.progress(1, None, "x" * 10_000)
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            world.stopped.set()
+            raise
+
+    world.tools["slow"] = flood
+    ours, theirs = socket.socketpair()
+    ours.close()
+    theirs.close()
+    async with LineClient.open(world, unread_limit_bytes=100_000) as client:
+        await client.start()
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(request("tools/call", {"name": "t__slow", "_meta": {"progressToken": 1}}))
+        await asyncio.wait_for(world.stopped.wait(), 10)
+        await asyncio.wait_for(client.server, 10)
+        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+    assert world.edge.open_sessions == 0
+
+
+async def test_an_outlet_holds_at_most_its_limit_and_one_message() -> None:
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=ours)
+    outlet = LineOutlet(writer, unread_limit_bytes=50_000)
+    most = 0
+    while outlet.send(b"x" * 20_000):
+        most = max(most, writer.transport.get_write_buffer_size())
+    assert outlet.dropped and most <= 50_000 + 20_001
+    assert not outlet.send(b"x")
+    theirs.close()
+
+
+async def test_only_so_many_requests_are_under_way_on_one_connection() -> None:
+    world = World(limits=EdgeLimits(calls_per_session=3))
+    async with LineClient.open(world, eof_grace_s=0.0) as client:
+        await client.start()
+        client.send(*(request("tools/call", {"name": "t__slow"}, id=n) for n in range(5)))
+        refused = [await client.receive(), await client.receive()]
+    assert {answer["id"] for answer in refused} == {3, 4}
+    assert all("too many" in answer["error"]["message"] for answer in refused)
+
+
+async def test_a_batch_is_answered_together_in_the_one_version_that_has_them() -> None:
+    async with LineClient.open(World()) as client:
+        await client.start("2025-03-26")
+        client.send([request("ping", id=1), request("nope", id=2), {"jsonrpc": "2.0", "method": "x"}, "junk",
+                     {"jsonrpc": "2.0", "id": 3, "method": "initialize", "params": {"protocolVersion": "x"}}])  # fmt: skip
+        answers = await client.receive()
+    assert {answer["id"] for answer in answers} == {1, 2, 3, None}
+
+
+async def test_two_connections_with_equal_ids_and_other_principals_never_cross() -> None:
+    world = World()
+    async with LineClient.open(world) as ann, LineClient.open(world, principal=BOB) as bob:
+        await ann.start()
+        await bob.start()
+        for n in range(20):
+            ann.send(request("tools/call", {"name": "t__echo", "arguments": {"of": "ann", "n": n}}, id=n))
+            bob.send(request("tools/call", {"name": "t__echo", "arguments": {"of": "bob", "n": n}}, id=n))
+        for name, client in (("ann", ann), ("bob", bob)):
+            for _ in range(20):
+                answer = await client.receive()
+                assert answer["result"]["structuredContent"]["value"] == {"of": name, "n": answer["id"]}
+    assert all(call.arguments["of"] == call.principal.id for call in world.calls)
+    assert len({call.run for call in world.calls}) == 2
+
+
+async def test_a_question_over_lines_is_withdrawn_when_its_call_is_cancelled() -> None:
+    world = World()
+    async with LineClient.open(world) as client:
+        await client.start(elicitation={})
+        client.send(request("tools/call", {"name": "t__ask"}, id=1))
+        question = await client.receive()
+        client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})
+        withdrawn = await client.receive()
+    assert question["method"] == "elicitation/create"
+    assert withdrawn["method"] == "notifications/cancelled" and withdrawn["params"]["requestId"] == question["id"]
+
+
+async def test_a_modern_listener_on_lines_is_ended_by_a_cancel() -> None:
+    world = World()
+    async with LineClient.open(world) as client:
+        client.send(modern("subscriptions/listen", {"notifications": {"promptsListChanged": True}}, id="l"))
+        assert (await client.receive())["method"] == "notifications/subscriptions/acknowledged"
+        assert world.changes.listeners == 1
+        client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "l"}})
+        client.send(request("ping", id="p"))
+        assert (await client.receive())["id"] == "p"
+        assert world.changes.listeners == 0
+
+
+async def test_a_large_answer_goes_out_whole() -> None:
+    world = World()
+
+    async def large(call: Any) -> Any:
+        return text_answer("x" * 3_000_000)
+
+    world.tools["echo"] = large
+    async with LineClient.open(world) as client:
+        client.send(orjson.dumps(modern("tools/call", {"name": "t__echo"})) + b"\n")
+        assert len((await client.receive())["result"]["structuredContent"]["value"]) == 3_000_000
