@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from omni_mcp.assembly import Gateway, open_gateway
+from omni_mcp.assembly import open_gateway
 from omni_mcp.config import Settings
 from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.call import Answer, Call, Principal, Result
@@ -30,6 +30,7 @@ from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.approvals.store import ApprovalStore
 from omni_mcp.engines.identity.keys import KeyRing
 from omni_mcp.engines.state.database import open_state
+from omni_mcp.gateway import Gateway
 from omni_mcp.paths import Home
 from omni_mcp.protocol.eras import META_CAPABILITIES, META_ERROR, META_VERSION, MODERN_VERSIONS
 from omni_mcp.protocol.frames import FRAME_LIMIT_BYTES

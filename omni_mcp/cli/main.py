@@ -9,7 +9,7 @@ import sys
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("omni_mcp.cli.serve", "serve", "Run the gateway: HTTP, HTTP+SSE and the local socket."),
     "stdio": (
-        "omni_mcp.cli.shim",
+        "omni_mcp.cli.stdio",
         "stdio_command",
         "Connect a client that speaks stdio; starts the gateway if needed.",
     ),

@@ -38,13 +38,6 @@ class UsageError(Exception):
     """The command line cannot be understood."""
 
 
-def __getattr__(name: str) -> Any:
-    """Bring `stdio_command` when somebody asks for it: it needs click, which the shim must not load."""
-    if name != "stdio_command":
-        raise AttributeError(name)
-    return importlib.import_module("omni_mcp.cli.stdio").stdio_command
-
-
 def main(arguments: Sequence[str]) -> int:
     """Connect this process's stdin and stdout to the gateway until one side ends; returns the exit code."""
     try:

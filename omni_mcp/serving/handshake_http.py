@@ -70,8 +70,8 @@ class HttpSession:
 
     def note_sent(self, stream: EventStream, now_s: float) -> None:
         """All of *stream* was sent. Whether it arrived nobody knows yet, so it is kept for a while, within bounds."""
-        if stream is self.standing:
-            return
+        if self.streams.get(stream.name) is not stream:
+            return  # the standing stream, or one that made room
         self.sent[stream.name] = now_s
         while len(self.sent) > 1 and sum(self.streams[name].held_bytes for name in self.sent) > SENT_LIMIT_BYTES:
             self._drop(next(iter(self.sent)))

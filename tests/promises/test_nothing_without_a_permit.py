@@ -59,7 +59,7 @@ async def send_calls(client: MemoryClient, twin: Twin) -> list[dict[str, Any]]:
     """One to the outside world, one into a cell, one in process."""
     arguments: list[tuple[str, dict[str, Any]]] = [
         ("canary__touch", {}),
-        ("tools__leaf", {"name": f"leaf-{next(numbers)}"}),
+        ("tools__leaf", {"path": f"leaf-{next(numbers)}", "text": "here"}),
         ("runs__list", {}),
     ]
     return [await client.request("tools/call", {"name": name, "arguments": given}) for name, given in arguments]
@@ -144,6 +144,8 @@ async def test_under_an_empty_policy_a_method_dispatches_nothing_and_is_on_recor
     before, gid = closed.signs(), await closed.last_gid()
     async with closed.here.client(version=version) as client:
         replies = await SENDERS[method](client, closed)
+        if REQUESTS[method].recorded == "refusal":  # written in the order of the requests, soon after their answers
+            await closed.until_since(gid, "access_refused", len(replies))
     assert closed.signs() == before
     recorded = await closed.since(gid)
     asked = [event.call for event in recorded if event.kind == "tool_call"]
@@ -298,10 +300,8 @@ async def send_batch(client: MemoryClient) -> list[dict[str, Any]]:
     return answers
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version != "2025-03-26"])
 async def test_a_batch_of_any_other_version_dispatches_nothing(version: str, opened: Twin) -> None:
-    if version == "2025-03-26":
-        pytest.skip("the one version that has batches")
     before = opened.signs()
     async with opened.here.client(version=version) as client:
         await client.tell([client.frame("tools/call", {"name": "canary__touch", "arguments": {}})])

@@ -282,7 +282,7 @@ async def test_words_without_letters_are_found_in_the_text_itself(open_log: Call
 async def test_a_payload_that_is_no_payload_fails_its_own_ticket_only(open_log: Callable[..., Opened]) -> None:
     async with open_log() as log:
         run = await _run(log)
-        broken = draft(Message.model_construct(text=object())  # type: ignore[arg-type], actor="x", kind="user_message")
+        broken = draft(Message.model_construct(text=object()), actor="x", kind="user_message")  # type: ignore[arg-type]
         bad, good = log.append(run, broken), log.append(run, said("fine"))
         with pytest.raises(OmniError):
             await bad.durable()

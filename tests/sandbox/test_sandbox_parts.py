@@ -271,7 +271,7 @@ async def test_cgroups_that_a_dead_gateway_left_are_swept_at_the_next_start(open
         ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "proc", "masked"),
         ("omni-spawner: user: [Errno 1] Operation not permitted", "own-uid", "ordinary user"),
         ("omni-spawner: cgroup: [Errno 13] Permission denied", "cgroup", "cgroup.procs"),
-        ("bwrap: execvp /opt/py/bin/python3: No such file or directory", "interpreter", "interpreter"),
+        ("bwrap: execvp /usr/local/py/bin/python3: No such file or directory", "interpreter", "interpreter"),
         ("no system call filter for riscv64", "seccomp", "processor"),
         ("something new", "start", "something new"),
     ],

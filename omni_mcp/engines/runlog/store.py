@@ -33,6 +33,7 @@ from omni_mcp.engines.runlog.writer import Writer
 
 READERS = 2
 READ_PAGE = 500
+RECOVERED_AT_ONCE = 1000  # well below what the writer's queue holds
 QUICK_CHECK_BYTES = 64 * 1024 * 1024  # larger files are not read through at each start: `audit verify` does that
 
 T = TypeVar("T")
@@ -125,10 +126,11 @@ class SqliteRunLog:
             LogUnavailable: it could not be written; nothing may be served.
         """
         found = await self._read(orphan_drafts)
-        tickets = [self.append_outcome(run, draft, parent=parent) for run, draft, parent in found]
-        for ticket in tickets:
-            await ticket.durable()
-        return [draft.call for _, draft, _ in found if draft.call is not None]
+        for at in range(0, len(found), RECOVERED_AT_ONCE):
+            part = found[at : at + RECOVERED_AT_ONCE]
+            for ticket in [self.append_outcome(run, event, parent=parent) for run, event, parent in part]:
+                await ticket.durable()
+        return [event.call for _, event, _ in found if event.call is not None]
 
     async def rebuild_projections(self) -> None:
         """Drop everything derived and derive it anew; takes about 20 s per million events, and blocks appends.

@@ -1,0 +1,121 @@
+"""The web server waits for no client without end, and takes only so many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from edge_world import World
+
+from omni_mcp.serving.web_server import BoundedHttp, serve_http
+
+
+class Hasty(BoundedHttp):
+    """The same with short deadlines."""
+
+    header_deadline_s = 0.2
+    body_deadline_s = 0.2
+    stall_deadline_s = 0.2
+    connections_limit = 3
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    size = int(scope["query_string"] or b"2")
+    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+        pass
+    if message["type"] == "http.request":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(max(1, size // 65536)):
+            await send({"type": "http.response.body", "body": b"x" * min(size, 65536), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        try:
+            await writer.wait_closed()
+        except ConnectionError:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [(b"", b"408"), (b"GET / HT", b"408"), (b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b"408"),
+     (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12", b"408"),
+     (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", b"431"),
+     (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-%d: y\r\n" * 1 % 1 + b"".join(b"X-%d: y\r\n" % n for n in range(200)) + b"\r\n", b"431"),
+     (b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"431")],
+)  # fmt: skip
+async def test_a_client_that_does_not_finish_its_request_is_let_go(sent: bytes, answer: bytes) -> None:
+    async with serve_http(hello, "127.0.0.1", 0, protocol=Hasty) as port:
+        async with connected(port) as (reader, writer):
+            writer.write(sent)
+            assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 " + answer)
+        async with connected(port) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200"), "the next one is served"
+
+
+async def test_a_client_that_drips_its_headers_is_let_go() -> None:
+    """One byte now and then does not start the deadline again."""
+    async with serve_http(hello, "127.0.0.1", 0, protocol=Hasty) as port, connected(port) as (reader, writer):
+        reading = asyncio.create_task(reader.read())
+        for byte in b"GET / HTTP/1.1\r\nHost: slow.example\r\n" * 5:
+            if reading.done():
+                break
+            writer.write(bytes([byte]))
+            await asyncio.wait({reading}, timeout=0.02)
+        assert (await asyncio.wait_for(reading, 5)).startswith(b"HTTP/1.1 408")
+
+
+async def test_connections_over_the_cap_are_turned_away_and_others_go_on() -> None:
+    async with serve_http(hello, "127.0.0.1", 0, protocol=Hasty) as port:
+        async with connected(port) as (a_reader, a), connected(port) as (_, b), connected(port) as (_, c):
+            for writer in (a, b, c):
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.wait_for(a_reader.readuntil(b"\r\n\r\n"), 5)
+            async with connected(port) as (reader, _):
+                assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 503")
+            a.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200" in await asyncio.wait_for(a_reader.readuntil(b"\r\n\r\n"), 5)
+
+
+async def test_a_client_that_does_not_take_its_answer_is_let_go() -> None:
+    gone = asyncio.Event()
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await hello(scope, receive, send)
+        finally:
+            gone.set()
+
+    async with serve_http(watched, "127.0.0.1", 0, protocol=Hasty) as port, connected(port) as (reader, writer):
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /?50000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.wait_for(gone.wait(), 10)
+
+
+async def test_the_port_is_known_at_once_and_taken_ones_are_refused() -> None:
+    async with serve_http(hello, "127.0.0.1", 0) as port:
+        assert port > 0
+        with pytest.raises(OSError, match="in use"):
+            async with serve_http(hello, "127.0.0.1", port):
+                pass
+
+
+async def test_the_whole_gateway_stops_while_streams_are_open() -> None:
+    world = World()
+    async with world.client() as http, http.stream("GET", "/sse") as stream:
+        lines = stream.aiter_lines()
+        assert (await anext(lines)).startswith("event: endpoint")
+        await asyncio.wait_for(world.edge.drain(timeout_s=0.1), 5)
+        async with asyncio.timeout(5):
+            assert not [line async for line in lines if "message" in line]
