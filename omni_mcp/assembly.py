@@ -82,7 +82,7 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
         )
     )
     recovered = len(await log.recover_orphans())
-    artifacts = await stack.enter_async_context(open_artifacts(home.artifacts))
+    artifacts = await stack.enter_async_context(open_artifacts(home.artifacts, masker))
     run = await log.create_run(kind="gateway", principal=GATEWAY, actor="gateway", client={}, title="gateway")
     reports = Reports(log, run)
     policy = open_policy(home.policies, bundled("policies"))

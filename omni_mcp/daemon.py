@@ -19,7 +19,7 @@ import structlog
 import uvloop
 
 from omni_mcp import __version__
-from omni_mcp.assembly import Gateway, open_gateway
+from omni_mcp.assembly import open_gateway
 from omni_mcp.config import ServerSettings, Settings
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError, Conflict, OmniError, Problem
@@ -28,6 +28,7 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.datalock import DataLock
 from omni_mcp.engines.identity.keys import mint_first_token
 from omni_mcp.engines.identity.peer import Peer, principal_of_peer
+from omni_mcp.gateway import Gateway
 from omni_mcp.logs import LineSink, configure_logs
 from omni_mcp.paths import Home, make_private_dir
 from omni_mcp.serving.http import serve_http
@@ -108,6 +109,7 @@ class Daemon:
         self._socket_problem: str | None = None
         self._activity = HttpActivity(gateway.http_app)
         self._address: tuple[str, int] = ("", 0)
+        gateway.process_facts = self.facts
 
     async def run(self, settings: Settings, lock: DataLock, announce: Announce) -> str:
         """Open the faces, wait for a reason to end, drain, and close them; returns the reason."""

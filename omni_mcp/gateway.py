@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,7 @@ class Gateway:
         self._metrics = Metrics()
         self._started_ns = time.time_ns()
         self._stopped = False
+        self.process_facts: Callable[[], JsonObject] = dict  # who runs this process adds pid, address and clients
         self._record = Record(
             engines.log, engines.artifacts, engines.catalog, gateway_run=engines.gateway_run,
             round_ttl_s=settings.limits.round_ttl_s,
@@ -163,6 +164,7 @@ class Gateway:
         """One snapshot of what runs, what waits and what is in force."""
         engines = self._engines
         return {
+            **self.process_facts(),
             "version": __version__,
             "open_calls": self.open_calls,
             "pending_approvals": engines.desk.pending,

@@ -312,10 +312,10 @@ class LocalGateway:
     # --- people ---
 
     def answer(self, approve: bool, *, by: str = "person") -> Approval:
-        """Answer the oldest open question, from a connection of its own as the command line does."""
+        """Answer the newest open question, from a connection of its own as the command line does."""
         store = ApprovalStore(open_state(self.home.state_file))
         try:
-            question = store.open_questions()[0]
+            question = store.open_questions()[-1]
             return store.decide(question.id, by=by, approve=approve)
         finally:
             store.close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from omni_mcp.chain.masked_link import MaskedLink
 from omni_mcp.contracts.artifact import ArtifactRef
-from omni_mcp.contracts.call import Answer, Call, Handler, Result
-from omni_mcp.contracts.errors import InvalidResult
+from omni_mcp.contracts.call import Answer, Call, Handler, InputRequired, Result
+from omni_mcp.contracts.errors import InvalidResult, OmniError
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.ports import Artifacts, Masker, Schemas
 from omni_mcp.contracts.tool import Entry
@@ -25,8 +26,14 @@ class CheckResult:
         self._masker = masker
 
     async def __call__(self, call: Call, proceed: Handler) -> Result:
-        result = await proceed(call)
-        if call.tool is None or not isinstance(result, Answer):
+        try:
+            result = await proceed(replace(call, link=MaskedLink(call.link, self._masker)))
+        except OmniError as error:
+            self._mask_error(error)
+            raise
+        if isinstance(result, InputRequired):
+            return replace(result, requests=self._masker.mask_known(result.requests))
+        if call.tool is None:
             return result
         self._check_schema(call.tool, result)
         size = await asyncio.to_thread(_size, result.body) if _looks_large(result) else _size(result.body)
@@ -40,6 +47,12 @@ class CheckResult:
                 raise InvalidResult(f"{call.name!r} is larger than a prompt may be", detail=f"{size} bytes")
             return await self._as_reference(call, masked, size)
         return masked
+
+    def _mask_error(self, error: OmniError) -> None:
+        """What an engine says of a failure may quote the tool: the client gets it without secrets."""
+        error.message = self._masker.mask_text(error.message)
+        error.args = (error.message,)
+        error.data = self._masker.mask_known(error.data)
 
     def _check_schema(self, tool: Entry, answer: Answer) -> None:
         """MCP 2026-07-28, server/tools, "output schema": structured results must conform; errors need not."""

@@ -155,9 +155,8 @@ class Record:
 
     def _append(self, call: Call, payload: Closed, *, quiet: bool) -> Durable:
         event = draft(payload, actor=call.principal.key, call=call.id)
-        ran = call.trail.dispatched or call.round is not None  # an earlier round of this call was dispatched
-        append = self._log.append_outcome if ran else self._log.append
-        return append(call.run, event, parent=call.parent, quiet=quiet)
+        # Also where nothing ran: a `tool_call` that reached the disk before it filled up has its outcome afterwards.
+        return self._log.append_outcome(call.run, event, parent=call.parent, quiet=quiet)
 
     # --- multi-round calls ---
 

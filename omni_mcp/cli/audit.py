@@ -14,6 +14,7 @@ import click
 
 from omni_mcp.cli.runs import json_option, print_json, printable
 from omni_mcp.contracts.errors import OmniError
+from omni_mcp.engines.approvals.store import ApprovalStore
 from omni_mcp.engines.artifacts.blobs import BlobStore
 from omni_mcp.engines.runlog.erase import Eraser, Erasure, refuse_missing
 from omni_mcp.engines.runlog.export import export, is_export, verify_export
@@ -22,6 +23,7 @@ from omni_mcp.engines.runlog.ledger import Ledger
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.store import open_ledger, rebuild_projections
 from omni_mcp.engines.runlog.verify import Report, verify_database
+from omni_mcp.engines.state.database import open_state
 from omni_mcp.paths import Home, find_home
 
 DEFAULT_RETENTION = "30d"
@@ -92,7 +94,9 @@ def erase(run: str, call: str | None, reason: str, yes: bool, as_json: bool) -> 
     if not yes:
         raise click.UsageError(f"this cannot be undone; to erase the texts of run {wanted}, add --yes")
     with _eraser(home) as eraser:
-        _print_erasure(eraser.erase(wanted, call=call, reason=reason), as_json=as_json)
+        done = eraser.erase(wanted, call=call, reason=reason)
+    _forget_questions(home, done, call)
+    _print_erasure(done, as_json=as_json)
 
 
 @click.group()
@@ -110,9 +114,11 @@ def retention_run(older_than: str, as_json: bool) -> None:
         raise click.BadParameter(
             f"{older_than!r} is no age; write a number and s, m, h, d or w", param_hint="--older-than"
         )
-    with _eraser(find_home()) as eraser:
+    home = find_home()
+    with _eraser(home) as eraser:
         done = eraser.retention(older_than_s=int(age[1]) * _SECONDS[age[2]], older_than=age[0])
-        _print_erasure(done, as_json=as_json)
+    _forget_questions(home, done, None)
+    _print_erasure(done, as_json=as_json)
 
 
 @click.group()
@@ -156,6 +162,18 @@ def _print_erasure(done: Erasure, *, as_json: bool) -> None:
             "the write-ahead log could not be cut because the log is being read all the time, so old bytes may "
             "still be in it; run the same command again"
         )
+
+
+def _forget_questions(home: Home, done: Erasure, call: str | None) -> None:
+    """A question shows a person the arguments of its call, so they go with the call."""
+    if not home.state_file.exists():
+        return
+    store = ApprovalStore(open_state(home.state_file))
+    try:
+        for run in done.runs:
+            done.wal_truncated &= store.erase_run(run, call)
+    finally:
+        store.close()
 
 
 @contextmanager

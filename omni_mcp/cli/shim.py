@@ -6,7 +6,6 @@ has a process like this one. It only looks at message ids, so that it can answer
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import select

@@ -33,6 +33,10 @@ class Masker(Protocol):
         """Return *text* with registered secrets replaced: for log lines and messages."""
         ...
 
+    def mask_bytes(self, data: bytes) -> bytes:
+        """Return *data* with registered secrets replaced: for files and blobs, text or not."""
+        ...
+
 
 class RunLog(Protocol):
     """The append-only record. One writer; appends are queued and committed in groups."""

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -45,12 +44,12 @@ from omni_mcp.protocol.rpc import (
     Reply,
     RpcError,
     error_reply,
-    notification,
     result_reply,
 )
 from omni_mcp.protocol.state import Seal
 from omni_mcp.serving.calls import KINDS, Asked, Calls, EndRound, modern_client
 from omni_mcp.serving.changes import Changes, ListKind
+from omni_mcp.serving.listen_stream import ListenStream
 from omni_mcp.serving.lists import Lists
 from omni_mcp.serving.metrics import Metrics
 from omni_mcp.serving.rejections import Rejections
@@ -265,7 +264,10 @@ class Edge:
         if isinstance(frame, Response):
             session.take_answer(frame)
         elif frame.method == "notifications/initialized" and session.opened and not session.closed:
-            self.changes.join(session)
+            try:
+                self.changes.join(session)
+            except Overloaded:  # nobody waits for an answer to a notification; that it went unheard is on record
+                self.rejections.note(session.transport, "too_many_listeners")
         elif frame.method == "notifications/cancelled":
             task = session.calls.get(_id_in(frame.params))
             if task is not None:
@@ -486,38 +488,7 @@ class Edge:
         return ListenStream(asked.outlet, asked.id, kinds=named, uris=granted)
 
 
-class ListenStream:
-    """One `subscriptions/listen`: a listener that stamps everything with the id of its request."""
-
-    def __init__(self, outlet: Outlet, request_id: int | str, *, kinds: frozenset[ListKind], uris: list[str]) -> None:
-        self._outlet = outlet
-        self._stamp: JsonObject = {META_SUBSCRIPTION: request_id}
-        self._kinds = kinds
-        self.uris = tuple(dict.fromkeys(uris))
-        self.ended = asyncio.Event()
-
-    def acknowledge(self) -> None:
-        """Say first which of the wanted notifications will be sent."""
-        honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in sorted(self._kinds)}
-        if self.uris:
-            honoured["resourceSubscriptions"] = list(self.uris)
-        self.tell("notifications/subscriptions/acknowledged", {"notifications": honoured})
-
-    def wants(self, kind: ListKind) -> bool:
-        """Whether the request named this list."""
-        return kind in self._kinds
-
-    def tell(self, method: str, params: JsonObject) -> bool:
-        """Send one stamped notification; a client that does not read ends its stream."""
-        if self.ended.is_set() or not self._outlet.send(notification(method, {**params, "_meta": self._stamp})):
-            self.ended.set()
-            return False
-        return True
-
-
-def _forget(
-    calls: dict[int | str, asyncio.Task[Reply]], request_id: int | str, task: asyncio.Task[Reply]
-) -> None:
+def _forget(calls: dict[int | str, asyncio.Task[Reply]], request_id: int | str, task: asyncio.Task[Reply]) -> None:
     if calls.get(request_id) is task:  # the id may be in use again already
         del calls[request_id]
 

@@ -34,21 +34,24 @@ class EventStream:
         """Add one message; False if the stream is over or its reader was dropped for being slow."""
         if self.finished:
             return False
-        self._last += 1
-        self._held.append((self._last, data))
-        self._held_bytes += len(data)
+        self._add(data)
         self._trim()
         self._changed.set()
         return not self.overrun
 
     def finish(self, data: bytes | None = None) -> None:
-        """Add the last message, if there is one, and end the stream."""
+        """Add the last message, if there is one, and end the stream. It is the reply: no limit pushes it out."""
         if self.finished:
             return
         if data is not None:
-            self.send(data)
+            self._add(data)
         self.finished = True
         self._changed.set()
+
+    def _add(self, data: bytes) -> None:
+        self._last += 1
+        self._held.append((self._last, data))
+        self._held_bytes += len(data)
 
     def _trim(self) -> None:
         """Forget what was delivered first; what was not delivered and is too much drops the reader."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import stat
 from pathlib import Path
@@ -12,6 +13,7 @@ from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES
 from omni_mcp.contracts.errors import LogCorrupt, NotFound
 from omni_mcp.engines.artifacts.blobs import BlobStore
 from omni_mcp.engines.artifacts.store import open_artifacts
+from omni_mcp.engines.secrets.masking import SecretMasker
 
 ANNA, BERT = 'User::"anna"@default', 'User::"bert"@default'
 
@@ -23,11 +25,11 @@ def _files(place: Path) -> list[Path]:
 @pytest.mark.parametrize("size", [0, 1, INLINE_LIMIT_BYTES, INLINE_LIMIT_BYTES + 1, 3 * 1024 * 1024])
 async def test_bytes_come_back_as_they_were_and_only_to_their_owner(tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
-    async with open_artifacts(tmp_path / "a") as store:
+    async with open_artifacts(tmp_path / "a", SecretMasker({})) as store:
         reference = await store.put(data, media_type="text/csv", owner=ANNA, run="r1", name="out/report.csv")
         again = await store.put(data, media_type="text/csv", owner=ANNA, run="r1", name="out/report.csv")
         assert again == reference
-    async with open_artifacts(tmp_path / "a") as store:
+    async with open_artifacts(tmp_path / "a", SecretMasker({})) as store:
         assert await store.get(reference.sha256, owner=ANNA) == (reference, data)
         assert await store.list_refs(owner=ANNA) == [reference]
         assert await store.list_refs(owner=BERT) == []
@@ -43,7 +45,7 @@ async def test_bytes_come_back_as_they_were_and_only_to_their_owner(tmp_path: Pa
 
 
 async def test_the_same_bytes_of_two_owners_are_kept_once_and_each_owner_gets_their_own_name(tmp_path: Path) -> None:
-    async with open_artifacts(tmp_path / "a") as store:
+    async with open_artifacts(tmp_path / "a", SecretMasker({})) as store:
         data = b"x" * 100_000
         first = await store.put(data, media_type="text/plain", owner=ANNA, run="r1", name="a.txt")
         await store.put(data, media_type="text/plain", owner=BERT, run="r2", name="b.txt")
@@ -100,3 +102,19 @@ def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path) -> None
     (tmp_path / "a").chmod(0o777)
     with pytest.raises(PermissionError):
         BlobStore(tmp_path / "a")
+
+
+@pytest.mark.parametrize("carrier", [b"%s", b"\xff\x00%s\xfe", b'{"key": "%s"}'])
+async def test_a_registered_secret_is_in_no_kept_blob(tmp_path: Path, carrier: bytes) -> None:
+    masker = SecretMasker({"vault": "s3cr3t-value-of-mine"})
+    for form in (
+        b"s3cr3t-value-of-mine",
+        base64.b64encode(b"s3cr3t-value-of-mine"),
+        b"s3cr3t-value-of-mine".hex().encode(),
+    ):
+        async with open_artifacts(tmp_path / "a", masker) as store:
+            data = carrier % form + b"." * INLINE_LIMIT_BYTES
+            ref = await store.put(data, media_type="text/plain", owner=ANNA, run="r1")
+            _, kept = await store.get(ref.sha256, owner=ANNA)
+        assert form not in kept
+        assert all(form not in path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file())

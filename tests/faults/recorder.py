@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.contracts.call import Answer, Call, Result
+from omni_mcp.contracts.errors import SandboxUnavailable
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.contracts.tool import Entry
 
@@ -18,6 +20,14 @@ POLICY = f"""
 permit (principal, action, resource in Omni::Server::"{SERVER}");
 """
 LABELS = Labels(read_only=False, destructive=False, egress=False, reads_private=False, reads_untrusted=False)
+
+
+REFUSED_WHEN_TOLD = "refused-when-told"
+
+
+def gate_beside(file: Path) -> Path:
+    """Return the named pipe at which the tool waits before it refuses: opening it for writing waits for the tool."""
+    return file.with_suffix(".gate")
 
 
 class Recorder:
@@ -43,6 +53,9 @@ class Recorder:
     async def execute(self, call: Call) -> Result:
         """Take effect, durably, and only then answer. Between the two is the point `dispatched`."""
         mark = call.arguments["mark"]
+        if mark == REFUSED_WHEN_TOLD:
+            await asyncio.to_thread(gate_beside(self._file).read_bytes)
+            raise SandboxUnavailable("the tool cannot run here after all")
         append_line(self._file, f"{call.id} {mark}")
         reach("dispatched")
         return Answer(body={"content": [{"type": "text", "text": f"kept {mark}"}]}, where="remote")

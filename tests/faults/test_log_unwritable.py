@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from random import Random
 
 import pytest
 
 from tests.clients.running import Running
 from tests.faults.field import Field, new_field
 from tests.faults.judge import judge
-from tests.faults.recorder import PUBLIC_NAME, read_record
+from tests.faults.recorder import PUBLIC_NAME, REFUSED_WHEN_TOLD, gate_beside, read_record
 from tests.faults.talk import Reply, call_all_http, call_http
 
 CALLS_LIMIT = 400
-PAGE_BYTES = 4096
-FULL_DISKS = 16  # with another page of room each time, so that each write of a call is once the first that fails
+FULL_DISKS = 16  # each with other room left, so that each write of a call is once the first that fails
+ROOM_LIMIT_BYTES = 90_000  # more than one call writes, less than fills the log's write-ahead file until it starts anew
 
 
 @pytest.fixture
@@ -69,8 +72,8 @@ def test_when_the_disk_is_full_calls_are_refused_and_served_again_once_there_is_
     with field.serving() as running:
         replies = [call_http(running, PUBLIC_NAME, f"before-{n}") for n in range(3)]
         assert all(reply.ok for reply in replies)
-        for disk in range(FULL_DISKS):
-            with no_room_to_grow(field, running, slack_bytes=disk * PAGE_BYTES):
+        for disk, room_bytes in enumerate(Random(5).choices(range(ROOM_LIMIT_BYTES), k=FULL_DISKS)):
+            with no_room_to_grow(field, running, slack_bytes=room_bytes):
                 filling = call_until_refused(running, disk)
                 effects = {mark for _, mark in read_record(field.record)}
             after = call_http(running, PUBLIC_NAME, f"after-{disk}")
@@ -89,3 +92,21 @@ def call_until_refused(running: Running, disk: int) -> list[Reply]:
             return replies
         assert replies[-1].ok or replies[-1].code == "outcome_unknown", replies[-1]
     pytest.fail(f"no call of {CALLS_LIMIT} was refused: the limit had no effect")
+
+
+def test_a_refusal_that_finds_no_room_is_on_record_once_there_is_room(field: Field) -> None:
+    """Its call is on record already, so it is owed an outcome though nothing ran (promise 4)."""
+    os.mkfifo(gate_beside(field.record))
+    with field.serving() as running, ThreadPoolExecutor(1) as pool:
+        before = call_http(running, PUBLIC_NAME, "before")
+        waiting = pool.submit(call_http, running, PUBLIC_NAME, REFUSED_WHEN_TOLD)
+        gate = gate_beside(field.record).open("wb")  # returns when the tool waits at it: the intent is durable
+        with no_room_to_grow(field, running, slack_bytes=0):
+            gate.close()
+            refused = waiting.result(30)
+        after = call_http(running, PUBLIC_NAME, "after")
+        broken, stories = judge(field.place, field.record, [before, refused, after])
+
+    assert before.ok and after.ok and not refused.ok
+    assert broken == []
+    assert stories[REFUSED_WHEN_TOLD].outcomes[0]["payload"]["code"] == "sandbox_unavailable"

@@ -73,7 +73,9 @@ def test_every_value_survives_the_sentinel(text: str) -> None:
     assert decode_value(sdk.encode_header_value(text)) == text
 
 
-@pytest.mark.parametrize("raw", ["=?base64?SGVsbG8?=", "=?base64?SGVs bG8=?=", "=?base64?/w==?=", "=?base64?SGVsbG9=?="])
+@pytest.mark.parametrize(
+    "raw", ["=?base64?SGVsbG8?=", "=?base64?SGVs bG8=?=", "=?base64?/w==?=", "=?base64?SGVsbG9=?="]
+)
 def test_a_malformed_sentinel_equals_nothing(raw: str) -> None:
     assert decode_value(raw) is None and sdk.decode_header_value(raw) is None
 

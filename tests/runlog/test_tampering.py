@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from omni_mcp.contracts.errors import LogCorrupt, LogUnavailable
-from omni_mcp.contracts.events import NO_BODY, chain_hash, header_bytes, payload_digest
+from omni_mcp.contracts.events import NO_BODY, RunEvent, chain_hash, header_bytes, payload_digest
 from omni_mcp.engines.runlog.export import export, verify_export
 from omni_mcp.engines.runlog.keys import find_keys
+from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.verify import Report, verify_database
 from tests.runlog.conftest import Place, new_run, said
 
@@ -50,6 +51,15 @@ async def test_an_untouched_log_verifies(place: Place) -> None:
     report = _report(place)
     assert (report.ok, report.runs, report.events, report.heads_checked) == (True, 2, 10, True)
     assert _report(place, with_key=False).heads_checked is False
+
+
+async def test_an_event_that_is_read_is_a_whole_and_valid_one(place: Place) -> None:
+    first, _ = await _filled(place)
+    with LogReader(place.file) as log:
+        for event in log.events(first):
+            again = RunEvent.model_validate(event.model_dump())
+            assert again == event and again.model_dump_json() == event.model_dump_json()
+            assert event.model_fields_set == set(RunEvent.model_fields)
 
 
 @pytest.mark.parametrize(

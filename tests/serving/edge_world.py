@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
@@ -17,6 +17,7 @@ from omni_mcp.contracts.events import Draft
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.policy import Decision
+from omni_mcp.contracts.ports import RunLog
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.protocol.capabilities import ServerInfo
 from omni_mcp.protocol.frames import Request
@@ -58,6 +59,7 @@ class MemoryLog:
         self.events: list[tuple[str, Draft]] = []
         self.runs_made: list[tuple[str, Principal, JsonObject, str | None]] = []
         self.broken = False
+        self._appended = asyncio.Event()
         self._queues: list[asyncio.Queue[tuple[str, int, bool]]] = []
 
     async def create_run(self, **facts: Any) -> str:
@@ -69,6 +71,7 @@ class MemoryLog:
 
     def append(self, run: str, draft: Draft, *, parent: Any = None, quiet: bool = False) -> Written:
         self.events.append((run, draft))
+        self._appended.set()
         for queue in self._queues:
             queue.put_nowait((run, len(self.events), quiet))
         return Written(len(self.events))
@@ -80,6 +83,13 @@ class MemoryLog:
         self._queues.append(queue)
         while True:
             yield await queue.get()
+
+    async def until(self, code: str) -> None:
+        """Wait for an event with *code*."""
+        async with asyncio.timeout(5):
+            while code not in self.codes():
+                self._appended.clear()
+                await self._appended.wait()
 
     def codes(self) -> list[str]:
         return [draft.code or draft.kind for _, draft in self.events]
@@ -154,7 +164,9 @@ class Tokens:
 class Suggestions:
     """A completer that echoes."""
 
-    async def complete(self, principal: Principal, entry: Entry, argument: JsonObject, context: JsonObject) -> JsonObject:
+    async def complete(
+        self, principal: Principal, entry: Entry, argument: JsonObject, context: JsonObject
+    ) -> JsonObject:
         return {"values": [argument["value"] + "!", entry.name], "total": 2, "hasMore": False}
 
 
@@ -203,16 +215,17 @@ class World:
         self.nonces = OneUse()
         self.changes = Changes()
         self.metrics = Metrics()
-        self.runbook = Runbook(self.log)  # type: ignore[arg-type]
-        self.rejections = Rejections(self.log, "gateway-run", counted=self.metrics.rejected)  # type: ignore[arg-type]
+        self.runbook = Runbook(cast(RunLog, self.log))
+        self.rejections = Rejections(cast(RunLog, self.log), "gateway-run", counted=self.metrics.rejected)
         self.now_ns = 1_000_000_000
         self.edge = Edge(
-            handle=self.handle, catalog=self.catalog, policy=self.policy, log=self.log, runbook=self.runbook,
-            rejections=self.rejections, changes=self.changes, nonces=self.nonces, seal_key=b"k" * 32,
+            handle=self.handle, catalog=self.catalog, policy=self.policy, log=cast(RunLog, self.log),
+            runbook=self.runbook, rejections=self.rejections, changes=self.changes, nonces=self.nonces,
+            seal_key=b"k" * 32,
             info=ServerInfo(name="omni-mcp", version="0.0.0", instructions="Hello."), metrics=self.metrics,
             completer_of=lambda entry: Suggestions(), end_round=lambda call, error: self.ended.append((call, error)),
             limits=self.limits, now_ns=lambda: self.now_ns,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
     async def handle(self, call: Call) -> Result:
         """Stands for the chain."""
@@ -253,10 +266,17 @@ class World:
 
     async def tool_round(self, call: Call) -> Result:
         if call.round is None:
-            question = {"method": "elicitation/create", "params": {
-                "mode": "form", "message": "Name?", "requestedSchema": {"type": "object", "properties": {}}}}
-            return InputRequired(requests={"name": question}, state={"step": 1}, intent_seq=7, carry={"definition": "d"},
-                                 expires_at_ns=self.now_ns + 10**9)  # fmt: skip
+            question = {
+                "method": "elicitation/create",
+                "params": {"mode": "form", "message": "Name?", "requestedSchema": {"type": "object", "properties": {}}},
+            }
+            return InputRequired(
+                requests={"name": question},
+                state={"step": 1},
+                intent_seq=7,
+                carry={"definition": "d"},
+                expires_at_ns=self.now_ns + 10**9,
+            )
         return text_answer({"round": call.round.number, "state": call.round.state, "got": call.round.responses,
                             "seq": call.round.intent_seq, "carry": call.round.carry})  # fmt: skip
 
@@ -296,7 +316,7 @@ class World:
     async def direct(self, token: str | None = "ann-token", **more: Any) -> AsyncIterator[httpx2.AsyncClient]:
         """The same in process: faster, but an answer is only seen when it is whole."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        transport = httpx2.ASGITransport(app=self.http(**more), raise_app_exceptions=True)  # type: ignore[arg-type]
+        transport = httpx2.ASGITransport(app=self.http(**more), raise_app_exceptions=True)
         async with httpx2.AsyncClient(
             transport=transport, base_url="http://127.0.0.1:6464", headers=headers, timeout=10
         ) as http:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
-from edge_world import ANN, World
 
 from omni_mcp.contracts.call import Principal
 from omni_mcp.serving.lines import serve_lines
+from tests.serving.edge_world import ANN, World
 
 
 class LineClient:
@@ -43,10 +43,8 @@ class LineClient:
             await asyncio.wait_for(server, 10)
             for side in (writer, their_writer):
                 side.close()
-                try:
+                with suppress(ConnectionError):
                     await side.wait_closed()
-                except ConnectionError:
-                    pass
 
     def send(self, *messages: Any) -> None:
         """Send messages; bytes go as they are."""

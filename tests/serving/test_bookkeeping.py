@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from edge_world import ANN, BOB, MemoryLog
 
 from omni_mcp.contracts.call import ClientFacts
 from omni_mcp.contracts.errors import LogUnavailable, Overloaded
+from omni_mcp.contracts.events import Draft
+from omni_mcp.contracts.ports import RunLog
 from omni_mcp.serving.changes import LISTENERS_LIMIT, Changes
 from omni_mcp.serving.rejections import Rejections
 from omni_mcp.serving.runbook import Runbook, trace_id_of
 from omni_mcp.serving.streams import EventStream
+from tests.serving.edge_world import ANN, BOB, MemoryLog
 
 CLIENT = ClientFacts(name="c", era="modern")
 
@@ -25,7 +27,7 @@ async def join(book: Runbook, who: Any = ANN, trace: str | None = None) -> str:
 
 async def test_requests_that_come_together_open_one_run() -> None:
     log = MemoryLog()
-    book = Runbook(log)  # type: ignore[arg-type]
+    book = Runbook(cast(RunLog, log))
     assert len(set(await asyncio.gather(*(join(book) for _ in range(20))))) == 1
     assert len(log.runs_made) == 1
 
@@ -33,7 +35,7 @@ async def test_requests_that_come_together_open_one_run() -> None:
 async def test_a_run_that_could_not_be_recorded_is_tried_again() -> None:
     log = MemoryLog()
     log.broken = True
-    book = Runbook(log)  # type: ignore[arg-type]
+    book = Runbook(cast(RunLog, log))
     results = await asyncio.gather(*(join(book) for _ in range(3)), return_exceptions=True)
     assert {type(result) for result in results} == {LogUnavailable}
     log.broken = False
@@ -42,7 +44,7 @@ async def test_a_run_that_could_not_be_recorded_is_tried_again() -> None:
 
 async def test_an_unused_run_is_closed_after_a_while_and_a_used_one_is_not() -> None:
     log, now = MemoryLog(), [0.0]
-    book = Runbook(log, idle_s=10, now_s=lambda: now[0])  # type: ignore[arg-type]
+    book = Runbook(cast(RunLog, log), idle_s=10, now_s=lambda: now[0])
     first = await join(book)
     async with book.joined(BOB, CLIENT, None):
         now[0] = 11.0
@@ -53,7 +55,7 @@ async def test_an_unused_run_is_closed_after_a_while_and_a_used_one_is_not() -> 
 
 async def test_trace_ids_cannot_open_runs_without_end() -> None:
     log = MemoryLog()
-    book = Runbook(log, runs_per_principal=5)  # type: ignore[arg-type]
+    book = Runbook(cast(RunLog, log), runs_per_principal=5)
     for number in range(50):
         await join(book, trace=f"{number:032x}")
     await join(book, BOB)
@@ -70,7 +72,7 @@ def test_a_trace_parent_that_is_none_names_no_run(value: Any) -> None:
 async def test_a_flood_of_rejections_is_two_events_and_loses_no_count() -> None:
     log = MemoryLog()
     seen: list[tuple[str, str]] = []
-    rejections = Rejections(log, "g", counted=lambda *what: seen.append(what))  # type: ignore[arg-type]
+    rejections = Rejections(cast(RunLog, log), "g", counted=lambda *what: seen.append(what))
     for _ in range(1000):
         rejections.note("http", "not_json")
     rejections.note("stdio", "not_json")
@@ -120,16 +122,16 @@ async def test_there_are_only_so_many_listeners() -> None:
 async def test_commits_become_updates_of_their_run_but_quiet_ones_never_do() -> None:
     """A read of the log is quiet, so that it does not feed itself."""
     log, changes, ear = MemoryLog(), Changes(), Ear()
-    following = asyncio.create_task(changes.follow(log))  # type: ignore[arg-type]
+    following = asyncio.create_task(changes.follow(cast(RunLog, log)))
     changes.join(ear)
     for uri in ("run://r1", "run://r1/events", "run://r2"):
         changes.subscribe(ear, uri)
     while not log._queues:
         await asyncio.sleep(0)
-    log.append("r2", _Draft(), quiet=True)  # type: ignore[arg-type]
-    log.append("r3", _Draft())  # type: ignore[arg-type]
+    log.append("r2", cast(Draft, _Draft()), quiet=True)
+    log.append("r3", cast(Draft, _Draft()))
     for _ in range(100):
-        log.append("r1", _Draft())  # type: ignore[arg-type]
+        log.append("r1", cast(Draft, _Draft()))
     await asyncio.wait_for(ear.told.wait(), 5)
     assert sorted(params["uri"] for _, params in ear.heard) == ["run://r1", "run://r1/events"], "one notice for the lot"
     changes.unsubscribe(ear, "run://r1")
@@ -168,6 +170,14 @@ async def test_a_finished_stream_takes_no_more_and_ends_its_reader() -> None:
     assert not stream.send(b"late")
     assert await stream.wait(reader, 0, timeout_s=1) == [(1, b"last")]
     assert await stream.wait(reader, 1, timeout_s=1) is None
+
+
+async def test_a_reply_that_is_larger_than_the_bound_pushes_nothing_out() -> None:
+    stream = EventStream(bytes_limit=100)
+    reader = stream.attach()
+    stream.send(b"progress")
+    stream.finish(b"x" * 1000)
+    assert [n for n, _ in await stream.wait(reader, 0, timeout_s=1) or []] == [1, 2]
 
 
 async def test_a_silent_stream_gives_its_reader_a_turn() -> None:

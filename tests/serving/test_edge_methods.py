@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
-from edge_world import ANN, BOB, World, initialize, modern, request, tool
 
 from omni_mcp.contracts.errors import ApprovalPending, OutcomeUnknown, TimedOut
-from omni_mcp.protocol.frames import Request, frame_of
+from omni_mcp.protocol.frames import Request, Response, frame_of
 from omni_mcp.protocol.methods import METHODS
 from omni_mcp.serving.session import Nowhere, Session
+from tests.serving.edge_world import ANN, BOB, World, initialize, modern, request, tool
 
 
 class Inbox:
@@ -21,8 +23,6 @@ class Inbox:
         self.messages: list[Any] = []
 
     def send(self, data: bytes) -> bool:
-        import orjson
-
         self.messages.append(orjson.loads(data))
         return True
 
@@ -32,8 +32,6 @@ def connect(world: World, who: Any = ANN) -> Session:
 
 
 async def ask(world: World, session: Session, body: Any) -> Any:
-    import orjson
-
     frame = frame_of(body)
     assert isinstance(frame, Request)
     return orjson.loads((await world.edge.begin(session, frame, session.outlet)).body)
@@ -60,9 +58,11 @@ async def test_pages_hold_everything_once_and_in_one_order() -> None:
     world = World(page_size=250)
     world.catalog.all = [tool(f"n{number:04}") for number in range(601)]
     session = await handshaken(world)
-    names, cursor, pages = [], None, 0
+    names: list[str] = []
+    cursor: str | None = None
+    pages = 0
     while True:
-        params = {"cursor": cursor} if cursor else {}
+        params: Any = {"cursor": cursor} if cursor else {}
         result = (await ask(world, session, request("tools/list", params)))["result"]
         names += [item["name"] for item in result["tools"]]
         pages, cursor = pages + 1, result.get("nextCursor")
@@ -150,11 +150,15 @@ async def test_completion_asks_the_policy_about_its_target() -> None:
     assert world.log.events[0][0] == session.run, "in the caller's own run"
 
 
-@pytest.mark.parametrize("ref", [{}, {"type": "ref/tool", "name": "x"}, {"type": "ref/prompt"}, {"type": "ref/resource", "uri": 1}])
+@pytest.mark.parametrize(
+    "ref", [{}, {"type": "ref/tool", "name": "x"}, {"type": "ref/prompt"}, {"type": "ref/resource", "uri": 1}]
+)
 async def test_a_completion_that_names_nothing_is_invalid(ref: Any) -> None:
     world = World()
     session = await handshaken(world)
-    answer = await ask(world, session, request("completion/complete", {"ref": ref, "argument": {"name": "a", "value": ""}}))
+    answer = await ask(
+        world, session, request("completion/complete", {"ref": ref, "argument": {"name": "a", "value": ""}})
+    )
     assert answer["error"]["code"] == -32602
 
 
@@ -181,7 +185,9 @@ async def test_with_an_empty_policy_no_method_of_any_era_reaches_a_target() -> N
         await asyncio.sleep(0)
     assert inbox.messages[0]["params"]["notifications"] == {}
     listen.cancel()
-    assert all(call.name in ("t__echo", "note://a") for call in world.calls), "calls go to the chain, which refused them"
+    assert all(call.name in ("t__echo", "note://a") for call in world.calls), (
+        "calls go to the chain, which refused them"
+    )
     assert "access_refused" in world.log.codes()
 
 
@@ -241,7 +247,14 @@ async def test_modern_requests_join_the_run_of_their_trace_within_one_principal(
     world = World()
     trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
     ann, bob = connect(world), connect(world, BOB)
-    for session, meta in ((ann, {}), (ann, {}), (ann, trace), (ann, trace), (bob, trace), (ann, {"traceparent": "junk"})):
+    for session, meta in (
+        (ann, {}),
+        (ann, {}),
+        (ann, trace),
+        (ann, trace),
+        (bob, trace),
+        (ann, {"traceparent": "junk"}),
+    ):
         await ask(world, session, modern("tools/call", {"name": "t__echo"}, **meta))
     runs = [call.run for call in world.calls]
     assert runs[0] == runs[1] == runs[5] and runs[2] == runs[3]
@@ -260,3 +273,34 @@ async def test_draining_ends_calls_with_their_outcome_and_takes_no_more() -> Non
     assert world.edge.open_sessions == 0 and world.edge.draining
     refused = await world.edge.begin(session, Request(2, "ping"), Nowhere())
     assert b"stopping" in refused.body
+
+
+async def test_a_tool_that_asks_without_end_is_ended_in_both_eras() -> None:
+    world = World()
+
+    async def insist(call: Any) -> Any:
+        return await world.tool_round(replace(call, round=None))
+
+    world.tools["round"] = insist
+    session = await handshaken(world)
+    asking = world.edge.begin(session, Request("h", "tools/call", {"name": "t__round"}), session.outlet)
+    answered = 0
+    while not asking.done():
+        await asyncio.sleep(0)
+        for message in session.outlet.messages[answered:]:  # type: ignore[attr-defined]
+            answered += 1
+            world.edge.take(session, Response(message["id"], result={"action": "accept"}))
+    assert b"invalid_result" in (await asking).body and answered == 9
+
+    capable: Any = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
+    state: Any = {}
+    for _ in range(10):
+        result = (await ask(world, connect(world), modern("tools/call", {"name": "t__round", **state}, **capable)))[
+            "result"
+        ]
+        state = {"requestState": result.get("requestState"), "inputResponses": {"name": {"action": "accept"}}}
+    assert "invalid_result" in result["content"][0]["text"]
+    assert [error.code for _, error in world.ended] == ["invalid_result", "invalid_result"], (
+        "both calls have an outcome"
+    )
+    assert len(world.calls) == 20 and len({call.id for call in world.calls}) == 2

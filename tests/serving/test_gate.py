@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from edge_world import MODERN, World, initialize, modern, modern_headers, request
+
+from tests.serving.edge_world import MODERN, World, initialize, modern, modern_headers, request
 
 CALL = modern("tools/call", {"name": "t__echo", "arguments": {"x": "1"}})
 
@@ -75,7 +76,9 @@ async def test_loopback_names_and_listed_hosts_are_served() -> None:
             assert (await post(http, Host=host)).status_code == 200, host
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://page.test.evil.example", "http://page.test"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://page.test.evil.example", "http://page.test"]
+)
 async def test_another_web_page_is_refused(origin: str) -> None:
     world = World()
     async with world.direct() as http:
@@ -105,7 +108,9 @@ async def test_only_json_is_taken(kind: str) -> None:
     world = World()
     async with world.direct() as http:
         assert (await post(http, **{"Content-Type": kind})).status_code == 415
-        assert (await http.post("/messages?session_id=x", content=b"{}", headers={"Content-Type": kind})).status_code == 415
+        assert (
+            await http.post("/messages?session_id=x", content=b"{}", headers={"Content-Type": kind})
+        ).status_code == 415
     assert not world.calls
 
 
@@ -154,15 +159,15 @@ async def test_whitespace_around_header_values_does_not_count() -> None:
     assert b"server:" not in answer.lower()
 
 
-META_JSON = (
-    b'{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}'
-)
+META_JSON = b'{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}'
 
 
 async def test_two_host_headers_are_refused() -> None:
     async with World().served() as base:
         port = int(base.rpartition(":")[2])
-        answer = await raw(port, f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nHost: evil\r\nConnection: close\r\n\r\n".encode())
+        answer = await raw(
+            port, f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nHost: evil\r\nConnection: close\r\n\r\n".encode()
+        )
     assert answer.startswith(b"HTTP/1.1 400")
 
 
@@ -226,7 +231,8 @@ async def test_mounted_routes_are_behind_the_same_gate() -> None:
 
 @pytest.mark.parametrize(
     ("body", "code"),
-    [(b"{", -32700), (b"[]", -32600), (b"[1]", -32600), (b"1", -32600), (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', -32600),
+    [(b"{", -32700), (b"[]", -32600), (b"[1]", -32600), (b"1", -32600),
+     (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', -32600),
      (b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}', -32700), (b'{"jsonrpc":"2.0","id":1,"result":{}}', -32600)],
 )  # fmt: skip
 async def test_a_bad_body_is_a_400_with_a_json_rpc_error_in_both_eras(body: bytes, code: int) -> None:

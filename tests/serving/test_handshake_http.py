@@ -8,7 +8,8 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
-from edge_world import World, initialize, request
+
+from tests.serving.edge_world import World, initialize, request
 
 
 async def opened(http: httpx2.AsyncClient, version: str = "2025-11-25", **capabilities: Any) -> dict[str, str]:
@@ -17,7 +18,9 @@ async def opened(http: httpx2.AsyncClient, version: str = "2025-11-25", **capabi
     return {"Mcp-Session-Id": answer.headers["mcp-session-id"], "MCP-Protocol-Version": version}
 
 
-async def call(http: httpx2.AsyncClient, session: dict[str, str], name: str, *, id: Any = 1, **params: Any) -> httpx2.Response:
+async def call(
+    http: httpx2.AsyncClient, session: dict[str, str], name: str, *, id: Any = 1, **params: Any
+) -> httpx2.Response:
     body = request("tools/call", {"name": f"t__{name}", **params}, id=id)
     return await http.post("/mcp", json=body, headers=session)
 
@@ -56,7 +59,7 @@ async def test_another_principal_finds_no_session_for_any_http_method() -> None:
         stolen = {**session, "Authorization": "Bearer bob-token"}
         missing = {**stolen, "Mcp-Session-Id": "y" * 32}
         for method in ("GET", "DELETE", "POST"):
-            body = {"json": request("tools/list")} if method == "POST" else {}
+            body: Any = {"json": request("tools/list")} if method == "POST" else {}
             theirs = await http.request(method, "/mcp", headers=stolen, **body)
             nobodys = await http.request(method, "/mcp", headers=missing, **body)
             assert theirs.status_code == 404 and theirs.json() == nobodys.json()
@@ -110,12 +113,10 @@ async def test_an_idle_session_ends_and_one_with_a_call_under_way_does_not() -> 
         busy = await opened(http)
         slow = asyncio.create_task(call(http, busy, "slow"))
         await asyncio.wait_for(world.started.wait(), 5)
-        async with asyncio.timeout(5):
-            while "run_closed" not in world.log.codes():
-                await asyncio.sleep(0.02)
+        await world.log.until("run_closed")
         world.release.set()
         assert "done" in (await slow).text
-    assert [draft.payload.reason for _, draft in world.log.events][0] == "idle"
+    assert world.log.events[0][1].payload.reason == "idle"
 
 
 async def test_a_lost_connection_is_no_cancel_and_the_answer_can_be_fetched() -> None:
@@ -250,7 +251,9 @@ async def test_a_question_goes_over_the_answer_of_its_call_and_the_reply_comes_b
             assert (await http.post("/mcp", json=reply, headers=session)).status_code == 202
             answer = await next_event(lines)
     assert question["method"] == "elicitation/create"
-    assert answer["result"]["structuredContent"] == {"value": {"action": "decline"}}, "the stranger's answer went nowhere"
+    assert answer["result"]["structuredContent"] == {"value": {"action": "decline"}}, (
+        "the stranger's answer went nowhere"
+    )
 
 
 async def test_batches_exist_in_one_version_only() -> None:
@@ -277,7 +280,11 @@ async def test_batches_exist_in_one_version_only() -> None:
 async def test_a_result_of_this_era_has_nothing_of_the_other() -> None:
     async with World().direct() as http:
         session = await opened(http)
-        for method, params in (("tools/list", {}), ("resources/read", {"uri": "note://a"}), ("prompts/get", {"name": "p__greet"})):
+        for method, params in (
+            ("tools/list", {}),
+            ("resources/read", {"uri": "note://a"}),
+            ("prompts/get", {"name": "p__greet"}),
+        ):
             result = (await http.post("/mcp", json=request(method, params), headers=session)).json()["result"]
             assert not {"resultType", "ttlMs", "cacheScope", "_meta"} & set(result)
 

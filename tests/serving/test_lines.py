@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
-from edge_world import BOB, World, modern, request, text_answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from line_client import LineClient
 
-from omni_mcp.serving.edge import EdgeLimits
+from omni_mcp.serving.edge import IN_FLIGHT_LIMIT_BYTES, EdgeLimits
 from omni_mcp.serving.lines import LineOutlet, LineTooLong, split_lines
+from tests.serving.edge_world import BOB, World, initialize, modern, modern_headers, request, text_answer
+from tests.serving.line_client import LineClient
 
 
 def reader_of(*chunks: bytes) -> asyncio.StreamReader:
@@ -101,7 +101,9 @@ async def test_a_cancelled_request_gets_no_answer() -> None:
         assert (await client.ask("tools/call", {"name": "t__echo"}, id="slow"))["result"], "the id is free again"
 
 
-@pytest.mark.parametrize("params", [{}, {"requestId": None}, {"requestId": True}, {"requestId": []}, {"requestId": "no"}])
+@pytest.mark.parametrize(
+    "params", [{}, {"requestId": None}, {"requestId": True}, {"requestId": []}, {"requestId": "no"}]
+)
 async def test_a_cancel_that_names_nothing_is_ignored(params: Any) -> None:
     async with LineClient.open(World()) as client:
         client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
@@ -149,11 +151,11 @@ async def test_a_client_that_does_not_read_is_dropped_and_its_calls_end() -> Non
     theirs.close()
     async with LineClient.open(world, unread_limit_bytes=100_000) as client:
         await client.start()
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        cast(Any, client.reader)._transport.pause_reading()
         client.send(request("tools/call", {"name": "t__slow", "_meta": {"progressToken": 1}}))
         await asyncio.wait_for(world.stopped.wait(), 10)
         await asyncio.wait_for(client.server, 10)
-        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        cast(Any, client.reader)._transport.resume_reading()
     assert world.edge.open_sessions == 0
 
 
@@ -183,7 +185,7 @@ async def test_a_batch_is_answered_together_in_the_one_version_that_has_them() -
     async with LineClient.open(World()) as client:
         await client.start("2025-03-26")
         client.send([request("ping", id=1), request("nope", id=2), {"jsonrpc": "2.0", "method": "x"}, "junk",
-                     {"jsonrpc": "2.0", "id": 3, "method": "initialize", "params": {"protocolVersion": "x"}}])  # fmt: skip
+                     initialize(id=3)])  # fmt: skip
         answers = await client.receive()
     assert {answer["id"] for answer in answers} == {1, 2, 3, None}
 
@@ -238,3 +240,19 @@ async def test_a_large_answer_goes_out_whole() -> None:
     async with LineClient.open(world) as client:
         client.send(orjson.dumps(modern("tools/call", {"name": "t__echo"})) + b"\n")
         assert len((await client.receive())["result"]["structuredContent"]["value"]) == 3_000_000
+
+
+async def test_requests_over_the_memory_of_the_whole_gateway_are_turned_away_until_there_is_room() -> None:
+    world = World()
+    async with world.direct() as http, LineClient.open(world) as client:
+        body = modern("tools/call", {"name": "t__echo"})
+        assert world.edge.claim(IN_FLIGHT_LIMIT_BYTES)
+        full = await http.post("/mcp", json=body, headers=modern_headers(body))
+        refused = await client.ask("ping", id="p")
+        world.edge.release(IN_FLIGHT_LIMIT_BYTES)
+        assert (await http.post("/mcp", json=body, headers=modern_headers(body))).status_code == 200
+        assert (await client.ask("ping", id="q"))["result"] == {}
+        assert world.edge.claim(IN_FLIGHT_LIMIT_BYTES), "everything that was claimed was given back"
+        world.edge.release(IN_FLIGHT_LIMIT_BYTES)
+    assert full.status_code == 503 and full.headers["retry-after"] == "1"
+    assert "too many requests" in refused["error"]["message"]

@@ -8,10 +8,12 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
-from edge_world import MODERN, World, modern, modern_headers
+
+from tests.serving.edge_world import MODERN, World, modern, modern_headers
 
 REMOVED = ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "tasks/get",
-           "tasks/list", "tasks/cancel", "tasks/result", "tasks/update", "unknown/method", "tools/call\x00"]  # fmt: skip
+           "tasks/list", "tasks/cancel", "tasks/result", "tasks/update", "unknown/method",
+           "tools/call\x00"]  # fmt: skip
 
 
 async def send(http: httpx2.AsyncClient, body: Any, **headers: str | None) -> httpx2.Response:
@@ -89,8 +91,12 @@ async def test_a_quick_answer_is_json_and_one_with_news_is_a_stream() -> None:
 async def test_log_messages_come_only_at_the_level_that_the_request_names() -> None:
     async with World().direct() as http:
         silent = await send(http, modern("tools/call", {"name": "t__talk"}))
-        loud = await send(http, modern("tools/call", {"name": "t__talk"}, **{"io.modelcontextprotocol/logLevel": "debug"}))
-        wrong = await send(http, modern("tools/call", {"name": "t__talk"}, **{"io.modelcontextprotocol/logLevel": "all"}))
+        loud = await send(
+            http, modern("tools/call", {"name": "t__talk"}, **{"io.modelcontextprotocol/logLevel": "debug"})
+        )
+        wrong = await send(
+            http, modern("tools/call", {"name": "t__talk"}, **{"io.modelcontextprotocol/logLevel": "all"})
+        )
     assert silent.headers["content-type"] == "application/json"
     assert [m["params"]["level"] for m in events(loud.text)[:-1]] == ["debug", "warning"]
     assert wrong.json()["error"]["code"] == -32602

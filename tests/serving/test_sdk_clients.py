@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from edge_world import World
+
+from tests.serving.edge_world import World
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -27,7 +28,11 @@ MODES = ("auto", "legacy", "2026-07-28")
 async def connected(world: World, mode: str, *, sse: bool = False, **more: Any) -> AsyncIterator[Client]:
     headers = {"Authorization": "Bearer ann-token"}
     async with world.served() as base, httpx2.AsyncClient(headers=headers, timeout=20) as http:
-        target = sse_client(f"{base}/sse", headers=headers) if sse else streamable_http_client(f"{base}/mcp", http_client=http)
+        target = (
+            sse_client(f"{base}/sse", headers=headers)
+            if sse
+            else streamable_http_client(f"{base}/mcp", http_client=http)
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             async with Client(target, mode=mode, cache=None, **more) as client:
@@ -49,7 +54,7 @@ async def test_lists_calls_reads_and_completes(mode: str) -> None:
         completed = await client.complete(
             types.PromptReference(type="ref/prompt", name="p__greet"), {"name": "who", "value": "A"}
         )
-    assert [item.name for item in tools.tools][0] == "t__echo"
+    assert tools.tools[0].name == "t__echo"
     assert called.structured_content == {"value": {"x": 1}}
     assert refused.is_error and "policy_denied" in refused.content[0].text  # type: ignore[union-attr]
     assert resources.resources[0].uri == "note://a" and templates.resource_templates[0].uri_template == "note://{id}"
@@ -80,7 +85,7 @@ async def test_log_messages_come_at_the_wanted_level(mode: str) -> None:
     async def on_log(params: types.LoggingMessageNotificationParams) -> None:
         seen.append((params.level, params.data))
 
-    level = {} if mode == "legacy" else {"log_level": "warning"}
+    level: Any = {} if mode == "legacy" else {"log_level": "warning"}
     async with connected(World(), mode, logging_callback=on_log, **level) as client:
         if mode == "legacy":
             await client.set_logging_level("warning")
@@ -98,7 +103,7 @@ async def test_what_a_tool_needs_is_asked_in_either_era(mode: str) -> None:
     world = World()
     async with connected(world, mode, elicitation_callback=agree) as client:
         result = await client.call_tool("t__round", {"x": 1})
-    value = result.structured_content["value"]  # type: ignore[index]
+    value = result.structured_content["value"]
     assert value["round"] == 2 and value["state"] == {"step": 1} and value["seq"] == 7
     assert value["carry"] == {"definition": "d"}
     assert value["got"]["name"]["content"] == {"name": "Ann"}
@@ -108,7 +113,7 @@ async def test_what_a_tool_needs_is_asked_in_either_era(mode: str) -> None:
 async def test_a_handshake_client_answers_a_question_that_its_call_asks() -> None:
     async with connected(World(), "legacy", elicitation_callback=agree) as client:
         result = await client.call_tool("t__ask", {})
-    assert result.structured_content["value"]["action"] == "accept"  # type: ignore[index]
+    assert result.structured_content["value"]["action"] == "accept"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -130,7 +135,7 @@ async def test_the_older_transport_serves_the_sdk_client() -> None:
     async with connected(World(), "legacy", sse=True, elicitation_callback=agree) as client:
         assert len((await client.list_tools()).tools) == 7
         assert (await client.call_tool("t__echo", {"x": 2})).structured_content == {"value": {"x": 2}}
-        assert (await client.call_tool("t__round", {})).structured_content["value"]["round"] == 2  # type: ignore[index]
+        assert (await client.call_tool("t__round", {})).structured_content["value"]["round"] == 2
 
 
 async def test_the_older_transport_serves_the_modern_era_too() -> None:
@@ -140,12 +145,14 @@ async def test_the_older_transport_serves_the_modern_era_too() -> None:
 
 async def test_a_modern_listener_hears_what_it_named_and_nothing_else() -> None:
     world = World()
-    async with connected(world, "2026-07-28") as client:
-        async with client.listen(tools_list_changed=True, resource_subscriptions=["note://a", "no://such"]) as heard:
-            world.changes.lists_changed(["prompts", "tools"])
-            first = await asyncio.wait_for(anext(aiter(heard)), 5)
-            world.changes.resource_updated("note://a")
-            second = await asyncio.wait_for(anext(aiter(heard)), 5)
+    async with (
+        connected(world, "2026-07-28") as client,
+        client.listen(tools_list_changed=True, resource_subscriptions=["note://a", "no://such"]) as heard,
+    ):
+        world.changes.lists_changed(["prompts", "tools"])
+        first = await asyncio.wait_for(anext(aiter(heard)), 5)
+        world.changes.resource_updated("note://a")
+        second = await asyncio.wait_for(anext(aiter(heard)), 5)
     assert type(first).__name__ == "ToolsListChanged"
     assert type(second).__name__ == "ResourceUpdated" and second.uri == "note://a"  # type: ignore[union-attr]
     assert world.log.codes()[:1] == ["access_refused"], "the unknown resource was refused on record"
@@ -177,7 +184,7 @@ async def until_listening(world: World) -> None:
     async with asyncio.timeout(5):
         while not any(session.notify("notifications/message", {"level": "debug", "data": "are you there"})
                       for session in world.edge._sessions):  # fmt: skip
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -199,4 +206,3 @@ async def test_a_fault_inside_tells_the_client_nothing(caplog: pytest.LogCapture
             await client.call_tool("t__fail", {})
     assert fault.value.error.code == -32603
     assert "secret" not in str(fault.value.error)
-

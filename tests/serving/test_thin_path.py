@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import orjson
-from edge_world import ANN, World, initialize, modern, modern_headers, request
-from line_client import LineClient
+
+from tests.serving.edge_world import ANN, World, initialize, modern, modern_headers, request
+from tests.serving.line_client import LineClient
 
 
 async def test_a_modern_client_discovers_lists_and_calls_over_http() -> None:
@@ -39,7 +40,7 @@ async def test_a_handshake_client_initializes_lists_and_calls_over_http() -> Non
                                  headers=session)  # fmt: skip
     assert opened.json()["result"]["protocolVersion"] == "2025-11-25"
     assert told.status_code == 202
-    assert [item["name"] for item in listed.json()["result"]["tools"]][0] == "t__echo"
+    assert listed.json()["result"]["tools"][0]["name"] == "t__echo"
     assert called.json()["result"]["structuredContent"] == {"value": {"x": 1}}
     assert "resultType" not in called.json()["result"]
 

@@ -301,12 +301,16 @@ class ApprovalStore:
 
     # --- forgetting --------------------------------------------------------------------------------------------------
 
-    def erase_run(self, run: str) -> int:
-        """Delete every question of *run*, with its arguments; returns how many. Open ones are lost as well."""
+    def erase_run(self, run: str, call: str | None = None) -> bool:
+        """Delete every question of *run*, or of one of its calls, with its arguments; open ones are lost as well.
+
+        Returns:
+            Whether the write-ahead log could be cut; until it is, the old pages are in it.
+        """
         with self._transaction():
-            count = self._connection.execute("DELETE FROM approvals WHERE run = ?", (run,)).rowcount
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the old pages are in the WAL until then
-        return count
+            self._connection.execute("DELETE FROM approvals WHERE run = ? AND call = ifnull(?, call)", (run, call))
+        busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def purge(self) -> int:
         """Delete recorded questions that were closed more than a month ago; returns how many."""

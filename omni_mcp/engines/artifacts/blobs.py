@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound
+from omni_mcp.paths import make_private_dir
 
 BUSY_TIMEOUT_S = 5.0
 TRUNCATE_WAIT_S = 10.0
@@ -42,8 +42,8 @@ class BlobStore:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = _private_directory(directory)
-        self._files = _private_directory(directory / "blobs")
+        self._directory = make_private_dir(directory)
+        self._files = make_private_dir(directory / "blobs")
         self._guard = threading.Lock()
         database = directory / "artifacts.db"
         if not database.exists():
@@ -256,16 +256,3 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _private_directory(path: Path) -> Path:
-    """Make *path* with mode 0700 if it is missing; the same rule as for the rest of the data directory.
-
-    Raises:
-        PermissionError: it is a link, is somebody else's, or others may write to it.
-    """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = path.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
-        raise PermissionError(f"{path} must be a directory of yours that nobody else can write to (chmod 700 {path})")
-    return path

@@ -11,27 +11,29 @@ from pathlib import Path
 from typing import TypeVar
 
 from omni_mcp.contracts.artifact import ArtifactRef
+from omni_mcp.contracts.ports import Masker
 from omni_mcp.engines.artifacts.blobs import BlobStore
 
 T = TypeVar("T")
 
 
 class ArtifactStore:
-    """Blobs by content, each visible to the principals that made it or were given it."""
+    """Blobs by content, each visible to the principals that made it or were given it; without registered secrets."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: BlobStore, masker: Masker) -> None:
         self._blobs = blobs
+        self._masker = masker
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="artifacts")
 
     async def put(self, data: bytes, *, media_type: str, owner: str, run: str, name: str | None = None) -> ArtifactRef:
         """Store *data* durably and return its reference; storing the same bytes twice keeps one copy.
 
+        Registered secrets in it are masked first, so the reference is to what is kept.
+
         Raises:
             Internal: it could not be written.
         """
-        return await self._in_thread(
-            partial(self._blobs.put, data, media_type=media_type, owner=owner, run=run, name=name)
-        )
+        return await self._in_thread(lambda: self._put(data, media_type, owner, run, name))
 
     async def get(self, sha256: str, *, owner: str) -> tuple[ArtifactRef, bytes]:
         """Return a blob that *owner* may see.
@@ -46,6 +48,10 @@ class ArtifactStore:
         """Return the newest references that *owner* may see."""
         return await self._in_thread(partial(self._blobs.list_refs, owner=owner, limit=limit))
 
+    def _put(self, data: bytes, media_type: str, owner: str, run: str, name: str | None) -> ArtifactRef:
+        masked = self._masker.mask_bytes(data)
+        return self._blobs.put(masked, media_type=media_type, owner=owner, run=run, name=name)
+
     async def close(self) -> None:
         """Wait for what is under way."""
         await asyncio.to_thread(self._pool.shutdown, wait=True)
@@ -55,7 +61,7 @@ class ArtifactStore:
 
 
 @asynccontextmanager
-async def open_artifacts(directory: Path) -> AsyncIterator[ArtifactStore]:
+async def open_artifacts(directory: Path, masker: Masker) -> AsyncIterator[ArtifactStore]:
     """Open the store in *directory*, made with mode 0700 if it is missing.
 
     Raises:
@@ -64,7 +70,7 @@ async def open_artifacts(directory: Path) -> AsyncIterator[ArtifactStore]:
     """
     blobs = await asyncio.to_thread(BlobStore, directory)
     try:
-        store = ArtifactStore(blobs)
+        store = ArtifactStore(blobs, masker)
         try:
             yield store
         finally:

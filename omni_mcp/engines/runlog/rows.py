@@ -11,6 +11,7 @@ import orjson
 from omni_mcp.contracts.events import CONTRACT_VERSION, NO_BODY, RunEvent, chain_hash, header_bytes, payload_digest
 
 SALT_BYTES = 16
+_FIELDS = set(RunEvent.model_fields)
 COLUMNS = (
     "run", "seq", "gid", "at_ns", "v", "kind", "code", "actor", "call", "parent", "privacy", "erased_by",
     "payload_digest", "body_digest", "prev", "hash",
@@ -72,10 +73,18 @@ def payload_of(erased_by: int | None, body: bytes | None) -> bytes | None:
 def event_of(row: Row) -> RunEvent:
     """Return the event of a row of `SELECT_EVENT`. Not validated: the chain says whether it is what was written."""
     payload = payload_of(row[11], row[BODY])
-    return RunEvent.model_construct(
-        run=row[0], seq=row[1], gid=row[2], at_ns=row[3], v=row[4], kind=row[5], code=row[6], actor=row[7], call=row[8],
-        parent=row[9], privacy=tuple(orjson.loads(row[10])), erased_by=row[11], payload_digest=row[12].hex(),
-        body_digest=row[13].hex(), prev=row[14].hex(), hash=row[15].hex(),
-        salt="" if payload is None else row[BODY][:SALT_BYTES].hex(),
-        payload=None if payload is None else orjson.loads(payload),
-    )  # fmt: skip
+    event = RunEvent.__new__(RunEvent)
+    # What `model_construct` does, without its loop over the fields: a page of 1,000 events takes a third of the time.
+    object.__setattr__(event, "__pydantic_fields_set__", _FIELDS)
+    object.__setattr__(event, "__pydantic_extra__", None)
+    object.__setattr__(event, "__pydantic_private__", None)
+    values = {
+        "v": row[4], "gid": row[2], "run": row[0], "seq": row[1], "at_ns": row[3], "kind": row[5], "code": row[6],
+        "actor": row[7], "call": row[8], "parent": row[9],
+        "privacy": () if row[10] == "[]" else tuple(orjson.loads(row[10])),
+        "payload": None if payload is None else orjson.loads(payload), "erased_by": row[11],
+        "salt": "" if payload is None else row[BODY][:SALT_BYTES].hex(), "payload_digest": row[12].hex(),
+        "body_digest": row[13].hex(), "prev": row[14].hex(), "hash": row[15].hex(),
+    }  # fmt: skip
+    object.__setattr__(event, "__dict__", values)
+    return event

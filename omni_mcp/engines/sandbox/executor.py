@@ -26,7 +26,7 @@ from omni_mcp.contracts.ports import Artifacts, Sandbox
 from omni_mcp.contracts.sandbox import Job, JobEnd, Mount
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.sandbox.launcher import WORKSPACE
-from omni_mcp.engines.sandbox.packages import package_mounts
+from omni_mcp.engines.sandbox.packages import module_mounts, package_mounts
 from omni_mcp.engines.sandbox.workspaces import WorkspaceRefused, Workspaces
 
 ARTIFACT_FILE = "in/artifact"
@@ -72,7 +72,11 @@ class SandboxExecutor:
             function=binding.entry_point,
             arguments=call.arguments,
             files=await self._files(call, binding),
-            mounts=(*await self._mounts(call, binding), *await asyncio.to_thread(package_mounts, binding.packages)),
+            mounts=(
+                *await self._mounts(call, binding),
+                *await asyncio.to_thread(package_mounts, binding.packages),
+                *await asyncio.to_thread(module_mounts, entry),
+            ),
             limits=entry.limits,
             posture=entry.posture,
             exports=binding.workspace == "fresh",

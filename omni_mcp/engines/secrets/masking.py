@@ -75,6 +75,15 @@ class SecretMasker:
             return text
         return re.sub("|".join(map(re.escape, found)), lambda match: self._mark_of[match.group()], text)
 
+    def mask_bytes(self, data: bytes) -> bytes:
+        """Return *data* with registered secrets replaced: for files and blobs, text or not."""
+        if self._in_text is None:
+            return data
+        found = self._in_text.find(data)
+        for form in found:  # longest first, so a form inside another one does not cut it in two
+            data = data.replace(form.encode("utf-8", "surrogatepass"), self._mark_of[form].encode())
+        return data
+
     # --- looking ------------------------------------------------------------------------------------------------
 
     def _has_known(self, value: JsonValue) -> bool:
