@@ -96,7 +96,7 @@ class Gateway:
         )
         self._decisions = Decisions(engines.policy, engines.log, gateway_version=__version__)
         self.freeze = Freeze()
-        self.changes = Changes()
+        self.changes = Changes(noticed=self._metrics.log_noticed)
         self._runbook = Runbook(engines.log, idle_s=settings.server.session_idle_s)
         parts = Parts(
             record=self._record,

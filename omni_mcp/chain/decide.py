@@ -9,7 +9,7 @@ from omni_mcp.contracts.errors import NotAllowed, OutcomeUnknown
 from omni_mcp.contracts.events import PolicyDecided, draft
 from omni_mcp.contracts.json import canonical
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
-from omni_mcp.contracts.ports import Policy, RunLog
+from omni_mcp.contracts.ports import Policy, RunLog, StandingGrants
 from omni_mcp.contracts.tool import CallKind, Entry
 
 ACTIONS: dict[CallKind, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
@@ -18,9 +18,10 @@ ACTIONS: dict[CallKind, Action] = {"tool": "call_tool", "resource": "read_resour
 class Decisions:
     """Asks the policy about a call and records the answer. `Decide` and `Approve` share it, so both record alike."""
 
-    def __init__(self, policy: Policy, log: RunLog, *, gateway_version: str) -> None:
+    def __init__(self, policy: Policy, log: RunLog, standing: StandingGrants, *, gateway_version: str) -> None:
         self._policy = policy
         self._log = log
+        self._standing = standing
         self._gateway_version = gateway_version
 
     def decide(self, call: Call, *, approval: ApprovalFacts | None = None) -> tuple[Decision, Durable]:
@@ -34,6 +35,7 @@ class Decisions:
             policy_version=decision.policy_version,
             gateway_version=self._gateway_version,
             approval=approval.id if approval else None,
+            standing=decision.standing,
             request=decision.request,
             **_facts(entry),
         )
@@ -56,8 +58,9 @@ class Decisions:
             run=call.run,
             arguments_digest=call.arguments_digest,
             arguments_bytes=len(canonical(call.arguments)),
-            egress=_hosts(entry),
+            egress=hosts_of(entry),
             approval=approval,
+            standing=self._standing.find(call.principal, entry) if entry is not None else None,
         )
 
 
@@ -86,8 +89,8 @@ def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFac
         digest=grant_digest(call, tool),
         policy_version=decision.policy_version,
         rules=decision.rules,
-        approval=approval.id if approval else None,
-        egress=_hosts(tool),
+        approval=approval.id if approval else decision.standing,
+        egress=hosts_of(tool),
     )
 
 
@@ -127,7 +130,8 @@ def _facts(entry: Entry | None) -> dict[str, str]:
     }
 
 
-def _hosts(entry: Entry | None) -> tuple[str, ...]:
+def hosts_of(entry: Entry | None) -> tuple[str, ...]:
+    """Return the hosts to which a call of *entry* is given a way out."""
     return entry.manifest.hosts if entry is not None and entry.manifest is not None else ()
 
 

@@ -1,11 +1,13 @@
-"""Approval: a question to a person, and the answer, good for one call."""
+"""A person's yes: an Approval is good for one call, a StandingGrant for calls of its scope until it expires."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Closed
+from omni_mcp.contracts.tool import Entry
 
 ApprovalState = Literal["pending", "approved", "denied", "expired", "used", "withdrawn"]
 
@@ -38,3 +40,40 @@ class Approval(Closed):
     decided_at_ns: int | None = None
     decided_by: str | None = None
     note: str | None = None
+
+
+class StandingGrant(Closed):
+    """A yes in advance: calls of tools in its scope are not asked about. It allows nothing that no rule allows.
+
+    `principal` is a principal's key, or None for everyone of `project`; `tool` None is every tool of `server`.
+    `definitions` are the digests of the definitions that it is good for, None whatever the tools become. Times are UTC
+    nanoseconds since the epoch.
+    """
+
+    id: str
+    principal: str | None
+    project: str
+    server: str
+    tool: str | None
+    definitions: tuple[str, ...] | None
+    given_by: str
+    given_at_ns: int
+    expires_at_ns: int
+    note: str | None = None
+    revoked_at_ns: int | None = None
+    revoked_by: str | None = None
+
+    def stands_at(self, at_ns: int) -> bool:
+        """Whether it is neither revoked nor expired at *at_ns*."""
+        return self.revoked_at_ns is None and at_ns < self.expires_at_ns
+
+    def covers(self, principal: Principal, entry: Entry) -> bool:
+        """Whether a call of *entry* by *principal* is in its scope."""
+        return (
+            entry.kind == "tool"
+            and self.server == entry.server
+            and self.tool in (None, entry.name)
+            and self.project == principal.project
+            and self.principal in (None, principal.key)
+            and (self.definitions is None or entry.digest in self.definitions)
+        )

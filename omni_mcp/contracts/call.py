@@ -114,7 +114,7 @@ class Grant:
     digest: str
     policy_version: str
     rules: tuple[str, ...] = ()
-    approval: str | None = None
+    approval: str | None = None  # of an approval, or of the standing grant in its place
     egress: tuple[str, ...] = ()
 
 

@@ -129,6 +129,7 @@ class PolicyDecided(Closed):
     sandbox_profile: str | None = None
     isolation_demanded: str | None = None
     approval: str | None = None
+    standing: str | None = None
     request: JsonObject = {}
 
 
@@ -160,6 +161,31 @@ class ApprovalUsed(Closed):
 
     code: Literal["approval_used"] = "approval_used"
     approval: str
+
+
+class StandingGranted(Closed):
+    """A person said yes in advance to calls of some scope. It counts once this is durable."""
+
+    code: Literal["standing_granted"] = "standing_granted"
+    grant: str
+    by: str
+    principal: str | None
+    project: str
+    server: str
+    tool: str | None
+    definitions: tuple[str, ...] | None
+    given_at: str
+    expires_at: str
+    note: str | None = None
+
+
+class StandingRevoked(Closed):
+    """A person took a standing grant back."""
+
+    code: Literal["standing_revoked"] = "standing_revoked"
+    grant: str
+    by: str
+    revoked_at: str
 
 
 class RoundAsked(Closed):
@@ -304,6 +330,8 @@ SystemPayload = Annotated[
     | ApprovalRequested
     | ApprovalDecided
     | ApprovalUsed
+    | StandingGranted
+    | StandingRevoked
     | RoundAsked
     | RoundAnswered
     | GatewayStarted
@@ -339,6 +367,8 @@ CODES: dict[str, type[Closed]] = {
         ApprovalRequested,
         ApprovalDecided,
         ApprovalUsed,
+        StandingGranted,
+        StandingRevoked,
         RoundAsked,
         RoundAnswered,
         GatewayStarted,

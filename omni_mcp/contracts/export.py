@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from omni_mcp.contracts.approval import Approval
+from omni_mcp.contracts.approval import Approval, StandingGrant
 from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.errors import CATALOGUE, NotFound
 from omni_mcp.contracts.events import CODES, CONTRACT_VERSION, PAYLOADS, RunEvent
@@ -16,7 +16,9 @@ from omni_mcp.contracts.manifest import ToolManifest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_PLAIN: dict[str, type[BaseModel]] = {"ToolManifest": ToolManifest, "ArtifactRef": ArtifactRef, "Approval": Approval}
+_PLAIN: dict[str, type[BaseModel]] = {
+    "ToolManifest": ToolManifest, "ArtifactRef": ArtifactRef, "Approval": Approval, "StandingGrant": StandingGrant,
+}  # fmt: skip
 
 
 def contract_names() -> list[str]:

@@ -22,11 +22,20 @@ class ApprovalFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StandingFacts:
+    """A standing grant as the policy sees it: who gave it. That it covers the call is known already."""
+
+    id: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """One verdict of one policy version, with all that is needed to explain it and to decide it again.
 
     `rules` are the `@id`s of the determining policies: the permits of an allow, the forbids of a deny or ask;
-    empty for "no rule matched". `request` is the full Cedar request.
+    empty for "no rule matched". `request` is the full Cedar request. `standing` is the id of the standing grant without
+    which it would have been an ask.
     """
 
     verdict: Verdict
@@ -34,6 +43,7 @@ class Decision:
     rules: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     question: Question | None = None
+    standing: str | None = None
     request: JsonObject = field(default_factory=dict)
 
 

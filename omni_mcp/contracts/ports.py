@@ -10,7 +10,7 @@ from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.call import Call, Durable, Principal, Result
 from omni_mcp.contracts.events import Draft, RunEvent, RunKind
 from omni_mcp.contracts.json import JsonObject, JsonValue
-from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
+from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
 from omni_mcp.contracts.sandbox import Isolation, Job, JobEnd
 from omni_mcp.contracts.tool import CallKind, Entry
 
@@ -152,8 +152,12 @@ class Policy(Protocol):
         arguments_bytes: int,
         egress: Sequence[str] = (),
         approval: ApprovalFacts | None = None,
+        standing: StandingFacts | None = None,
     ) -> Decision:
-        """Decide one request. `entry` None is the unknown resource: never allowed, never asked about."""
+        """Decide one request. `entry` None is the unknown resource: never allowed, never asked about.
+
+        *standing* is looked at only where a person would be asked: it can turn an ask into an allow, and nothing else.
+        """
         ...
 
     def visible(self, *, action: Action, principal: Principal, entries: Sequence[Entry]) -> list[bool]:
@@ -178,6 +182,17 @@ class Desk(Protocol):
 
     async def open_questions(self, *, project: str | None = None) -> list[Approval]:
         """Return what waits, oldest first."""
+        ...
+
+
+class StandingGrants(Protocol):
+    """What people said yes to in advance."""
+
+    def find(self, principal: Principal, entry: Entry) -> StandingFacts | None:
+        """Return a standing grant that covers a call of *entry* by *principal* now and whose giving is on record.
+
+        Synchronous: it is asked about every call. A revocation shows within 200 ms.
+        """
         ...
 
 

@@ -146,7 +146,7 @@ def left_behind() -> list[str]:
     return left
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def nothing_stays() -> Iterator[None]:
     """After all of these tests no process, cgroup or mount of ours is left."""
     yield

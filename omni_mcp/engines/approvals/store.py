@@ -308,7 +308,10 @@ class ApprovalStore:
             Whether the write-ahead log could be cut; until it is, the old pages are in it.
         """
         with self._transaction():
-            self._connection.execute("DELETE FROM approvals WHERE run = ? AND call = ifnull(?, call)", (run, call))
+            asked_by = "json_extract(body, '$.call')"
+            self._connection.execute(
+                f"DELETE FROM approvals WHERE run = ? AND {asked_by} = ifnull(?, {asked_by})", (run, call)
+            )
         busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
