@@ -16,16 +16,18 @@ from omni_mcp.contracts.manifest import Closed, ServerName
 class ServerSettings(Closed):
     """How clients reach the gateway over HTTP."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(6464, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(6464, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     behind_proxy: bool = Field(False, description="A proxy in front ends TLS; without it only loopback is bound.")
     hosts: tuple[str, ...] = Field(
         (), description="Further exact Host values that are accepted, such as mcp.example.org."
     )
     origins: tuple[str, ...] = Field((), description="Exact Origin values that are accepted; browsers only.")
-    request_limit_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    request_limit_bytes: int = Field(
+        4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest message of a client."
+    )
     sessions: int = Field(2000, ge=1, description="Open handshake sessions in all.")
-    session_idle_s: float = Field(1800.0, gt=0)
+    session_idle_s: float = Field(1800.0, gt=0, description="A session or run that nobody uses ends after this.")
     idle_stop_s: float = Field(
         600.0, gt=0, description="A gateway that a client started ends this long after its last client."
     )
@@ -34,10 +36,10 @@ class ServerSettings(Closed):
 class LimitSettings(Closed):
     """Caps on calls and runs."""
 
-    calls_per_minute: int = Field(600, ge=1)
-    pending_per_principal: int = Field(64, ge=1)
-    pending_in_all: int = Field(1024, ge=1)
-    events_per_run: int = Field(100_000, ge=10)
+    calls_per_minute: int = Field(600, ge=1, description="Calls of one principal.")
+    pending_per_principal: int = Field(64, ge=1, description="Calls of one principal under way, waiting ones included.")
+    pending_in_all: int = Field(1024, ge=1, description="Calls under way in all.")
+    events_per_run: int = Field(100_000, ge=10, description="Events of one run; then its calls are refused.")
     round_ttl_s: float = Field(600.0, gt=0, description="How long a multi-round call waits for its caller.")
 
 
@@ -45,27 +47,27 @@ class ApprovalSettings(Closed):
     """How long people and callers wait for each other."""
 
     wait_s: float = Field(120.0, ge=0, description="How long a caller is kept while a person decides.")
-    open_per_principal: int = Field(32, ge=1)
-    open_in_all: int = Field(512, ge=1)
+    open_per_principal: int = Field(32, ge=1, description="Open questions of one principal.")
+    open_in_all: int = Field(512, ge=1, description="Open questions in all.")
 
 
 class SandboxSettings(Closed):
     """Bounds of the sandbox as a whole; a tool's own limits are in its manifest."""
 
     max_jobs: int | None = Field(None, ge=1, description="Cells at once; unset: twice the cores.")
-    cgroups: bool = True
+    cgroups: bool = Field(True, description="Use cgroups where they can be had.")
 
 
 class RetentionSettings(Closed):
     """How long the texts of runs are kept."""
 
-    days: int | None = Field(None, ge=1, description="`omni-mcp retention run` erases runs older than this.")
+    days: int = Field(30, ge=1, description="`omni-mcp retention run` erases runs older than this.")
 
 
 class LogSettings(Closed):
     """What the process says on stderr."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is said on stderr.")
 
 
 class ProfileSettings(Closed):
@@ -84,7 +86,9 @@ class Settings(Closed):
     sandbox: SandboxSettings = SandboxSettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
-    profiles: dict[str, ProfileSettings] = {}
+    profiles: dict[str, ProfileSettings] = Field(
+        {}, description="Name = { servers = [...], names = `prefixed` or `identity` }: what `/mcp/NAME` shows."
+    )
     secrets: dict[str, str] = Field({}, description="Name = `env:VARIABLE` or `file:/path`: references, never values.")
 
 

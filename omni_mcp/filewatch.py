@@ -10,7 +10,8 @@ class FileWatch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = self._seen = self._signature()
+        self._known: tuple[object, ...] | None = None  # the files were read before we looked: the first look tells
+        self._seen = self._signature()
 
     def settled_change(self) -> bool:
         """Whether the files differ from what was last reported, and were the same at the look before."""

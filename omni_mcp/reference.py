@@ -106,10 +106,15 @@ def stages_page() -> str:
 def methods_page() -> str:
     """The protocol's methods and what decides them."""
     rows = [
-        (f"`{method.name}`", ", ".join(sorted(method.eras)), f"`{method.action}`" if method.action else "")
+        (
+            f"`{method.name}`",
+            ", ".join(sorted(method.eras)),
+            " or ".join(f"`{action}`" for action in method.action or ()),
+            "" if method.handler or method.name.startswith("notifications/") else "answered as unknown",
+        )
         for method in METHODS.values()
     ]
-    return "# Methods\n\n" + table(("method", "eras", "Cedar action"), rows)
+    return "# Methods\n\n" + table(("method", "eras", "Cedar action", ""), rows)
 
 
 def manifest_page() -> str:

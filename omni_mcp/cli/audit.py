@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from omni_mcp.cli.runs import json_option, print_json, printable
+from omni_mcp.config import load_settings
 from omni_mcp.contracts.errors import OmniError
 from omni_mcp.engines.approvals.store import ApprovalStore
 from omni_mcp.engines.artifacts.blobs import BlobStore
@@ -26,7 +27,6 @@ from omni_mcp.engines.runlog.verify import Report, verify_database
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.paths import Home, find_home
 
-DEFAULT_RETENTION = "30d"
 _AGE = re.compile(r"(\d{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _NO_QUOTA = 2**62  # what the command line appends is never refused for a run's length
@@ -105,16 +105,17 @@ def retention() -> None:
 
 
 @retention.command("run")
-@click.option("--older-than", default=DEFAULT_RETENTION, show_default=True, help="Such as 12h, 30d or 8w.")
+@click.option("--older-than", help="Such as 12h, 30d or 8w.  [default: retention.days of omni.toml]")
 @json_option
-def retention_run(older_than: str, as_json: bool) -> None:
+def retention_run(older_than: str | None, as_json: bool) -> None:
     """Erase every run whose last event is older, unless one of its calls is still open."""
+    home = find_home()
+    older_than = older_than or f"{load_settings(home.settings_file).retention.days}d"
     age = _AGE.fullmatch(older_than.strip().lower())
     if age is None:
         raise click.BadParameter(
             f"{older_than!r} is no age; write a number and s, m, h, d or w", param_hint="--older-than"
         )
-    home = find_home()
     with _eraser(home) as eraser:
         done = eraser.retention(older_than_s=int(age[1]) * _SECONDS[age[2]], older_than=age[0])
     _forget_questions(home, done, None)

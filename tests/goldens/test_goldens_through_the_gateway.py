@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +14,7 @@ from omni_mcp.contracts.manifest import ToolManifest
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.paths import bundled
 from omni_mcp.testing import ALLOW_ALL, LocalGateway, MemoryClient, error_of, local_gateway
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-
-from golden_matcher import matches
+from tests.tools.golden_matcher import matches
 
 SHIPPED: dict[str, ToolManifest] = {
     entry.name: entry.manifest
