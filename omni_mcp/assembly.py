@@ -102,16 +102,17 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
             open_state(home.state_file),
             log=log,
             masker=masker,
+            gateway_run=run,
             wait_s=settings.approvals.wait_s,
             max_open_per_principal=settings.approvals.open_per_principal,
             max_open=settings.approvals.open_in_all,
         )
     )
-    state = open_state(home.state_file)
-    stack.callback(state.close)
+    nonces = StoredNonces(open_state(home.state_file))
+    stack.push_async_callback(nonces.close)
     return Engines(
         masker=masker, log=log, artifacts=artifacts, gateway_run=run, recovered=recovered, reports=reports,
-        policy=policy, catalog=catalog, sandbox=sandbox, desk=desk, nonces=StoredNonces(state),
+        policy=policy, catalog=catalog, sandbox=sandbox, desk=desk, nonces=nonces,
         identities=KeyRing(home.keys_file),
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from omni_mcp.chain.execute import Freeze
 from omni_mcp.chain.limit import Limit
 from omni_mcp.chain.record import Record
 from omni_mcp.config import Settings, load_settings
+from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.call import Call
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.events import GatewayStopped, RunClosed, draft
@@ -47,6 +48,7 @@ from omni_mcp.serving.runs_server import RunsExecutor
 
 WATCH_S = 1.0
 SWEEP_S = 30.0
+ENTRY_KINDS = ("tool", "resource", "resource_template", "prompt")
 INSTRUCTIONS = (
     "Every call is decided by a policy, runs in a sandbox and is recorded. A refused call names its call id; "
     "the person who runs this gateway can see why with: omni-mcp explain CALL"
@@ -94,7 +96,7 @@ class Gateway:
             pending_per_principal=settings.limits.pending_per_principal,
             pending_in_all=settings.limits.pending_in_all,
         )
-        self._decisions = Decisions(engines.policy, engines.log, gateway_version=__version__)
+        self._decisions = Decisions(engines.policy, engines.log, engines.desk.standing, gateway_version=__version__)
         self.freeze = Freeze()
         self.changes = Changes(noticed=self._metrics.log_noticed)
         self._runbook = Runbook(engines.log, idle_s=settings.server.session_idle_s)
@@ -168,6 +170,7 @@ class Gateway:
             "version": __version__,
             "open_calls": self.open_calls,
             "pending_approvals": engines.desk.pending,
+            "standing_grants": len(engines.desk.standing),
             "sessions": self.edge.open_sessions,
             "policy": {
                 "version": engines.policy.version,
@@ -222,15 +225,21 @@ class Gateway:
         if reload.changed:
             engines.reports.policy_changed(reload.version, reload.previous, reload.rules)
             self.changes.lists_changed()
-            await engines.desk.recheck(reload.version, self._still_asks)
+            await engines.desk.recheck(reload.version, self._still_asks, self._is_current)
 
     def _still_asks(self, call: Call) -> bool:
         return self._decisions.still_asks(call, self._engines.catalog.find(call.profile, call.kind, call.name))
 
+    def _is_current(self, question: Approval) -> bool:
+        get = self._engines.catalog.get
+        entries = (get(kind, question.server, question.tool) for kind in ENTRY_KINDS)
+        return any(entry is not None and entry.digest == question.definition_digest for entry in entries)
+
     def on_catalog(self, diff: CatalogDiff) -> None:
-        """Write down what a reload brought, and tell clients."""
+        """Write down what a reload brought, tell clients, and have open questions looked at again."""
         self._engines.reports.catalog_changed(self._engines.catalog.version, diff.added, diff.changed, diff.removed)
         self.changes.lists_changed()
+        self._engines.desk.recheck_soon(self._engines.policy.version, self._still_asks, self._is_current)
 
     async def drain(self, timeout_s: float, *, reason: str = "asked") -> None:
         """Take no new calls, give those under way *timeout_s*, end the rest, and say so on record."""

@@ -89,7 +89,7 @@ def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFac
         digest=grant_digest(call, tool),
         policy_version=decision.policy_version,
         rules=decision.rules,
-        approval=approval.id if approval else decision.standing,
+        approval=decision.standing or (approval.id if approval else None),
         egress=hosts_of(tool),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 import click
 import orjson
 
+from omni_mcp.cli.person import confirm, json_option, note_option, printable, yes_option
+from omni_mcp.cli.standing import grant, grants, revoke
 from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.errors import Conflict, NotFound
 from omni_mcp.contracts.ids import iso_time
@@ -20,14 +21,14 @@ from omni_mcp.engines.identity.keys import local_user
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.paths import find_home
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value instead of text.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask on the terminal.")
-note_option = click.option("--note", help="Why; it goes on record.")
-
 
 @click.group()
 def approvals() -> None:
     """List, approve and deny calls that wait for a person."""
+
+
+for command in (grant, grants, revoke):
+    approvals.add_command(command)
 
 
 @approvals.command("list")
@@ -41,9 +42,7 @@ def list_questions(everything: bool, as_json: bool) -> None:
         click.echo(orjson.dumps([_as_json(one) for one in found]))
         return
     for one in found:
-        left_s = max(0, (one.expires_at_ns - time.time_ns()) // 1_000_000_000)
-        left = f"{left_s} s left" if one.state == "pending" else one.state
-        click.echo(_printable(f"{one.id}  {left:<12} {one.principal}  {one.name}"))
+        click.echo(printable(f"{one.id}  {_when(one)}  {one.principal}  {one.name}"))
     if not found:
         click.echo("Nothing waits for a person.")
 
@@ -85,20 +84,18 @@ def _answer(question: str, *, approve: bool, note: str | None, yes: bool, as_jso
         if store is None or found.state != "pending":
             raise Conflict(f"question {found.id} is {found.state} already", data={"state": found.state})
         if not yes:
-            _confirm(found)
+            confirm(_full_text(found), "Let this call run?", look="look at it with `approvals show`")
         answer = store.decide(found.id, by=local_user(os.getuid()).id, approve=approve, note=note)
-    click.echo(
-        orjson.dumps(_as_json(answer)) if as_json else f"{answer.state}: {_printable(answer.name)} ({answer.id})"
-    )
+    click.echo(orjson.dumps(_as_json(answer)) if as_json else f"{answer.state}: {printable(answer.name)} ({answer.id})")
 
 
-def _confirm(found: Approval) -> None:
-    """Ask on the terminal; docs/approvals.md says what this does not stop."""
-    if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on; look at it with `approvals show` and add --yes")
-    click.echo(_full_text(found), err=True)
-    if not click.confirm("Let this call run?", default=False, err=True):
-        raise click.Abort
+def _when(found: Approval) -> str:
+    """Say since when a question waits and until when, or what became of it."""
+    since = f"since {iso_time(found.asked_at_ns)}"
+    if found.state != "pending":
+        return f"{since}  {found.state}"
+    left_s = max(0, (found.expires_at_ns - time.time_ns()) // 1_000_000_000)
+    return f"{since}  until {iso_time(found.expires_at_ns)} ({left_s} s left)"
 
 
 def _find(store: ApprovalStore | None, question: str) -> Approval:
@@ -143,10 +140,5 @@ def _full_text(found: Approval) -> str:
     ]
     if found.decided_by:
         lines.append(f"answered   by {found.decided_by}{': ' + found.note if found.note else ''}")
-    text = "\n".join(_printable(line.replace("\n", "\\n")) for line in lines)
-    return f"{text}\narguments  {found.arguments_digest}\n{_printable(shown)}"
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal would act on or not show, such as text that turns the reading direction."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+    text = "\n".join(printable(line.replace("\n", "\\n")) for line in lines)
+    return f"{text}\narguments  {found.arguments_digest}\n{printable(shown)}"

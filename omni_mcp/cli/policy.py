@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
@@ -12,29 +11,26 @@ from pathlib import Path
 import click
 import orjson
 
+from omni_mcp.cli.person import json_option, printable
+from omni_mcp.cli.trial import entries_of, parse_target, somebody, try_call
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import BadRequest, ConfigError, NotFound
 from omni_mcp.contracts.events import RunEvent
-from omni_mcp.contracts.json import JsonObject, canonical, digest
+from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.policy import Action, Decision, Explanation
-from omni_mcp.contracts.tool import Entry
-from omni_mcp.engines.catalog.manifests import ManifestReader
 from omni_mcp.engines.policy.cases import CaseReport, read_cases, run_cases
 from omni_mcp.engines.policy.explain import explain as explain_decision
 from omni_mcp.engines.policy.files import PolicyFile, read_policy_files
 from omni_mcp.engines.policy.grants import GrantSpec
 from omni_mcp.engines.policy.policy import open_policy
 from omni_mcp.engines.policy.policy_set import PolicySet, compile_policies, load_policies, read_shipped
-from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
+from omni_mcp.engines.policy.request import resource_id
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.paths import Home, bundled, find_home, make_private_dir
 
 SCAN_EVENTS = 100_000  # how far back a shortened call id is looked for
-_PUBLIC_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*?__\S{1,512}")
-_SERVER_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")
 _PRINCIPAL = re.compile(r'(?:(Agent|User)::)?"?([^"]+)"?')
 _ACTION: dict[str, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value instead of text.")
 
 
 # --- allow -----------------------------------------------------------------------------------------------------------
@@ -53,10 +49,10 @@ def allow(
     tool: str, agent: str, user: str, project: str, read_only: bool, whole_server: bool, kind: str, as_json: bool
 ) -> None:
     """Write a small policy file that allows TOOL, such as tools__files_read."""
-    target, whole_server = _target(tool, whole_server)
+    server, name = parse_target(tool, whole_server=whole_server)
     spec = GrantSpec(
-        target=target,
-        kind="server" if whole_server else "entry",
+        target=server if name is None else tool,
+        kind="server" if name is None else "entry",
         action=_ACTION[kind],
         agent=agent,
         user=user,
@@ -68,10 +64,16 @@ def allow(
     shipped = read_shipped(bundled("policies"))
     text = f"// {spec.sentence()}. Written by: {spec.command()}\n// Delete this file to take it back.\n{spec.text()}"
     others = [one for one in read_policy_files(home.policies) if one.name != file.name]
-    whole = compile_policies([*others, PolicyFile(file.name, text)], shipped)
+    compile_policies([*others, PolicyFile(file.name, text)], shipped)  # refuses what would break the others
     _write_atomically(file, text)
-    asked = sorted(_asked_about(spec, whole, home))
-    known = _entries_of(spec, home)
+    known = entries_of(home, spec.action, server, name)
+    cedar = open_policy(home.policies, bundled("policies"))
+    caller = somebody(agent=agent, user=user, project=project)
+    verdicts = {
+        resource_id(entry.server, entry.name): try_call(cedar, caller, entry, action=spec.action).verdict
+        for entry in known
+    }
+    asked = sorted(public for public, verdict in verdicts.items() if verdict == "ask")
     result = {
         "file": str(file),
         "rule": spec.id,
@@ -82,21 +84,13 @@ def allow(
     if as_json:
         click.echo(orjson.dumps(result))
         return
-    click.echo(f"{file}\n  {_printable(spec.sentence())}")
-    for name in asked:
-        click.echo(f"  {_printable(name)}: a person is still asked for each call (a guardrail that ships)")
+    click.echo(f"{file}\n  {printable(spec.sentence())}")
+    for public in asked:
+        click.echo(f"  {printable(public)}: a person is still asked for each call (a guardrail that ships)")
+    if asked and kind == "tool":
+        click.echo(f"  to stop asking for a time: {printable(spec.standing_command())}")
     if not known and kind == "tool":
         click.echo("  no manifest here defines it, so it cannot be said whether a guardrail will still ask")
-
-
-def _target(tool: str, whole_server: bool) -> tuple[str, bool]:
-    if tool.endswith("__*"):
-        tool, whole_server = tool.removesuffix("__*"), True
-    if whole_server and not _SERVER_NAME.fullmatch(tool):
-        raise click.UsageError(f"{tool!r} is no server's name; see: omni-mcp tools list")
-    if not whole_server and not _PUBLIC_NAME.fullmatch(tool):
-        raise click.UsageError(f"{tool!r} is no public name; write SERVER__TOOL, or SERVER__* for all of a server")
-    return tool, whole_server
 
 
 def _policy_dir(home: Home) -> Path:
@@ -121,59 +115,6 @@ def _write_atomically(file: Path, text: str) -> None:
         raise
 
 
-def _asked_about(spec: GrantSpec, policies: PolicySet, home: Home) -> Iterator[str]:
-    """Yield the tools of a grant for which a person is still asked."""
-    principal = Principal(
-        kind="Agent" if spec.agent or not spec.user else "User",
-        id=spec.agent or spec.user or "any",
-        owner=spec.user or "any",
-        project=spec.project or "default",
-    )
-    policy = open_policy(home.policies, bundled("policies"))
-    for entry in _entries_of(spec, home):
-        decision = policy.decide(
-            action=spec.action,
-            principal=principal,
-            entry=entry,
-            name=resource_id(entry.server, entry.name),
-            run="",
-            arguments_digest="",
-            arguments_bytes=0,
-        )
-        if decision.verdict == "ask" and decision.policy_version == policies.version:
-            yield resource_id(entry.server, entry.name)
-
-
-def _entries_of(spec: GrantSpec, home: Home) -> list[Entry]:
-    return [
-        entry
-        for entry in _known_entries(home)
-        if ACTION_OF_KIND[entry.kind] == spec.action
-        and spec.target == (entry.server if spec.kind == "server" else resource_id(entry.server, entry.name))
-    ]
-
-
-def _known_entries(home: Home) -> list[Entry]:
-    """Return the tools of every manifest that can be read here; broken ones are `omni-mcp tools lint`'s matter."""
-    with contextlib.suppress(FileNotFoundError):
-        reader = ManifestReader(code=bundled("sandbox") / "tools", in_process=_AnyEntryPoint())
-        found: list[Entry] = []
-        for directory, is_bundled in ((bundled("manifests"), True), (home.manifests, False)):
-            for file in sorted([*directory.glob("*.yaml"), *directory.glob("*/*.yaml")]):
-                server = "tools" if file.parent == directory else file.parent.name
-                entry = reader.read(file, server=server, trusted=is_bundled, problems=[])
-                found += [entry] if entry is not None else []
-        return found
-    return []
-
-
-class _AnyEntryPoint(frozenset[str]):
-    """Every entry point: nothing is run here, so the gateway's closed list is not needed to read labels."""
-
-    def __contains__(self, item: object) -> bool:
-        return True
-
-
 # --- policy ----------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +134,7 @@ def check(directory: Path | None, as_json: bool) -> None:
     except ConfigError as error:
         problems = [str(problem) for problem in error.problems]
         click.echo(
-            orjson.dumps({"ok": False, "problems": problems}) if as_json else _printable("\n".join(problems)),
+            orjson.dumps({"ok": False, "problems": problems}) if as_json else printable("\n".join(problems)),
             err=not as_json,
         )
         raise SystemExit(1) from None
@@ -203,7 +144,7 @@ def check(directory: Path | None, as_json: bool) -> None:
         click.echo(orjson.dumps({"ok": True, "version": found.version, "rules": rules, "warnings": warnings}))
         return
     for warning in warnings:
-        click.echo(f"warning: {_printable(warning)}", err=True)
+        click.echo(f"warning: {printable(warning)}", err=True)
     own = sum(not rule.shipped for rule in found.rules)
     click.echo(f"ok: {own} rules in {place}, {len(found.rules) - own} that ship; version {found.version[:19]}")
 
@@ -236,7 +177,7 @@ def _report_json(report: CaseReport) -> JsonObject:
 
 
 def _report_text(report: CaseReport) -> str:
-    lines = [_printable(f"failed: {one.file}: {one.name}: {one.message}") for one in report.failed]
+    lines = [printable(f"failed: {one.file}: {one.name}: {one.message}") for one in report.failed]
     lines += [f"uncovered: no case is determined by {rule}" for rule in report.uncovered]
     return "\n".join([*lines, f"{len(report.results) - len(report.failed)} passed, {len(report.failed)} failed"])
 
@@ -270,17 +211,10 @@ def explain_request(
         project=project,
         roles=tuple(roles),
     )
-    entry = next((one for one in _known_entries(home) if resource_id(one.server, one.name) == tool), None)
+    server, _, short = tool.partition("__")
+    entry = next(iter(entries_of(home, "call_tool", server, short)), None)
     cedar = open_policy(home.policies, bundled("policies"))
-    decision = cedar.decide(
-        action="call_tool",
-        principal=principal,
-        entry=entry,
-        name=tool,
-        run="",
-        arguments_digest=digest(parsed),
-        arguments_bytes=len(canonical(parsed)),
-    )
+    decision = try_call(cedar, principal, entry, name=tool, arguments=parsed)
     explanation = explain_decision(decision, cedar.rules)
     click.echo(orjson.dumps(_explanation_json(explanation)) if as_json else _explanation_text(explanation))
 
@@ -337,6 +271,7 @@ def story_of(events: Iterable[RunEvent], policies: PolicySet | None) -> JsonObje
     decided = story.pop("decision", None)
     if decided:
         story["isolation_demanded"] = decided.get("isolation_demanded")
+        story["standing"] = decided.get("standing")
         story["policy_version"] = decided.get("policy_version")
         story.update(_explanation_json(explain_decision(_recorded(decided), policies)))
     return story
@@ -349,6 +284,7 @@ def _recorded(payload: JsonObject) -> Decision:
         rules=tuple(payload.get("rules", ())),
         errors=tuple(payload.get("errors", ())),
         request=payload.get("request", {}),
+        standing=payload.get("standing"),
     )
 
 
@@ -370,31 +306,26 @@ def _explanation_text(found: Explanation) -> str:
 
 
 def _verdict_lines(story: JsonObject) -> Iterator[str]:
-    yield f"{story['verdict']}: {_printable(story['summary'])}"
+    yield f"{story['verdict']}: {printable(story['summary'])}"
     for rule in story["rules"]:
         yield f"  {rule['id']} ({rule['effect']}, {rule['file']})"
-        yield from (f"    {_printable(line)}" for line in rule["text"].splitlines())
+        yield from (f"    {printable(line)}" for line in rule["text"].splitlines())
     if story["smallest_grant"]:
         yield "the smallest grant that would allow it:"
-        yield from (f"    {_printable(line)}" for line in story["smallest_grant"].splitlines())
+        yield from (f"    {printable(line)}" for line in story["smallest_grant"].splitlines())
     if story["next_step"]:
-        yield _printable(story["next_step"])
+        yield printable(story["next_step"])
 
 
 def _story_text(story: JsonObject) -> str:
-    lines = [f"call {story['call']} of {_printable(story['name'])} by {_printable(story['principal'])}"]
+    lines = [f"call {story['call']} of {printable(story['name'])} by {printable(story['principal'])}"]
     if "verdict" in story:
         lines += _verdict_lines(story)
         lines.append(f"isolation demanded: {story['isolation_demanded'] or 'none'}")
     else:
         lines.append("no decision is on record: the call ended before it was decided")
     for step in story["approvals"]:
-        words = " ".join(f"{key}={_printable(str(value))}" for key, value in step.items() if key != "code")
+        words = " ".join(f"{key}={printable(str(value))}" for key, value in step.items() if key != "code")
         lines.append(f"{step['code']}: {words}")
     lines.append(f"outcome: {story['outcome'] or 'none yet'}")
     return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal would act on or not show; line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -15,7 +15,10 @@ from omni_mcp.contracts.call import Call, ClientFacts, Principal, Question
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.approvals.desk import ApprovalDesk
+from omni_mcp.engines.approvals.standing import StandingBook
+from omni_mcp.engines.approvals.standing_store import StandingStore
 from omni_mcp.engines.approvals.store import ApprovalStore
+from omni_mcp.engines.approvals.store_thread import StoreThread
 from omni_mcp.engines.runlog.store import SqliteRunLog, open_run_log
 from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.state.database import open_state
@@ -110,19 +113,26 @@ async def log(tmp_path: Path, masker: SecretMasker) -> AsyncIterator[SqliteRunLo
 
 @pytest.fixture
 def open_desk(
-    open_store: Callable[..., ApprovalStore], log: SqliteRunLog, masker: SecretMasker, clock: Clock
+    state_file: Path, log: SqliteRunLog, masker: SecretMasker, clock: Clock, gateway_run: str
 ) -> Callable[..., AbstractAsyncContextManager[ApprovalDesk]]:
     """Open a desk: the gateway's side of the state file."""
 
     @asynccontextmanager
     async def open_one(*, wait_s: float = 20, log: Any = log, **settings: Any) -> AsyncIterator[ApprovalDesk]:
-        desk = ApprovalDesk(
-            open_store(**settings), log, masker, now_ns=clock, wait_s=wait_s, poll_s=0.01, idle_poll_s=0.01
-        )
-        async with desk:
+        connection, thread = open_state(state_file), StoreThread()
+        standing = StandingBook(StandingStore(connection, now_ns=clock), thread, log, run=gateway_run, now_ns=clock)
+        store = ApprovalStore(connection, now_ns=clock, **settings)
+        pauses: dict[str, Any] = {"wait_s": wait_s, "poll_s": 0.01, "idle_poll_s": 0.01}
+        async with ApprovalDesk(store, thread, standing, log, masker, now_ns=clock, **pauses) as desk:
             yield desk
 
     return open_one
+
+
+@pytest_asyncio.fixture
+async def gateway_run(log: SqliteRunLog) -> str:
+    principal = Principal(kind="User", id="gateway", project="-")
+    return await log.create_run(kind="gateway", principal=principal, actor="gateway", client={})
 
 
 @pytest_asyncio.fixture

@@ -321,7 +321,7 @@ async def test_a_question_that_is_still_asked_goes_on_under_the_new_version(
         task = ask(desk, call_of())
         asked = (await waiting(desk))[0]
 
-        assert await desk.recheck("sha256:newer", lambda call: True) == ()
+        assert await desk.recheck("sha256:newer", lambda call: True, lambda asked: False) == ()
 
         kept = (await desk.open_questions())[0]
         assert (kept.id, kept.policy_version) == (asked.id, "sha256:newer")
@@ -329,20 +329,23 @@ async def test_a_question_that_is_still_asked_goes_on_under_the_new_version(
         assert (await task).id == asked.id
 
 
-@pytest.mark.parametrize("decides", [True, False])
+@pytest.mark.parametrize("now", [True, False])
 async def test_a_question_that_is_asked_no_more_is_withdrawn_and_the_caller_told_to_send_it_again(
-    open_desk: OpenDesk, call_of: CallOf, log: SqliteRunLog, run: str, decides: bool
+    open_desk: OpenDesk, call_of: CallOf, log: SqliteRunLog, run: str, now: bool
 ) -> None:
     async with open_desk() as desk:
         task = ask(desk, call_of())
         asked = (await waiting(desk))[0]
 
-        gone = await (desk.recheck("sha256:newer", lambda call: False) if decides else desk.recheck())
+        if now:
+            assert await desk.recheck("sha256:newer", lambda call: False, lambda asked: True) == (asked.id,)
+        else:
+            desk.recheck_soon("sha256:newer", lambda call: False, lambda asked: True)
 
-        assert gone == (asked.id,)
         with pytest.raises(ApprovalExpired) as withdrawn:
             await task
         assert "changed" in withdrawn.value.detail
+    assert "send it again" in withdrawn.value.message and withdrawn.value.data == {"approval": asked.id}
     assert (await story(log, run))[-1] == ("approval_decided", "gateway", "withdrawn")
 
 
@@ -353,8 +356,19 @@ async def test_a_question_nobody_waits_for_is_withdrawn_with_its_version(open_de
                 await desk.ask(call_of({"text": text}), RULES, version)
         old, new = await desk.open_questions()
 
-        assert await desk.recheck("sha256:newer", lambda call: True) == (old.id,)
+        assert await desk.recheck("sha256:newer", lambda call: True, lambda asked: True) == (old.id,)
         assert [one.id for one in await desk.open_questions()] == [new.id]
+
+
+async def test_a_question_nobody_waits_for_is_withdrawn_when_the_definition_it_is_about_is_gone(
+    open_desk: OpenDesk, call_of: CallOf
+) -> None:
+    async with open_desk(wait_s=0.01) as desk:
+        with pytest.raises(ApprovalPending):
+            await desk.ask(call_of(), RULES, VERSION)
+        (asked,) = await desk.open_questions()
+
+        assert await desk.recheck(VERSION, lambda call: True, lambda one: one.id != asked.id) == (asked.id,)
 
 
 # --- when the record cannot be written

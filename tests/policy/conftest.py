@@ -10,7 +10,7 @@ import pytest
 
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.manifest import Labels
-from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
+from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.policy.policy import CedarPolicy, open_policy
 from omni_mcp.paths import bundled
@@ -29,6 +29,7 @@ class Decide(Protocol):
         principal: Principal = ...,
         action: Action = ...,
         approval: ApprovalFacts | None = ...,
+        standing: StandingFacts | None = ...,
         egress: tuple[str, ...] = ...,
         arguments_bytes: int = ...,
         run: str = ...,
@@ -102,6 +103,7 @@ def decide(coder: Principal, reader: Entry) -> Decide:
         principal: Principal = coder,
         action: Action = "call_tool",
         approval: ApprovalFacts | None = None,
+        standing: StandingFacts | None = None,
         egress: tuple[str, ...] = (),
         arguments_bytes: int = 10,
         run: str = "run",
@@ -117,6 +119,7 @@ def decide(coder: Principal, reader: Entry) -> Decide:
             arguments_bytes=arguments_bytes,
             egress=egress,
             approval=approval,
+            standing=standing,
         )
 
     return decide_one

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.policy import StandingFacts
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.policy.cases import read_cases, run_cases
 from omni_mcp.engines.policy.explain import explain
-from omni_mcp.engines.policy.files import read_policy_files
+from omni_mcp.engines.policy.files import PolicyFile, read_policy_files
 from omni_mcp.engines.policy.grants import GrantSpec
 from omni_mcp.engines.policy.policy import CedarPolicy
 from omni_mcp.engines.policy.policy_set import compile_policies, read_shipped
@@ -96,7 +97,28 @@ def test_a_question_is_explained_with_the_command_that_lists_it(
 
     found = explain(decide(policy, unlabelled), policy.rules)
 
-    assert (found.verdict, found.next_step) == ("ask", "run: omni-mcp approvals list")
+    assert (found.verdict, found.next_step) == (
+        "ask",
+        "run: omni-mcp approvals list; to stop asking for a time: "
+        "omni-mcp approvals grant other__anything --to coder --user 1000 --project default --expires 7d",
+    )
+
+
+def test_where_a_rule_takes_no_standing_grant_none_is_offered(policy_of: Open, decide: Any, unlabelled: Entry) -> None:
+    strict = '@id("each") @approval("required") forbid (principal, action, resource) unless { context has approval };'
+    policy = policy_of(EVERYTHING + strict)
+
+    assert explain(decide(policy, unlabelled), policy.rules).next_step == "run: omni-mcp approvals list"
+
+
+def test_a_call_that_a_standing_grant_let_through_is_explained_by_it(
+    policy_of: Open, decide: Any, unlabelled: Entry
+) -> None:
+    policy = policy_of(EVERYTHING)
+
+    found = explain(decide(policy, unlabelled, standing=StandingFacts(id="G1", by="1000")), policy.rules)
+
+    assert (found.verdict, found.summary) == ("allow", "allowed by all under the standing grant G1")
 
 
 def test_a_decision_of_an_older_version_says_so_and_is_tried_on_the_rules_of_now(policy_of: Open, decide: Any) -> None:
@@ -167,6 +189,19 @@ def test_the_shipped_examples_pass_their_own_cases_and_every_rule_is_covered(nam
 
 def test_no_permit_ships() -> None:
     assert all(rule.effect == "forbid" for rule in compile_policies([], read_shipped(bundled("policies"))).rules)
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in (bundled("policies") / "guardrails").glob("*.yaml")))
+def test_the_guardrails_pass_their_own_cases_beside_a_rule_that_allows_everything(name: str) -> None:
+    shipped = read_shipped(bundled("policies"))
+    everything = '@id("everything") permit (principal, action, resource);'
+    policies = compile_policies([PolicyFile("all.cedar", everything)], shipped)
+
+    report = run_cases([(name, case) for case in read_cases(bundled("policies") / "guardrails" / name)], policies)
+
+    assert report.failed == ()
+    determined = {rule for result in report.results for rule in result.judgement.rules}
+    assert {rule.id for rule in policies.rules} == determined
 
 
 CASE = """

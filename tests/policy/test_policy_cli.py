@@ -32,7 +32,7 @@ description: A tool of this test.
 input_schema: {{type: object}}
 side_effects: {effects}
 labels: {labels}
-binding: {{kind: inproc_safe, entry_point: "a.b:c", posture: none}}
+binding: {{kind: sandbox_job, entry_point: "trial:run"}}
 """
 
 
@@ -48,6 +48,7 @@ def home(tmp_path: Path) -> Path:
         file = manifests / f"{name}.yaml"
         file.write_text(MANIFEST.format(name=name, effects=effects, labels=labels))
         file.chmod(0o600)
+    (manifests / "trial.py").write_text("def run(arguments, room):\n    return {}\n")
     return tmp_path / "home"
 
 
@@ -99,7 +100,23 @@ def test_allow_says_when_a_guardrail_will_still_ask(omni: Run) -> None:
     assert as_json(omni("allow", "mine__wipe", "--json"))["still_asked"] == ["mine__wipe"]
     assert as_json(omni("allow", "mine__look", "--json"))["still_asked"] == []
     assert as_json(omni("allow", "mine__*", "--json"))["still_asked"] == ["mine__wipe"]
-    assert "a person is still asked" in omni("allow", "mine", "--server").output
+    text = omni("allow", "mine", "--server", "--to", "coder").output
+    assert "a person is still asked" in text
+    assert "to stop asking for a time: omni-mcp approvals grant 'mine__*' --to coder --expires 7d" in text
+    assert "approvals grant" not in omni("allow", "mine__look").output
+
+
+def test_allow_knows_the_gateways_own_tools(omni: Run) -> None:
+    assert as_json(omni("allow", "runs__*", "--json"))["known_tools"] > 1
+
+
+def test_one_refused_manifest_leaves_only_what_ships_known_as_it_is_when_a_gateway_starts(
+    omni: Run, home: Path
+) -> None:
+    (home / "manifests" / "mine" / "look.yaml").write_text("{")
+
+    assert as_json(omni("allow", "mine__wipe", "--json"))["known_tools"] == 0
+    assert as_json(omni("allow", "tools__*", "--json"))["known_tools"] > 1
 
 
 def test_allow_of_an_unknown_tool_writes_and_says_what_it_does_not_know(omni: Run) -> None:

@@ -12,11 +12,12 @@ import pytest
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.manifest import Labels
-from omni_mcp.contracts.policy import ApprovalFacts
+from omni_mcp.contracts.policy import ApprovalFacts, StandingFacts
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.policy.files import PolicyFile
 from omni_mcp.engines.policy.policy import CedarPolicy, open_policy
 from omni_mcp.engines.policy.policy_set import compile_policies, read_shipped
+from omni_mcp.engines.policy.request import uid
 from omni_mcp.paths import bundled
 
 Open = Callable[[str], CedarPolicy]
@@ -288,13 +289,56 @@ def test_guardrails_alone_allow_nothing(policy_of: Open, decide: Any, unlabelled
     assert all(rule.effect == "forbid" for rule in policy.rules.rules if rule.shipped)  # type: ignore[union-attr]
 
 
-def test_standing_grants_are_foreseen_in_each_guardrail() -> None:
-    shipped = read_shipped(bundled("policies"))
+GIVEN = StandingFacts(id="G1", by="1000")
 
-    rules = compile_policies([], shipped).rules
 
-    assert len(rules) == 3
-    assert all("context has standing" in rule.text and rule.asks for rule in rules)
+def test_a_standing_grant_lets_a_guarded_call_through_and_its_id_is_in_the_decision(
+    policy_of: Open, decide: Any, unlabelled: Entry
+) -> None:
+    decision = decide(policy_of(EVERYTHING), unlabelled, egress=("a.example:443",), standing=GIVEN)
+
+    assert (decision.verdict, decision.standing, decision.rules) == ("allow", "G1", ("all",))
+    assert decision.request["context"]["standing"] == {"id": "G1", "by": {"__entity": uid("Omni::User", "1000")}}
+
+
+def test_without_a_rule_that_allows_it_a_standing_grant_is_not_even_looked_at(
+    policy_of: Open, decide: Any, unlabelled: Entry
+) -> None:
+    only_under_a_grant = '@id("odd") permit (principal, action, resource) when { context has standing };'
+    for text in ("", only_under_a_grant):
+        decision = decide(policy_of(text), unlabelled, standing=GIVEN)
+
+        assert (decision.verdict, decision.standing) == ("deny", None)
+        assert "standing" not in decision.request["context"]
+
+
+def test_a_standing_grant_is_no_part_of_a_decision_that_does_not_need_it(policy_of: Open, decide: Any) -> None:
+    decision = decide(policy_of(EVERYTHING), standing=GIVEN)
+
+    assert (decision.verdict, decision.standing) == ("allow", None)
+
+
+def test_a_rule_can_refuse_standing_grants_or_say_who_may_give_them(
+    rules_dir: Path, write: Any, unlabelled: Entry, coder: Any
+) -> None:
+    lead = 'context has standing && context.standing.by in Omni::Role::"lead"'
+    write(
+        EVERYTHING + f'@id("each") @approval("required") forbid (principal, action, resource) '
+        f"unless {{ context has approval || ({lead}) }};"
+    )
+    policy = CedarPolicy(
+        rules_dir, read_shipped(bundled("policies")), roles_of=lambda user: ("lead",) if user == "2000" else ()
+    )
+
+    verdicts = [
+        policy.decide(
+            action="call_tool", principal=coder, entry=unlabelled, name="x", run="", arguments_digest="",
+            arguments_bytes=2, standing=StandingFacts(id="G", by=by),
+        ).verdict
+        for by in ("1000", "2000")
+    ]  # fmt: skip
+
+    assert verdicts == ["ask", "allow"]
 
 
 # --- what a rule file may not say ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.manifest import Labels
-from omni_mcp.contracts.policy import ApprovalFacts, Decision
+from omni_mcp.contracts.policy import ApprovalFacts, Decision, StandingFacts
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.policy.explain import explain, judge_again
 from omni_mcp.engines.policy.files import PolicyFile
@@ -52,11 +52,15 @@ TESTS = st.sampled_from(
         'context.run == "run"',
         'context.project == Omni::Project::"default"',
         "context has approval",
+        "context has standing",
         'context has approval && context.approval.by == Omni::User::"2000"',
         "principal has owner",
         'principal has owner && principal.owner == Omni::User::"1000"',
     ]
 )
+
+
+LIFTED_BY_EITHER = "unless { context has approval || context has standing }"
 
 
 @st.composite
@@ -69,7 +73,7 @@ def rule_sets(draw: st.DrawFn) -> str:
             f"{draw(st.sampled_from(['when', 'unless']))} {{ {draw(TESTS)} }}" for _ in range(draw(st.integers(0, 2)))
         ]
         if effect == "ask":
-            clauses.append("unless { context has approval }")
+            clauses.append(draw(st.sampled_from(["unless { context has approval }", LIFTED_BY_EITHER])))
         marks = f'@id("r{number}")' + (' @approval("required")' if effect == "ask" else "")
         rules.append(f"{marks} {'forbid' if effect == 'ask' else effect} {head} {' '.join(clauses)};")
     return "\n".join(rules)
@@ -131,6 +135,7 @@ def _decide(
     approval: ApprovalFacts | None,
     egress: tuple[str, ...],
     size: int,
+    standing: StandingFacts | None = None,
 ) -> Decision:
     return policy.decide(
         action="call_tool",
@@ -142,6 +147,7 @@ def _decide(
         arguments_bytes=size,
         egress=egress,
         approval=approval,
+        standing=standing,
     )
 
 
@@ -191,6 +197,21 @@ def test_no_rule_of_an_operator_goes_round_a_guardrail(
     assert decision.verdict == "deny" or not decision.errors
     assert (decision.question is not None) == (decision.verdict == "ask")
     assert _decide(policy, caller, None, approval, egress, size).verdict == "deny"
+
+
+@CALM
+@given(rule_sets(), CALLERS, ENTRIES, APPROVALS, EGRESS, SIZES)
+def test_a_standing_grant_turns_an_ask_into_an_allow_and_changes_nothing_else(
+    text: str, caller: Principal, entry: Entry, approval: ApprovalFacts | None, egress: tuple[str, ...], size: int
+) -> None:
+    policy = _policy(text)
+    without = _decide(policy, caller, entry, approval, egress, size)
+
+    decision = _decide(policy, caller, entry, approval, egress, size, StandingFacts(id="G", by="2000"))
+
+    if decision != without:
+        assert (without.verdict, decision.verdict, decision.standing) == ("ask", "allow", "G")
+    assert without.standing is None and (decision.standing is None or decision.verdict == "allow")
 
 
 @CALM

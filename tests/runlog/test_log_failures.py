@@ -222,7 +222,7 @@ async def test_projections_that_are_rebuilt_are_the_same_and_repair_a_damaged_on
         before = await log._writer.call(_digest)
         await log.rebuild_projections()
         assert await log._writer.call(_digest) == before
-        await log._writer.call(lambda ledger: ledger.connection.execute("DELETE FROM calls"))
+        await log._writer.call(lambda ledger: ledger.connection.execute("DELETE FROM open_calls"))
         await log._writer.call(lambda ledger: ledger.connection.execute("UPDATE runs SET project = 'forged'"))
         assert await log._writer.call(_digest) != before
         await log.rebuild_projections()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
 
 from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.call import Call, Durable, Question
@@ -26,14 +24,15 @@ from omni_mcp.contracts.ids import iso_time, new_id
 from omni_mcp.contracts.policy import ApprovalFacts
 from omni_mcp.contracts.ports import Masker, RunLog
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.approvals.standing import StandingBook
+from omni_mcp.engines.approvals.standing_store import StandingStore
 from omni_mcp.engines.approvals.store import MAX_OPEN, MAX_OPEN_PER_PRINCIPAL, ApprovalStore, Channel, Decided
+from omni_mcp.engines.approvals.store_thread import StoreThread
 
 WAIT_S = 120.0
-POLL_S = 0.2
-IDLE_POLL_S = 2.0
+POLL_S = 0.15  # a revocation counts within 200 ms, the look and a busy machine included
+IDLE_POLL_S = 0.5
 GATEWAY = "gateway"
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -47,19 +46,23 @@ class _Waiter:
 class ApprovalDesk:
     """The port `Desk` on an `ApprovalStore`. Use it as a context manager.
 
-    Answers are found by polling, so `omni-mcp approvals approve ID` in another process needs no connection to us.
+    Answers, and standing grants that are given or revoked, are found by polling, so `omni-mcp approvals approve ID` in
+    another process needs no connection to us.
 
     Args:
-        store: from here on used in a thread of ours only; closed by `close`.
+        store: from here on used in *thread* only; `close` closes both.
+        standing: on the same connection and thread; kept current from `open` to `close`.
         masker: takes secrets out of the arguments that a person is shown.
         now_ns: UTC nanoseconds since the epoch, as the store's.
         wait_s: seconds for which a caller is kept, unless the question says otherwise.
-        poll_s: seconds between looks while somebody waits; `idle_poll_s` while nobody does.
+        poll_s: seconds between looks while somebody waits or a standing grant counts; `idle_poll_s` otherwise.
     """
 
     def __init__(
         self,
         store: ApprovalStore,
+        thread: StoreThread,
+        standing: StandingBook,
         log: RunLog,
         masker: Masker,
         *,
@@ -68,16 +71,18 @@ class ApprovalDesk:
         poll_s: float = POLL_S,
         idle_poll_s: float = IDLE_POLL_S,
     ) -> None:
+        self.standing = standing
         self._store = store
+        self._thread = thread
         self._log = log
         self._masker = masker
         self._now_ns = now_ns
         self._wait_s = wait_s
         self._poll_s = poll_s
         self._idle_poll_s = idle_poll_s
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="approvals")
         self._waiting: dict[str, list[_Waiter]] = {}
         self._look_now = asyncio.Event()
+        self._recheck_wanted: Callable[[], Awaitable[object]] | None = None
         self._recording = asyncio.Lock()
         self._seen_version = -1
         self._task: asyncio.Task[None] | None = None
@@ -89,9 +94,10 @@ class ApprovalDesk:
         Raises:
             LogUnavailable: the record cannot be written.
         """
-        await self._in_thread(self._store.purge)
-        await self._in_thread(self._store.expire_due)
+        await self._thread.run(self._store.purge)
+        await self._thread.run(self._store.expire_due)
         await self._record_decisions(after_a_crash=True)
+        await self.standing.open()
         self._task = asyncio.create_task(self._watch(), name="approvals")
 
     async def close(self) -> None:
@@ -107,8 +113,9 @@ class ApprovalDesk:
                 await self._task
         finally:
             self._end_waits(None)
-            await self._in_thread(self._store.close)
-            self._thread.shutdown(wait=True)
+            self.standing.forget()
+            await self._thread.run(self._store.close)
+            self._thread.close()
 
     async def __aenter__(self) -> ApprovalDesk:
         await self.open()
@@ -141,7 +148,7 @@ class ApprovalDesk:
         while True:
             wanted = self._question(call, call.tool, question, question_rules, policy_version)
             again = call.round is not None
-            claim = await self._in_thread(self._store.claim, wanted, parent_seq=parent, again=again)
+            claim = await self._thread.run(self._store.claim, wanted, parent_seq=parent, again=again)
             await self._record_decisions()
             if claim.outcome == "taken":
                 return await self._spend(claim.approval, call, parent)
@@ -149,14 +156,14 @@ class ApprovalDesk:
                 await self._record_question(wanted, call, parent)
             answered = await self._wait(claim.approval, call, deadline)
             await self._record_decisions()  # the answer stands in the log before its use, or its refusal
-            if answered.state == "approved" and await self._in_thread(self._store.use, answered.id, call.id):
+            if answered.state == "approved" and await self._thread.run(self._store.use, answered.id, call.id):
                 return await self._spend(answered, call, parent)
             _raise_refusal(answered)
             # Approved, but an identical call took it first: one approval, one call; so this one is asked about anew.
 
     async def open_questions(self, *, project: str | None = None) -> list[Approval]:
         """Return what waits, oldest first."""
-        return await self._in_thread(self._store.open_questions, project=project)
+        return await self._thread.run(self._store.open_questions, project=project)
 
     # --- for people and for the assembly -----------------------------------------------------------------------------
 
@@ -164,7 +171,7 @@ class ApprovalDesk:
         self, approval_id: str, *, by: str, approve: bool, channel: Channel, note: str | None = None
     ) -> Approval:
         """Answer a question from inside this process; see `ApprovalStore.decide`."""
-        answer = await self._in_thread(
+        answer = await self._thread.run(
             self._store.decide, approval_id, by=by, approve=approve, note=note, channel=channel
         )
         self._seen_version = -1
@@ -172,37 +179,41 @@ class ApprovalDesk:
         return answer
 
     async def recheck(
-        self, policy_version: str | None = None, still_asks: Callable[[Call], bool] | None = None
+        self, policy_version: str, still_asks: Callable[[Call], bool], is_current: Callable[[Approval], bool]
     ) -> tuple[str, ...]:
         """Look at every open question again after the policy or a definition changed.
 
         Args:
             policy_version: the version in force now.
-            still_asks: decides a waiting call again; True if a person still has to answer. Without it, every open
-                question is withdrawn, and who sends the call again is decided on anew.
+            still_asks: decides a waiting call again; True if a person still has to answer.
+            is_current: whether the definition that a question is about still stands.
 
         Returns:
             The ids that were withdrawn. A question that nobody waits for is withdrawn if it was asked under another
-            version: an answer to it would be good for nothing.
+            version or about another definition: an answer to it would be good for nothing.
         """
         keep: list[str] = []
         drop: list[str] = []
-        for one in await self._in_thread(self._store.open_questions):
+        for one in await self._thread.run(self._store.open_questions):
             calls = [waiter.call for waiter in self._waiting.get(one.id, [])]
-            if still_asks is None or policy_version is None:
-                asks = False
-            elif calls:
+            if calls:
                 asks = all(still_asks(call) for call in calls)
             else:
-                asks = one.policy_version == policy_version
+                asks = one.policy_version == policy_version and is_current(one)
             (keep if asks else drop).append(one.id)
-        if policy_version is not None:
-            await self._in_thread(self._store.rebind, keep, policy_version)
+        await self._thread.run(self._store.rebind, keep, policy_version)
         note = "the policy or the definition changed"
-        gone = await self._in_thread(self._store.withdraw, drop, note=note)
+        gone = await self._thread.run(self._store.withdraw, drop, note=note)
         self._seen_version = -1
         self._look_now.set()
         return tuple(gone)
+
+    def recheck_soon(
+        self, policy_version: str, still_asks: Callable[[Call], bool], is_current: Callable[[Approval], bool]
+    ) -> None:
+        """Have `recheck` done with the next look, which is now: for those who cannot wait."""
+        self._recheck_wanted = lambda: self.recheck(policy_version, still_asks, is_current)
+        self._look_now.set()
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -233,31 +244,50 @@ class ApprovalDesk:
             while not self._closing:
                 self._look_now.clear()
                 try:
+                    await self._recheck_if_wanted()
                     await self._look()
-                except (LogUnavailable, sqlite3.OperationalError):
+                except LogUnavailable:
                     # Nobody is woken by an answer that is not on record: they wait on, and the next look tries again.
                     self._seen_version = -1
-                pause_s = self._poll_s if self._waiting else self._idle_poll_s
-                if self._seen_version == -1:
-                    pause_s = min(pause_s, self._poll_s)
+                except sqlite3.OperationalError:
+                    self._seen_version = -1
+                    self.standing.forget()  # a revocation could be what cannot be read
+                soon = self._waiting or len(self.standing) or self._seen_version == -1
+                pause_s = self._poll_s if soon else self._idle_poll_s
                 try:
                     async with asyncio.timeout(pause_s):
                         await self._look_now.wait()
                 except TimeoutError:
                     continue
         except Exception as error:
+            self.standing.forget()
             self._end_waits(error)
             raise
 
+    async def _recheck_if_wanted(self) -> None:
+        if (wanted := self._recheck_wanted) is not None:
+            await wanted()
+            if self._recheck_wanted is wanted:
+                self._recheck_wanted = None
+
     async def _look(self) -> None:
-        """Look once: expire, record what was decided, and wake who waits for it, in this order."""
-        expired = await self._in_thread(self._store.expire_due)
-        version = await self._in_thread(self._store.data_version)
-        if not expired and version == self._seen_version:
+        """Look once: what is revoked counts no more; then expire, record what was decided, and wake who waits for it;
+        then record what was given, which counts from then on."""
+        version = await self._thread.run(self._store.data_version)
+        changed, self._seen_version = version != self._seen_version, version
+        if changed:
+            await self.standing.refresh()
+        self.standing.confirm()
+        expired = await self._thread.run(self._store.expire_due)
+        if not expired and not changed:
             return
-        self._seen_version = version
         await self._record_decisions()
-        states = await self._in_thread(self._store.states, tuple(self._waiting))
+        await self._wake()
+        if await self.standing.record():
+            await self.standing.refresh()
+
+    async def _wake(self) -> None:
+        states = await self._thread.run(self._store.states, tuple(self._waiting))
         for one, waiters in list(self._waiting.items()):
             found = states.get(one)
             if found is None or found.state == "pending":
@@ -286,7 +316,7 @@ class ApprovalDesk:
         try:
             await self._log.append(call.run, draft(payload, actor=GATEWAY, call=call.id), parent=parent).durable()
         except LogUnavailable:
-            await self._in_thread(self._store.withdraw, [asked.id], note="the question could not be recorded")
+            await self._thread.run(self._store.withdraw, [asked.id], note="the question could not be recorded")
             raise
 
     async def _spend(self, approval: Approval, call: Call, parent: int | None) -> ApprovalFacts:
@@ -299,11 +329,11 @@ class ApprovalDesk:
     async def _record_decisions(self, *, after_a_crash: bool = False) -> None:
         """Append every decision that the log has not got, also those that were made while no gateway ran."""
         async with self._recording:
-            for decided in await self._in_thread(self._store.unrecorded):
+            for decided in await self._thread.run(self._store.unrecorded):
                 refused = False
                 if not (after_a_crash and await self._is_on_record(decided)):
                     refused = not await self._record_decision(decided)
-                await self._in_thread(self._store.mark_recorded, decided.approval.id, refused=refused)
+                await self._thread.run(self._store.mark_recorded, decided.approval.id, refused=refused)
 
     async def _is_on_record(self, decided: Decided) -> bool:
         """A crash between the log's commit and our mark must not record one decision twice."""
@@ -365,11 +395,6 @@ class ApprovalDesk:
             expires_at_ns=now + int(question.ttl_s * 1_000_000_000),
         )
 
-    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a store method in the store's one thread: a commit waits for the disk."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
-
 
 @asynccontextmanager
 async def open_desk(
@@ -377,6 +402,7 @@ async def open_desk(
     *,
     log: RunLog,
     masker: Masker,
+    gateway_run: str,
     now_ns: Callable[[], int] = time.time_ns,
     wait_s: float = WAIT_S,
     max_open_per_principal: int = MAX_OPEN_PER_PRINCIPAL,
@@ -384,10 +410,14 @@ async def open_desk(
 ) -> AsyncIterator[ApprovalDesk]:
     """Open the desk on a state database of its own connection (`engines/state/database.open_state`), which it closes.
 
-    Open it after the run log and close it before.
+    Open it after the run log and close it before. What people grant in advance is recorded in *gateway_run*.
     """
     store = ApprovalStore(connection, now_ns=now_ns, max_open_per_principal=max_open_per_principal, max_open=max_open)
-    async with ApprovalDesk(store, log, masker, now_ns=now_ns, wait_s=wait_s) as desk:
+    thread = StoreThread()
+    standing = StandingBook(
+        StandingStore(connection, now_ns=now_ns), thread, log, run=gateway_run, now_ns=now_ns
+    )  # fmt: skip
+    async with ApprovalDesk(store, thread, standing, log, masker, now_ns=now_ns, wait_s=wait_s) as desk:
         yield desk
 
 
@@ -397,17 +427,28 @@ async def _seq(parent: Durable | int | None) -> int | None:
 
 
 def _pending(asked: Approval) -> ApprovalPending:
-    data: dict[str, object] = {"approval": asked.id, "expires_at": iso_time(asked.expires_at_ns)}
-    return ApprovalPending("a person has to answer first; send the same call again later", data=data)
+    until = iso_time(asked.expires_at_ns)
+    message = f"a person has to answer first, before {until}; what is asked: omni-mcp approvals show {asked.id}"
+    return ApprovalPending(message, data={"approval": asked.id, "expires_at": until})
 
 
 def _raise_refusal(answered: Approval) -> None:
     """Raise what a closed question means for the call that waited for it; an approved or used one means nothing."""
     data: dict[str, object] = {"approval": answered.id}
     errors: dict[str, OmniError] = {
-        "denied": ApprovalDenied("a person said no to this call", detail=f"by {answered.decided_by}", data=data),
-        "expired": ApprovalExpired("nobody answered in time", data=data),
-        "withdrawn": ApprovalExpired("the question was withdrawn", detail=answered.note or "withdrawn", data=data),
+        "denied": ApprovalDenied(
+            f"a person said no to this call; the answer: omni-mcp approvals show {answered.id}",
+            detail=f"by {answered.decided_by}",
+            data=data,
+        ),
+        "expired": ApprovalExpired(
+            f"nobody answered before {iso_time(answered.expires_at_ns)}; send the call again to ask again", data=data
+        ),
+        "withdrawn": ApprovalExpired(
+            "the rules or the tool changed while the call waited; send it again to have it decided anew",
+            detail=answered.note or "withdrawn",
+            data=data,
+        ),
     }
     error = errors.get(answered.state)
     if error is not None:

@@ -107,7 +107,7 @@ class StandingBook:
     async def _is_on_record(self, step: Step, grant: StandingGrant) -> bool:
         """A crash between the log's commit and our mark must not record one step twice."""
         code = type(_payload(step, grant)).model_fields["code"].default
-        found = await self._log.search(grant.id)
+        found = await self._log.search(f"{code} {grant.id}")
         return any(event.code == code and (event.payload or {}).get("grant") == grant.id for event in found)
 
     async def _append(self, step: Step, grant: StandingGrant) -> bool:

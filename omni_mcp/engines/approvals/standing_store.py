@@ -154,7 +154,9 @@ class StandingStore:
     def mark_recorded(self, grant_id: str, step: Step) -> None:
         """Remember that the run log has *step*; the steps before it are on record as well."""
         reached = 1 if step == "given" else 2
-        self._connection.execute("UPDATE standing_grants SET recorded = max(recorded, ?) WHERE id = ?", (reached, grant_id))
+        self._connection.execute(
+            "UPDATE standing_grants SET recorded = max(recorded, ?) WHERE id = ?", (reached, grant_id)
+        )
 
     def purge(self) -> int:
         """Delete what ended more than a month ago and is on record; returns how many."""

@@ -16,7 +16,6 @@ import orjson
 
 from omni_mcp.contracts.approval import Approval, ApprovalState
 from omni_mcp.contracts.errors import BadRequest, Conflict, NotFound, RateLimited
-from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import canonical
 
 Channel = Literal["command_line", "elicitation", "url", "console", "clock", "gateway"]
@@ -363,8 +362,3 @@ def _approval(row: tuple[object, ...]) -> Approval:
     body = orjson.loads(str(row[2]))
     body.update(state=row[1], decided_at_ns=row[6], decided_by=row[7], note=row[8])
     return Approval.model_validate(body)
-
-
-def expires_at(approval: Approval) -> str:
-    """Return when the question closes, as ISO 8601."""
-    return iso_time(approval.expires_at_ns)

@@ -15,11 +15,11 @@ from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.json import canonical
 from omni_mcp.contracts.manifest import Binding, Closed, Labels, SideEffects
-from omni_mcp.contracts.policy import Action, ApprovalFacts, Verdict
+from omni_mcp.contracts.policy import Action, ApprovalFacts, StandingFacts, Verdict
 from omni_mcp.contracts.tool import Entry, EntryKind
 from omni_mcp.engines.policy.policy_set import Judgement, PolicySet
 from omni_mcp.engines.policy.problems import problem_at
-from omni_mcp.engines.policy.request import context_of, entities_of, request_of, resource_facts, uid
+from omni_mcp.engines.policy.request import context_of, entities_of, people_of, request_of, resource_facts, uid
 
 MAX_FILE_BYTES = 1024 * 1024
 MAX_CASES = 2000
@@ -56,12 +56,20 @@ class CaseApproval(Closed):
     digest: str = _DIGEST
 
 
+class CaseStanding(Closed):
+    """A standing grant that covers the call."""
+
+    by: str
+    roles: tuple[str, ...] = ()
+
+
 class CaseContext(Closed):
     """What else is known of the request."""
 
     args_bytes: int = 0
     egress_hosts: tuple[str, ...] = ()
     approval: CaseApproval | None = None
+    standing: CaseStanding | None = None
 
 
 class Case(Closed):
@@ -143,8 +151,7 @@ def judge_case(case: Case, policies: PolicySet) -> Judgement:
     facts = resource_facts(case.action, entry)
     if facts is None:
         raise ValueError(f"{case.action} is not for this kind of entry")
-    approval = case.context.approval
-    given = ApprovalFacts(id="case", by=approval.by, arguments_digest=approval.digest) if approval else None
+    approval, standing = case.context.approval, case.context.standing
     context = context_of(
         project=who.project,
         run="case",
@@ -152,10 +159,11 @@ def judge_case(case: Case, policies: PolicySet) -> Judgement:
         arguments_digest=_DIGEST,
         arguments_bytes=case.context.args_bytes,
         egress=case.context.egress_hosts,
-        approval=given,
+        approval=ApprovalFacts(id="case", by=approval.by, arguments_digest=approval.digest) if approval else None,
+        standing=StandingFacts(id="case", by=standing.by) if standing else None,
     )
-    by, roles = (approval.by, approval.roles) if approval and "approval" in context else ("", ())
-    entities = entities_of(principal, facts, by, roles)
+    roles = {person.by: person.roles for person in (standing, approval) if person is not None}
+    entities = entities_of(principal, facts, tuple((user, roles[user]) for user in people_of(context)))
     handle = Entities.from_json_str(canonical(entities).decode(), policies.schema)
     return policies.judge(request_of(principal, case.action, uid(facts.type, facts.id), context), handle)
 

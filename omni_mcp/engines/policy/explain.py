@@ -9,6 +9,7 @@ from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.policy import Action, Decision, Explanation
 from omni_mcp.engines.policy.grants import GrantSpec
 from omni_mcp.engines.policy.policy_set import Judgement, PolicySet
+from omni_mcp.engines.policy.request import uid
 
 _ACTIONS: dict[str, Action] = {"call_tool": "call_tool", "read_resource": "read_resource", "get_prompt": "get_prompt"}
 
@@ -29,7 +30,7 @@ def explain(decision: Decision, policies: PolicySet | None) -> Explanation:
     if decision.verdict == "allow":
         return Explanation(verdict="allow", summary=summary, rules=rules)
     if decision.verdict == "ask":
-        return Explanation(verdict="ask", summary=summary, rules=rules, next_step="run: omni-mcp approvals list")
+        return Explanation(verdict="ask", summary=summary, rules=rules, next_step=_ways_to_yes(decision, policies))
     grant, next_step = smallest_grant(decision, policies)
     return Explanation(
         verdict="deny",
@@ -80,6 +81,22 @@ def smallest_grant(decision: Decision, policies: PolicySet) -> tuple[GrantSpec |
     return None, f"no grant helps: {', '.join(after.rules)} forbids it whatever is allowed beside it"
 
 
+def _ways_to_yes(decision: Decision, policies: PolicySet) -> str:
+    """Say how a person answers, and how one answers in advance, if the rules take such an answer."""
+    answer = "run: omni-mcp approvals list"
+    request = decision.request
+    if request.get("action", {}).get("id") != "call_tool":
+        return answer
+    standing = {"id": "trial", "by": {"__entity": uid("Omni::User", "0")}}
+    granted = {**request, "context": {**request.get("context", {}), "standing": standing}}
+    try:
+        takes_one = judge_again(granted, policies).verdict == "allow"
+        command = _spec_of(request).standing_command()
+    except (ValueError, KeyError):
+        return answer  # a record of another time, or with texts erased
+    return f"{answer}; to stop asking for a time: {command}" if takes_one else answer
+
+
 def _spec_of(request: JsonObject) -> GrantSpec:
     principal, resource = request["principal"], request["resource"]
     facts = next(entity for entity in request["entities"] if entity["uid"] == principal)
@@ -106,7 +123,7 @@ def _summary(decision: Decision, policies: PolicySet) -> str:
     if decision.errors:
         text = f"denied, because it could not be decided: {'; '.join(decision.errors)}"
     elif decision.verdict == "allow":
-        text = f"allowed by {names}"
+        text = f"allowed by {names}" + (f" under the standing grant {decision.standing}" if decision.standing else "")
     elif decision.verdict == "ask":
         text = f"a person has to answer first: {names}"
     elif decision.request.get("known") is False:

@@ -63,10 +63,18 @@ class GrantSpec:
         words = ["omni-mcp", "allow", _quoted(self.target)]
         words += ["--server"] if self.kind == "server" else []
         words += [f"--kind {self.action.rpartition('_')[2]}"] if self.action != "call_tool" else []
-        for option, value in (("--to", self.agent), ("--user", self.user), ("--project", self.project)):
-            words += [f"{option} {_quoted(value)}"] if value else []
+        words += self._who()
         words += ["--read-only"] if self.read_only else []
         return " ".join(words)
+
+    def standing_command(self) -> str:
+        """Return the command that gives a standing grant for the same callers and tools, for a week."""
+        target = self.target + ("__*" if self.kind == "server" else "")
+        return " ".join(["omni-mcp", "approvals", "grant", _quoted(target), *self._who(), "--expires", "7d"])
+
+    def _who(self) -> list[str]:
+        given = (("--to", self.agent), ("--user", self.user), ("--project", self.project))
+        return [f"{option} {_quoted(value)}" for option, value in given if value]
 
     def sentence(self) -> str:
         """Say in words what it allows."""

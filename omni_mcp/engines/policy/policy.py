@@ -15,16 +15,18 @@ from cedarpy import Entities, Schema
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.json import JsonObject, canonical, digest
-from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
+from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.policy.files import UnsafePolicies
 from omni_mcp.engines.policy.policy_set import PolicySet, Shipped, load_policies, read_shipped
 from omni_mcp.engines.policy.request import (
     RESOURCE_TYPE,
+    People,
     ResourceFacts,
     context_of,
     entities_of,
     is_plain_id,
+    people_of,
     request_of,
     resource_facts,
     uid,
@@ -137,11 +139,13 @@ class CedarPolicy:
         arguments_bytes: int,
         egress: Sequence[str] = (),
         approval: ApprovalFacts | None = None,
+        standing: StandingFacts | None = None,
     ) -> Decision:
         """Decide one request; see the port. Never raises."""
         now = self._in_force
         started = self._cpu_ns()
-        try:
+
+        def by_rules(standing: StandingFacts | None) -> Decision:
             context = context_of(
                 project=principal.project,
                 run=run,
@@ -150,18 +154,29 @@ class CedarPolicy:
                 arguments_bytes=arguments_bytes,
                 egress=egress,
                 approval=approval,
+                standing=standing,
             )
-            decision = self._decide(now, action, principal, entry, name, context, approval)
+            return self._decide(now, action, principal, entry, name, context)
+
+        try:
+            decision = by_rules(None)
+            if standing is not None and decision.verdict == "ask":
+                # Only here: a standing grant stands for a person's yes, and a yes allows nothing by itself.
+                under_grant = by_rules(standing)
+                if under_grant.verdict == "allow":
+                    decision = replace(under_grant, standing=standing.id)
         except BaseException as error:
             # A panic of the extension is no Exception; letting one through would be an answer nobody gave.
             if isinstance(error, _NOT_OURS):
                 raise
             return Decision(verdict="deny", policy_version=now.version, errors=(f"{type(error).__name__}: {error}",))
-        spent = self._cpu_ns() - started
-        if spent > self._budget_ns:
-            late = f"the decision took {spent / 1e6:.1f} ms, more than its budget"
-            return replace(decision, verdict="deny", question=None, errors=(*decision.errors, late))
-        return decision
+        return self._in_time(decision, self._cpu_ns() - started)
+
+    def _in_time(self, decision: Decision, spent_ns: int) -> Decision:
+        if spent_ns <= self._budget_ns:
+            return decision
+        late = f"the decision took {spent_ns / 1e6:.1f} ms, more than its budget"
+        return replace(decision, verdict="deny", question=None, standing=None, errors=(*decision.errors, late))
 
     def _decide(
         self,
@@ -171,15 +186,14 @@ class CedarPolicy:
         entry: Entry | None,
         name: str,
         context: JsonObject,
-        approval: ApprovalFacts | None,
     ) -> Decision:
         facts = resource_facts(action, entry) if entry is not None else None
         if facts is None:
             request = request_of(principal, action, uid(RESOURCE_TYPE[action], name), context)
             canonical(request)  # what cannot be recorded is an error here, not in the log
             return Decision(verdict="deny", policy_version=now.version, request={**request, "known": False})
-        by, roles = self._approver(approval if "approval" in context else None)
-        handle, entities = self._entities(principal, facts, by, roles)
+        people = tuple((user, tuple(sorted(set(self._roles_of(user))))) for user in people_of(context))
+        handle, entities = self._entities(principal, facts, people)
         request = request_of(principal, action, uid(facts.type, facts.id), context)
         record = {**request, "entities": entities}
         if now.rules is None:
@@ -195,19 +209,15 @@ class CedarPolicy:
             request=record,
         )
 
-    def _approver(self, approval: ApprovalFacts | None) -> tuple[str, tuple[str, ...]]:
-        if approval is None:
-            return "", ()
-        return approval.by, tuple(sorted(set(self._roles_of(approval.by))))
-
     def _build_entities(
-        self, principal: Principal, facts: ResourceFacts, by: str, roles: tuple[str, ...]
+        self, principal: Principal, facts: ResourceFacts, people: People
     ) -> tuple[Entities, list[JsonObject]]:
-        ids = (principal.id, facts.id, facts.server, principal.project, *principal.roles, *([by] if by else []), *roles)
+        names = [name for user, roles in people for name in (user, *roles)]
+        ids = (principal.id, facts.id, facts.server, principal.project, *principal.roles, *names)
         for text in ids:
             if not is_plain_id(text):
                 raise ValueError("an id is empty, too long or holds characters that cannot be printed")
-        entities = entities_of(principal, facts, by, roles)
+        entities = entities_of(principal, facts, people)
         return Entities.from_json_str(canonical(entities).decode(), self._schema), entities
 
     # --- listing -----------------------------------------------------------------------------------------------------
@@ -239,7 +249,7 @@ class CedarPolicy:
             facts = resource_facts(action, entry)
             if facts is None:
                 return False
-            handle, _ = self._entities(principal, facts, "", ())
+            handle, _ = self._entities(principal, facts, ())
             request = request_of(principal, action, uid(facts.type, facts.id), {})
             return rules.could_allow(request, handle, _head(principal, facts))
         except BaseException as error:  # as in decide: what cannot be evaluated is not shown

@@ -9,7 +9,7 @@ from typing import Final
 
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.contracts.policy import Action, ApprovalFacts
+from omni_mcp.contracts.policy import Action, ApprovalFacts, StandingFacts
 from omni_mcp.contracts.tool import Entry
 
 MAX_HOSTS = 256
@@ -27,6 +27,9 @@ ACTION_OF_KIND: Final[Mapping[str, Action]] = {
     "resource_template": "read_resource",
     "prompt": "get_prompt",
 }
+
+
+People = tuple[tuple[str, tuple[str, ...]], ...]  # users, each once, with their roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,8 @@ def is_plain_id(text: str) -> bool:
     )
 
 
-def entities_of(principal: Principal, resource: ResourceFacts, by: str, by_roles: tuple[str, ...]) -> list[JsonObject]:
-    """Return every entity that rules can ask about: the principal, the resource, and who approved."""
+def entities_of(principal: Principal, resource: ResourceFacts, people: People) -> list[JsonObject]:
+    """Return every entity that rules can ask about: the principal, the resource, and the people who said yes."""
     parents = [
         uid("Omni::Project", principal.project),
         *(uid("Omni::Role", role) for role in sorted(set(principal.roles))),
@@ -107,9 +110,10 @@ def entities_of(principal: Principal, resource: ResourceFacts, by: str, by_roles
             "parents": [uid("Omni::Server", resource.server)],
         },
     ]
-    if by and not (principal.kind == "User" and principal.id == by):
-        roles = [uid("Omni::Role", role) for role in sorted(set(by_roles))]
-        found.append({"uid": uid("Omni::User", by), "attrs": {}, "parents": roles})
+    for user, roles in people:
+        if not (principal.kind == "User" and principal.id == user):
+            parents = [uid("Omni::Role", role) for role in sorted(set(roles))]
+            found.append({"uid": uid("Omni::User", user), "attrs": {}, "parents": parents})
     return found
 
 
@@ -122,6 +126,7 @@ def context_of(
     arguments_bytes: int,
     egress: Sequence[str],
     approval: ApprovalFacts | None,
+    standing: StandingFacts | None = None,
 ) -> JsonObject:
     """Return the context of one request: no null and no float, which Cedar refuses.
 
@@ -144,7 +149,15 @@ def context_of(
     if approval is not None and approval.arguments_digest == arguments_digest:
         by = {"__entity": uid("Omni::User", approval.by)}
         context["approval"] = {"id": approval.id, "by": by, "digest": approval.arguments_digest}
+    if standing is not None:
+        context["standing"] = {"id": standing.id, "by": {"__entity": uid("Omni::User", standing.by)}}
     return context
+
+
+def people_of(context: JsonObject) -> list[str]:
+    """Return the users that *context* names, each once."""
+    named = [context[fact]["by"]["__entity"]["id"] for fact in ("approval", "standing") if fact in context]
+    return list(dict.fromkeys(named))
 
 
 def request_of(principal: Principal, action: Action, resource: JsonObject, context: JsonObject) -> JsonObject:

@@ -162,7 +162,7 @@ class Eraser:
         sql = (
             "SELECT k.id FROM heads h JOIN run_keys k ON k.run = h.run "
             "JOIN events e ON e.run = h.run AND e.seq = h.count WHERE e.at_ns < ? "
-            "AND NOT EXISTS (SELECT 1 FROM calls c WHERE c.run = h.run AND c.outcome_seq IS NULL) "
+            "AND NOT EXISTS (SELECT 1 FROM open_calls c WHERE c.run = h.run) "
             "AND EXISTS (SELECT 1 FROM events t WHERE t.run = h.run AND t.erased_by IS NULL "
             "AND t.code IS NOT 'erased') "
             "ORDER BY h.run"

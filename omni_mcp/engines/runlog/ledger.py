@@ -22,7 +22,7 @@ from omni_mcp.engines.runlog.connection import translated
 from omni_mcp.engines.runlog.heads import GlobalHead, Head, load_global_head, load_head, roll, save_heads
 from omni_mcp.engines.runlog.keys import LogKeys
 from omni_mcp.engines.runlog.projections import Fact, project
-from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, insert_many, sealed_row
+from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, in_portions, sealed_row
 from omni_mcp.engines.runlog.search_index import index_payloads, index_up_to, indexed_gid
 from omni_mcp.engines.runlog.tickets import Ticket, seq_of_parent
 
@@ -139,7 +139,7 @@ class Ledger:
         self._total = load_global_head(self.connection, self._keys)
         self._heads.clear()
         self._next_run = (self.connection.execute("SELECT max(run) FROM run_keys").fetchone()[0] or 0) + 1
-        rows = self.connection.execute("SELECT call FROM calls WHERE outcome_seq IS NULL")
+        rows = self.connection.execute("SELECT call FROM open_calls")
         self._open_calls = {call for (call,) in rows}
         self.reload_index_state()
         self._version = version
@@ -155,7 +155,7 @@ class Ledger:
         if head is None:
             return load_head(self.connection, self._keys, run)
         self._heads.move_to_end(run)
-        return replace(head)
+        return head.copy()
 
 
 class Transaction:
@@ -224,7 +224,7 @@ class Transaction:
         """Send what was added to the database, so that it can be seen inside this transaction."""
         connection = self._ledger.connection
         rows = self._rows[self._flushed :]
-        for statement, values in insert_many("run_keys (run, id)", "(?, ?)", self._runs):
+        for statement, values in in_portions("INSERT INTO run_keys (run, id) VALUES {rows}", "(?, ?)", self._runs):
             connection.execute(statement, values)
         for statement, values in event_statements(rows):
             connection.execute(statement, values)

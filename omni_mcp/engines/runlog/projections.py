@@ -12,14 +12,10 @@ import orjson
 
 from omni_mcp.contracts.events import OUTCOME_KINDS
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.engines.runlog.rows import Row, insert_many, payload_of
+from omni_mcp.engines.runlog.rows import Row, in_portions, payload_of
 from omni_mcp.engines.runlog.search_index import digest_of_index, drop_index, index_up_to
 
-_CALL_COLUMNS = "(call, run, seq)"
-_CLOSE = (
-    "UPDATE calls SET outcome_seq = v.column2, outcome = v.column3, outcome_code = v.column4 FROM ({values}) AS v "
-    "WHERE calls.call = v.column1 AND calls.outcome_seq IS NULL"
-)
+_COUNT = "UPDATE runs SET calls = calls + v.column2 FROM (VALUES {rows}) AS v WHERE runs.run = v.column1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +38,53 @@ def values_of(kind: str, payload: JsonObject | None) -> tuple[Any, ...]:
     if kind == "run_created":
         names = ("run_kind", "project", "principal", "parent_run", "trace_id")
         return tuple(payload.get(name) for name in names)
-    if kind == "tool_error":
-        return (payload.get("code"),)
     return ()
 
 
 def project(connection: sqlite3.Connection, facts: Sequence[Fact]) -> None:
-    """Add *facts*, in their order, to `runs` and `calls`."""
-    calls: list[Row] = []
-    outcomes: list[Row] = []
+    """Add *facts*, in their order, to `runs` and `open_calls`: folded first, so that each row is written once."""
+    counts: dict[int, int] = {}
+    opened: dict[str, Row] = {}
+    closed: list[Row] = []
     for fact in facts:
         if fact.kind == "run_created":
-            values = fact.values or (None,) * 5
-            connection.execute(
-                "INSERT INTO runs (run, kind, project, principal, parent_run, trace_id, created_at_ns) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (fact.run_key, *values, fact.at_ns),
-            )
+            _add_run(connection, fact)
         elif fact.kind == "tool_call" and fact.call is not None:
-            calls.append((fact.call, fact.run_key, fact.seq))
+            counts[fact.run_key] = counts.get(fact.run_key, 0) + 1
+            opened.setdefault(fact.call, (fact.call, fact.run_key, fact.seq))
         elif fact.kind in OUTCOME_KINDS and fact.call is not None:
-            outcomes.append((fact.call, fact.seq, fact.kind, *(fact.values or (None,))))
+            opened.pop(fact.call, None)
+            closed.append((fact.call,))
         elif fact.code == "run_closed":
             connection.execute(
                 "UPDATE runs SET closed_seq = ? WHERE run = ? AND closed_seq IS NULL", (fact.seq, fact.run_key)
             )
-    for statement, row in insert_many(f"calls {_CALL_COLUMNS}", "(?, ?, ?)", calls):
-        connection.execute(f"{statement} ON CONFLICT (call) DO NOTHING", row)
-    for statement, row in insert_many("", "(?, ?, ?, ?)", outcomes):
-        connection.execute(_CLOSE.format(values=statement.removeprefix("INSERT INTO ").strip()), row)
+    for template, marks, rows in (
+        ("DELETE FROM open_calls WHERE call IN ({rows})", "?", closed),
+        ("INSERT INTO open_calls VALUES {rows} ON CONFLICT (call) DO NOTHING", "(?, ?, ?)", list(opened.values())),
+        (_COUNT, "(?, ?)", list(counts.items())),
+    ):
+        for statement, values in in_portions(template, marks, rows):
+            connection.execute(statement, values)
+
+
+def _add_run(connection: sqlite3.Connection, fact: Fact) -> None:
+    values = fact.values or (None,) * 5
+    connection.execute(
+        "INSERT INTO runs (run, kind, project, principal, parent_run, trace_id, created_at_ns) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (fact.run_key, *values, fact.at_ns),
+    )
 
 
 def project_run_again(connection: sqlite3.Connection, run_key: int) -> None:
     """Derive everything about one run anew, as after an erasure."""
     connection.execute("DELETE FROM runs WHERE run = ?", (run_key,))
-    connection.execute("DELETE FROM calls WHERE run = ?", (run_key,))
+    connection.execute("DELETE FROM open_calls WHERE run = ?", (run_key,))
     rows = connection.execute(
         "SELECT e.seq, e.at_ns, e.kind, e.code, e.call, e.erased_by, t.body FROM events e "
-        "LEFT JOIN texts t ON t.gid = e.gid AND e.kind IN ('run_created', 'tool_error') WHERE e.run = ? AND (e.kind IN "
-        "('run_created', 'tool_call', 'tool_result', 'tool_error') OR e.code = 'run_closed') ORDER BY e.seq",
+        "LEFT JOIN texts t ON t.gid = e.gid AND e.kind = 'run_created' WHERE e.run = ? AND (e.kind IN ('run_created', "
+        " 'tool_call', 'tool_result', 'tool_error') OR e.code = 'run_closed') ORDER BY e.seq",
         (run_key,),
     )
     project(connection, list(_facts(run_key, rows)))
@@ -92,7 +96,7 @@ def rebuild(connection: sqlite3.Connection) -> None:
     """Drop all projections and derive them anew, in the caller's transaction."""
     drop_index(connection)
     connection.execute("DELETE FROM runs")
-    connection.execute("DELETE FROM calls")
+    connection.execute("DELETE FROM open_calls")
     for (run_key,) in connection.execute("SELECT run FROM run_keys ORDER BY run").fetchall():
         project_run_again(connection, run_key)
     last = connection.execute("SELECT max(gid) FROM events").fetchone()[0] or 0
@@ -102,7 +106,7 @@ def rebuild(connection: sqlite3.Connection) -> None:
 def digest_of_projections(connection: sqlite3.Connection) -> str:
     """Return a sha256 over every row of every projection: equal before and after a rebuild."""
     digest = hashlib.sha256()
-    for table, order in (("runs", "run"), ("calls", "call")):
+    for table, order in (("runs", "run"), ("open_calls", "call")):
         for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}"):
             digest.update(orjson.dumps(row))
     digest.update(digest_of_index(connection))

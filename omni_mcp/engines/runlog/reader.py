@@ -34,10 +34,10 @@ TAIL_POLL_S = 0.1
 _SELECT_RUN = (
     "SELECT k.run, k.id, r.kind, r.project, r.principal, r.parent_run, r.trace_id, r.created_at_ns, r.closed_seq, "
     "r.erased, h.count, e.erased_by, t.body, "
-    "(SELECT count(*) FROM calls c WHERE c.run = k.run), "
-    "(SELECT count(*) FROM calls c WHERE c.run = k.run AND c.outcome_seq IS NULL) "
+    "r.calls, coalesce(c.open, 0) "
     "FROM runs r JOIN run_keys k ON k.run = r.run JOIN heads h ON h.run = r.run "
     "JOIN events e ON e.run = r.run AND e.seq = 1 LEFT JOIN texts t ON t.gid = e.gid "
+    "LEFT JOIN (SELECT run, count(*) AS open FROM open_calls GROUP BY run) c ON c.run = r.run "
 )
 
 
@@ -130,8 +130,8 @@ class LogReader:
     def open_calls(self) -> list[tuple[str, str, int]]:
         """Return (run, call, seq) of each call without an outcome, oldest first."""
         sql = (
-            "SELECT k.id, c.call, c.seq FROM calls c JOIN run_keys k ON k.run = c.run "
-            "WHERE c.outcome_seq IS NULL ORDER BY c.run, c.seq"
+            "SELECT k.id, c.call, c.seq FROM open_calls c JOIN run_keys k ON k.run = c.run "
+            "ORDER BY c.run, c.seq"
         )
         return [(run, call, seq) for run, call, seq in self._all(sql, ())]
 

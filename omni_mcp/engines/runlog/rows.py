@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -26,6 +28,8 @@ SELECT_EVENT = (
 )
 BODY = 16  # the column of salt and payload
 _ROWS_AT_ONCE = 64  # one statement is one hand-over of the interpreter lock; each size is prepared once and then kept
+_INSERT_EVENTS = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES {{rows}}"
+_INSERT_TEXTS = "INSERT INTO texts VALUES {rows}"
 _VALUES = f"({', '.join('?' * len(COLUMNS))})"
 
 
@@ -48,21 +52,26 @@ def sealed_row(
     )  # fmt: skip
 
 
-def insert_many(target: str, values: str, rows: Sequence[Row]) -> list[tuple[str, list[Any]]]:
-    """Return statements that insert *rows*, many at once."""
+def in_portions(template: str, row: str, rows: Sequence[Row]) -> list[tuple[str, list[Any]]]:
+    """Return statements for *rows*, many at once: *template* with one *row* of marks for each in place of `{rows}`."""
     statements = []
     for at in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[at : at + _ROWS_AT_ONCE]
-        flat = [value for row in part for value in row]
-        statements.append((f"INSERT INTO {target} VALUES {', '.join([values] * len(part))}", flat))
+        statements.append((_statement(template, row, len(part)), list(chain.from_iterable(part))))
     return statements
+
+
+@lru_cache(maxsize=1024)
+def _statement(template: str, row: str, count: int) -> str:
+    """The same string object each time, so that finding the prepared statement does not hash a kilobyte."""
+    return template.format(rows=", ".join([row] * count))
 
 
 def event_statements(rows: Sequence[Row]) -> list[tuple[str, list[Any]]]:
     """Return statements that insert *rows* made by `sealed_row`, and their texts."""
     headers = [row[:BODY] for row in rows]
     bodies = [(row[2], row[BODY]) for row in rows]
-    return insert_many(f"events ({', '.join(COLUMNS)})", _VALUES, headers) + insert_many("texts", "(?, ?)", bodies)
+    return in_portions(_INSERT_EVENTS, _VALUES, headers) + in_portions(_INSERT_TEXTS, "(?, ?)", bodies)
 
 
 def payload_of(erased_by: int | None, body: bytes | None) -> bytes | None:

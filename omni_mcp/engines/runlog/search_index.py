@@ -12,14 +12,15 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from omni_mcp.engines.runlog.rows import insert_many, payload_of
+from omni_mcp.engines.runlog.rows import in_portions, payload_of
 
 SHARD_EVENTS = 32_768
 INDEXED_BYTES = 64 * 1024  # of one event; what stands further back is on record but not found
 _OPTIONS = "text, content='', columnsize=0, tokenize='unicode61 remove_diacritics 2'"
-_PART = re.compile(rb'"((?:[^"\\]|\\.)*)"(:?)|([-+.0-9eE]+)')
+_DIGITS = b"-0123456789"
+_NUMBERS_ONLY = bytes(byte if byte in b"-+.0123456789eE" else 0x20 for byte in range(256))
 _ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)")
-_UNESCAPED = {b'\\"': b'"', b"\\\\": b"\\", b"\\/": b"/"}
+_BACKSLASH, _QUOTE = b"\0", b"\1"  # in place of escaped ones: no JSON text holds these bytes
 
 
 def text_of(payload: bytes) -> str:
@@ -27,11 +28,19 @@ def text_of(payload: bytes) -> str:
 
     The same bytes always give the same text; an erasure depends on that.
     """
-    parts = [string or number for string, name, number in _PART.findall(payload) if not name]
-    text = b" ".join(parts)
-    if b"\\" in text:
-        text = _ESCAPE.sub(lambda match: _UNESCAPED.get(match.group(), b" "), text)
+    escaped = b"\\" in payload
+    plain = payload.replace(rb"\\", _BACKSLASH).replace(rb"\"", _QUOTE) if escaped else payload
+    parts = plain.split(b'"')  # what stands between strings, and strings, by turns
+    strings = [string for string, after in zip(parts[1::2], parts[2::2], strict=False) if not after.startswith(b":")]
+    others = b" ".join(parts[::2]).translate(_NUMBERS_ONLY).split()
+    text = b" ".join(strings + [number for number in others if number[0] in _DIGITS])  # not the last letter of `true`
+    if escaped:
+        text = _ESCAPE.sub(_unescaped, text).replace(_BACKSLASH, b"\\").replace(_QUOTE, b'"')
     return text[:INDEXED_BYTES].decode("utf-8", "ignore")
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    return b"/" if match.group() == rb"\/" else b" "
 
 
 def shard_of(gid: int) -> str:
@@ -78,7 +87,7 @@ def index_payloads(connection: sqlite3.Connection, rows: Sequence[tuple[int, byt
             by_shard.setdefault(shard_of(gid), []).append((gid, text_of(payload)))
     for shard, texts in by_shard.items():
         connection.execute(f"CREATE VIRTUAL TABLE IF NOT EXISTS {shard} USING fts5({_OPTIONS})")
-        for statement, values in insert_many(f"{shard} (rowid, text)", "(?, ?)", texts):
+        for statement, values in in_portions(f"INSERT INTO {shard} (rowid, text) VALUES {{rows}}", "(?, ?)", texts):
             connection.execute(statement, values)
     connection.execute("UPDATE search_state SET gid = ?", (until,))
 

@@ -4,10 +4,11 @@ CREATE TABLE run_keys (
     id TEXT NOT NULL UNIQUE
 ) STRICT;
 
+-- In global order, so that a commit of many runs appends to one page; ordered by run, it would write one page for each.
 CREATE TABLE events (
     run INTEGER NOT NULL,
     seq INTEGER NOT NULL,
-    gid INTEGER NOT NULL,
+    gid INTEGER PRIMARY KEY,
     at_ns INTEGER NOT NULL,
     v INTEGER NOT NULL,
     kind TEXT NOT NULL,
@@ -21,9 +22,8 @@ CREATE TABLE events (
     body_digest BLOB NOT NULL,
     prev BLOB NOT NULL,
     hash BLOB NOT NULL,
-    PRIMARY KEY (run, seq)
-) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX events_gid ON events (gid);
+    UNIQUE (run, seq)
+) STRICT;
 CREATE INDEX events_call ON events (call) WHERE call IS NOT NULL;
 
 -- The texts: 16 bytes of salt, then the payload. Apart from the headers and only ever appended, so that SQLite never

@@ -9,20 +9,17 @@ CREATE TABLE runs (
     trace_id TEXT,
     created_at_ns INTEGER NOT NULL,
     closed_seq INTEGER,
+    calls INTEGER NOT NULL DEFAULT 0,
     erased INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX runs_principal ON runs (principal, run);
 
-CREATE TABLE calls (
+-- Calls without an outcome: few at any time, so that this stays one page however long the log gets.
+CREATE TABLE open_calls (
     call TEXT PRIMARY KEY,
     run INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    outcome_seq INTEGER,
-    outcome TEXT,
-    outcome_code TEXT
+    seq INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX calls_run ON calls (run, seq);
-CREATE INDEX calls_open ON calls (call) WHERE outcome_seq IS NULL;
 
 CREATE TABLE search_state (
     id INTEGER PRIMARY KEY CHECK (id = 1),

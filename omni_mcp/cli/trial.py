@@ -1,0 +1,99 @@
+"""What the rules in force would say to a call that nobody made, of a tool that is known without a running gateway."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from omni_mcp.chain.decide import hosts_of
+from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.json import JsonObject, canonical, digest
+from omni_mcp.contracts.policy import Action, Decision, StandingFacts
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
+from omni_mcp.engines.policy.policy import CedarPolicy
+from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
+from omni_mcp.paths import Home, bundled
+from omni_mcp.serving.runs_server import RunsSource
+
+_PUBLIC_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*?__\S{1,512}")
+_SERVER_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")
+
+
+def parse_target(text: str, *, whole_server: bool = False) -> tuple[str, str | None]:
+    """Return (server, tool) of a public name; the tool is None for `SERVER__*`, or a server's name as *whole_server*.
+
+    Raises:
+        click.UsageError: it is no such name.
+    """
+    if text.endswith("__*"):
+        text, whole_server = text.removesuffix("__*"), True
+    if whole_server:
+        if not _SERVER_NAME.fullmatch(text):
+            raise click.UsageError(f"{text!r} is no server's name; see: omni-mcp tools list")
+        return text, None
+    if not _PUBLIC_NAME.fullmatch(text):
+        raise click.UsageError(f"{text!r} is no public name; write SERVER__TOOL, or SERVER__* for all of a server")
+    server, _, tool = text.partition("__")
+    return server, tool
+
+
+def known_entries(home: Home) -> list[Entry]:
+    """Return what a gateway on *home* would know by itself: its own server, and every manifest.
+
+    As a gateway that starts: if one of the operator's manifests is refused, none of them counts.
+    """
+    shipped = ManifestDirectory(path=bundled("manifests"), bundled=True)
+    code = bundled("sandbox") / "tools"
+    own = list(RunsSource().load())
+    try:
+        return own + list(ManifestSource([shipped, ManifestDirectory(path=home.manifests)], code=code).load())
+    except ConfigError:
+        return own + list(ManifestSource([shipped], code=code).load())
+
+
+def entries_of(home: Home, action: Action, server: str, name: str | None) -> list[Entry]:
+    """Return the known entries that *action* is for, of one server; only the one called *name* unless it is None."""
+    return [
+        entry
+        for entry in known_entries(home)
+        if ACTION_OF_KIND[entry.kind] == action and entry.server == server and name in (None, entry.name)
+    ]
+
+
+def somebody(*, agent: str = "", user: str = "", project: str = "") -> Principal:
+    """Return a caller that fits; what is left open is filled with names that no rule is likely to know."""
+    is_user = bool(user) and not agent
+    return Principal(
+        kind="User" if is_user else "Agent",
+        id=user if is_user else agent or "any",
+        owner="" if is_user else user or "any",
+        project=project or "default",
+    )
+
+
+def try_call(
+    policy: CedarPolicy,
+    principal: Principal,
+    entry: Entry | None,
+    *,
+    name: str = "",
+    action: Action = "call_tool",
+    arguments: JsonObject | None = None,
+    standing: StandingFacts | None = None,
+) -> Decision:
+    """Decide a call of *entry*; where it is unknown, of *name*."""
+    given = {} if arguments is None else arguments
+    return policy.decide(
+        action=action,
+        principal=principal,
+        entry=entry,
+        name=resource_id(entry.server, entry.name) if entry is not None else name,
+        run="",
+        arguments_digest=digest(given),
+        arguments_bytes=len(canonical(given)),
+        egress=hosts_of(entry),
+        standing=standing,
+    )
