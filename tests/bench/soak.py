@@ -60,7 +60,7 @@ def census(running: Running) -> dict[str, float]:
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "processes": len(family),
         "threads": len(os.listdir(f"/proc/{pid}/task")),
-        "cgroups": sum(1 for _ in CGROUPS.rglob("*omni*")) if CGROUPS.is_dir() else 0,
+        "cgroups": sum(1 for _ in CGROUPS.rglob(f"omni-cell-{pid}-*")) if CGROUPS.is_dir() else 0,
         "mounts": sum(len(mounts_of(member)) for member in family),
         "temporary files": sum(1 for _ in running.place.home.runtime.rglob("*")),
         "memory MiB": world.rss_kib(pid) / 1024,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -89,23 +89,25 @@ class Ledger:
         """Whether there are events that the search index does not have yet."""
         return self._indexed < self._total.count
 
-    def transaction(self) -> Transaction:
+    def transaction(self, before_commit: Callable[[], None] | None = None) -> Transaction:
         """Begin a transaction; leaving the block commits it, an exception rolls it back and nothing of it stays.
+
+        *before_commit* is called when everything is written and only the disk is left to wait for.
 
         Raises:
             LogUnavailable: locked, full or not writable.
             LogCorrupt: damaged.
         """
-        return Transaction(self)
+        return Transaction(self, before_commit)
 
-    def write(self, entries: Sequence[Entry]) -> list[Notice]:
-        """Write *entries* in one transaction. Each ticket then holds a seq, or the reason why it alone was refused.
+    def write(self, entries: Sequence[Entry], before_commit: Callable[[], None] | None = None) -> list[Notice]:
+        """Write *entries* in one transaction, with *before_commit* as `transaction` has it. Each ticket then holds a seq, or the reason why it alone was refused.
 
         Raises:
             LogUnavailable, LogCorrupt: nothing was written; the tickets hold nothing.
         """
         try:
-            with self.transaction() as group:
+            with self.transaction(before_commit) as group:
                 for entry in entries:
                     group.add(entry)
         except OmniError:
@@ -161,8 +163,9 @@ class Ledger:
 class Transaction:
     """One group of events, and what the ledger becomes when it is committed."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, before_commit: Callable[[], None] | None) -> None:
         self._ledger = ledger
+        self._before_commit = before_commit
         self._heads: dict[str, Head] = {}
         self._runs: list[Row] = []
         self._rows: list[Row] = []
@@ -194,6 +197,8 @@ class Transaction:
             try:
                 self.flush()
                 self._index_if_due()
+                if self._before_commit is not None:
+                    self._before_commit()
                 self._ledger.connection.execute("COMMIT")
                 self._adopt()
                 return

@@ -31,7 +31,7 @@ def text_of(payload: bytes) -> str:
     escaped = b"\\" in payload
     plain = payload.replace(rb"\\", _BACKSLASH).replace(rb"\"", _QUOTE) if escaped else payload
     parts = plain.split(b'"')  # what stands between strings, and strings, by turns
-    strings = [string for string, after in zip(parts[1::2], parts[2::2], strict=False) if not after.startswith(b":")]
+    strings = [string for string, after in zip(parts[1::2], parts[2::2], strict=False) if after[:1] != b":"]
     others = b" ".join(parts[::2]).translate(_NUMBERS_ONLY).split()
     text = b" ".join(strings + [number for number in others if number[0] in _DIGITS])  # not the last letter of `true`
     if escaped:

@@ -21,6 +21,7 @@ QUEUE_BYTES = 64 * 1024 * 1024
 BACKLOG_EVENTS = 4096
 BACKLOG_BYTES = 64 * 1024 * 1024
 RETRY_S = 0.5  # how often a non-empty backlog is tried when nothing else is written
+TELL_LATE_EVENTS = 64  # callers of a committed group do not wait until a next one that is larger is sealed
 IDLE_S = 0.1  # after so long without an event the search index is brought up to date
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class Writer:
         self._backlog: deque[Entry] = deque()
         self._backlog_bytes = 0
         self._index_failed = False
+        self._untold: tuple[list[Entry], list[Notice]] | None = None
         self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
 
     def start(self) -> None:
@@ -100,16 +102,21 @@ class Writer:
 
     def _work(self) -> None:
         while True:
-            self._wake.wait(self._patience())
+            if not self._queue:
+                self._wake.wait(self._patience())
             self._wake.clear()
             group = self._take()
             if group or self._backlog:
                 self._write(group)
             elif not self._jobs:
                 self._index_if_idle()
+            if not 0 < len(self._queue) <= TELL_LATE_EVENTS:
+                self._tell()
             while self._jobs:
+                self._tell()
                 self._jobs.popleft()()
             if self._closing and not self._queue and not self._jobs:
+                self._tell()
                 self._index_if_idle()
                 return
 
@@ -128,7 +135,7 @@ class Writer:
     def _write(self, group: list[Entry]) -> None:
         waiting = list(self._backlog)
         try:
-            notices = self._ledger.write([*waiting, *group])
+            notices = self._ledger.write([*waiting, *group], self._tell)
         except OmniError as error:
             self._refuse(group, LogUnavailable("the run log cannot be written", detail=error.detail))
             return
@@ -139,14 +146,16 @@ class Writer:
             for _ in waiting:
                 self._backlog_bytes -= len(self._backlog.popleft().payload)
         self._index_failed = False
-        self._tell(group, notices)
+        self._untold = (group, notices)
 
     def _refuse(self, group: list[Entry], error: LogUnavailable) -> None:
+        self._tell()
         for entry in group:
             entry.ticket.error = error
             if entry.outcome:
                 self._keep(entry)
-        self._tell(group, [])
+        self._untold = (group, [])
+        self._tell()
 
     def _keep(self, entry: Entry) -> None:
         """Keep an outcome for later. Beyond the caps it is given up: the next start records `outcome_unknown`."""
@@ -155,8 +164,16 @@ class Writer:
                 self._backlog.append(entry)
                 self._backlog_bytes += len(entry.payload)
 
-    def _tell(self, group: list[Entry], notices: list[Notice]) -> None:
-        """Hand over to the event loop, once for the whole group."""
+    def _tell(self) -> None:
+        """Hand the last group over to the event loop, all of it at once.
+
+        While a next group is queued, this waits until that one is sealed and only its commit is left: what the loop
+        does for the callers then overlaps with the disk, and not with work that needs the interpreter lock too.
+        """
+        if self._untold is None:
+            return
+        group, notices = self._untold
+        self._untold = None
 
         def settle() -> None:
             for entry in group:
