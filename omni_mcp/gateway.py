@@ -13,7 +13,7 @@ from omni_mcp import __version__
 from omni_mcp.chain.chain import Parts, call_chain
 from omni_mcp.chain.decide import Decisions
 from omni_mcp.chain.execute import Freeze
-from omni_mcp.chain.limit import Limit
+from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
 from omni_mcp.config import Settings, load_settings
 from omni_mcp.contracts.approval import Approval
@@ -100,6 +100,7 @@ class Gateway:
         self.freeze = Freeze()
         self.changes = Changes(noticed=self._metrics.log_noticed)
         self._runbook = Runbook(engines.log, idle_s=settings.server.session_idle_s)
+        rejections = Rejections(engines.log, engines.gateway_run, counted=self._metrics.rejected)
         parts = Parts(
             record=self._record,
             limit=self._limit,
@@ -114,6 +115,8 @@ class Gateway:
                 "inproc_safe": RunsExecutor(engines.log, engines.artifacts),
                 **executors,
             },
+            places={"sandbox_job": engines.sandbox.max_jobs},
+            shed=Shed(self._limit, rejections.note),
             freeze=self.freeze,
         )
         self.handle = call_chain(parts)
@@ -123,7 +126,7 @@ class Gateway:
             policy=engines.policy,
             log=engines.log,
             runbook=self._runbook,
-            rejections=Rejections(engines.log, engines.gateway_run, counted=self._metrics.rejected),
+            rejections=rejections,
             changes=self.changes,
             nonces=engines.nonces,
             seal_key=os.urandom(32),  # of this process alone: what was sealed before a restart is over

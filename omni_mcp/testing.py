@@ -301,10 +301,17 @@ class LocalGateway:
 
     async def until(self, code: str, *, count: int = 1) -> RunEvent:
         """Wait until *count* events of a kind or code are on record; returns the last of them."""
+        return await self._until(lambda event: code in (event.kind, event.code), count)
+
+    async def end_of(self, call: str) -> RunEvent:
+        """Wait until a call has its outcome on record."""
+        return await self._until(lambda event: event.call == call and event.kind in OUTCOME_KINDS, 1)
+
+    async def _until(self, wanted: Callable[[RunEvent], bool], count: int) -> RunEvent:
         commits = self.gateway.log.subscribe()
         async with asyncio.timeout(WAIT_S):
             while True:
-                found = [event for event in await self.events() if code in (event.kind, event.code)]
+                found = [event for event in await self.events() if wanted(event)]
                 if len(found) >= count:
                     return found[count - 1]
                 await anext(commits)

@@ -11,7 +11,7 @@ from omni_mcp.chain.check_result import CheckResult
 from omni_mcp.chain.compose import compose
 from omni_mcp.chain.decide import Decide, Decisions
 from omni_mcp.chain.execute import Execute, Freeze
-from omni_mcp.chain.limit import Limit
+from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
 from omni_mcp.chain.resolve import Resolve
 from omni_mcp.contracts.call import Handler
@@ -31,6 +31,8 @@ class Parts:
     artifacts: Artifacts
     masker: Masker
     executors: Mapping[str, Executor]
+    places: Mapping[str, int]
+    shed: Shed
     freeze: Freeze
 
 
@@ -38,7 +40,8 @@ def call_chain(parts: Parts) -> Handler:
     """Build the chain, outermost stage first. Why this order: docs/call-chain.md."""
     return compose(
         [
-            parts.record,  # first, so that it sees refusals, crashes and cancellation
+            parts.shed,  # of a flood over its limits, one call a second is let through to be refused on record
+            parts.record,  # before all else, so that it sees refusals, crashes and cancellation
             parts.limit,  # rate and pending calls; slots are taken in Execute
             Resolve(parts.catalog),  # name -> pinned definition; never refuses
             Decide(parts.decisions),  # allow, ask or deny
@@ -46,5 +49,5 @@ def call_chain(parts: Parts) -> Handler:
             Approve(parts.desk, parts.decisions),  # a person answers "ask", then the policy decides again
             CheckResult(parts.schemas, parts.artifacts, parts.masker),  # on the way back
         ],
-        Execute(parts.executors, parts.freeze),  # refuses every call without a fitting grant
+        Execute(parts.executors, parts.places, parts.catalog, parts.decisions, parts.freeze),  # needs a fitting grant
     )

@@ -12,6 +12,7 @@ from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
 from omni_mcp.contracts.ports import Policy, RunLog, StandingGrants
 from omni_mcp.contracts.tool import CallKind, Entry
 
+LOG_SERVER = "runs"  # calls of this server read the log: recorded in the gateway's own run, and quiet
 ACTIONS: dict[CallKind, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
 
 
@@ -39,9 +40,28 @@ class Decisions:
             request=decision.request,
             **_facts(entry),
         )
-        quiet = entry is not None and entry.server == "runs"
+        quiet = entry is not None and entry.server == LOG_SERVER
         event = draft(payload, actor="gateway", call=call.id)
         return decision, self._log.append(call.run, event, parent=call.parent, quiet=quiet)
+
+    def renewed(self, call: Call) -> Call:
+        """Return the call under a grant of the policy that is in force now: it may have changed while the call waited.
+
+        Raises:
+            NotAllowed: the policy in force now does not allow it.
+        """
+        if call.grant is None or call.tool is None or call.grant.policy_version == self._policy.version:
+            return call
+        by = call.grant.approved_by
+        approval = None
+        if by is not None and call.grant.approval is not None:
+            bound_to = self._log.arguments_hmac(call.arguments)
+            approval = ApprovalFacts(id=call.grant.approval, by=by, arguments_digest=bound_to)
+        decision, recorded = self.decide(call, approval=approval)
+        if decision.verdict != "allow":
+            raise NotAllowed(call.name, detail=f"the policy changed while the call waited; {_reason(call, decision)}")
+        grant = grant_for(call, call.tool, decision, approval)
+        return replace(call, grant=grant, intents=(*call.intents, recorded))
 
     def still_asks(self, call: Call, now: Entry | None) -> bool:
         """Whether a waiting call, of the definition that is in force *now*, would still wait. Records nothing."""
@@ -56,7 +76,7 @@ class Decisions:
             entry=entry,
             name=call.name,
             run=call.run,
-            arguments_digest=call.arguments_digest,
+            arguments_digest=self._log.arguments_hmac(call.arguments),
             arguments_bytes=len(canonical(call.arguments)),
             egress=hosts_of(entry),
             approval=approval,
@@ -90,6 +110,7 @@ def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFac
         policy_version=decision.policy_version,
         rules=decision.rules,
         approval=decision.standing or (approval.id if approval else None),
+        approved_by=approval.by if approval and not decision.standing else None,
         egress=hosts_of(tool),
     )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from omni_mcp.chain.crashpoint import reach
+from omni_mcp.chain.decide import Decisions
+from omni_mcp.chain.slots import FairSlots
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result, grant_digest
 from omni_mcp.contracts.errors import Frozen, Internal, NotAllowed, Refused, TimedOut
-from omni_mcp.contracts.ports import Executor
+from omni_mcp.contracts.ports import Catalog, Executor
 from omni_mcp.contracts.tool import Entry
 
 GRACE_S = 1.0  # an engine that keeps the deadline itself reports more than this stage can, so it goes first
@@ -30,12 +33,27 @@ class Freeze:
 
 
 class Execute:
-    """Takes the concurrency slot, checks freeze, grant and digest, waits for the intents, and dispatches."""
+    """Takes the slots, checks freeze, definition, policy and grant, waits for the intents, and dispatches.
 
-    def __init__(self, executors: Mapping[str, Executor], freeze: Freeze) -> None:
+    Args:
+        executors: by binding.
+        places: how many calls of a binding may run at once in all; unnamed ones are bounded per tool only.
+    """
+
+    def __init__(
+        self,
+        executors: Mapping[str, Executor],
+        places: Mapping[str, int],
+        catalog: Catalog,
+        decisions: Decisions,
+        freeze: Freeze,
+    ) -> None:
         self._executors = executors
+        self._places = {binding: FairSlots(capacity) for binding, capacity in places.items()}
+        self._catalog = catalog
+        self._decisions = decisions
         self._freeze = freeze
-        self._slots: dict[tuple[str, str, str], asyncio.Semaphore] = {}
+        self._slots: dict[str, FairSlots] = {}
 
     async def __call__(self, call: Call) -> Result:
         tool = call.tool
@@ -44,15 +62,26 @@ class Execute:
         executor = self._executors.get(tool.binding)
         if executor is None:
             raise Internal(f"{call.name!r} cannot run here", detail=f"no executor for binding {tool.binding!r}")
-        async with self._slot(tool):
-            if call.principal.project in self._freeze:
-                raise Frozen(f"project {call.principal.project!r} is frozen")
-            if call.grant.digest != grant_digest(call, tool):
-                raise NotAllowed(call.name, detail="the grant does not fit this call")
-            for intent in call.intents:
+        async with AsyncExitStack() as slots:
+            await slots.enter_async_context(self._tool_slot(tool, call.principal.key))
+            if (places := self._places.get(tool.binding)) is not None:
+                await slots.enter_async_context(places.taken(call.principal.key))
+            ready = self._still_allowed(call, tool)
+            for intent in ready.intents:
                 await intent.durable()
             reach("intent_durable")
-            return await self._dispatch(executor, call, tool)
+            return await self._dispatch(executor, ready, tool)
+
+    def _still_allowed(self, call: Call, tool: Entry) -> Call:
+        """What was decided before the wait for a slot must hold after it."""
+        if call.principal.project in self._freeze:
+            raise Frozen(f"project {call.principal.project!r} is frozen")
+        if call.grant is None or call.grant.digest != grant_digest(call, tool):
+            raise NotAllowed(call.name, detail="the grant does not fit this call")
+        found = self._catalog.find(call.profile, call.kind, call.name)
+        if found is None or found.digest != tool.digest:
+            raise NotAllowed(call.name, detail="the definition changed while the call waited")
+        return self._decisions.renewed(call)
 
     async def _dispatch(self, executor: Executor, call: Call, tool: Entry) -> Result:
         call.trail.dispatched = True
@@ -68,11 +97,17 @@ class Execute:
             return replace(result, carry={**result.carry, "definition": tool.digest})
         return _checked(result)
 
-    def _slot(self, tool: Entry) -> asyncio.Semaphore:
-        slot = self._slots.get(tool.key)
-        if slot is None:
-            slot = self._slots[tool.key] = asyncio.Semaphore(tool.limits.concurrency)
-        return slot
+    @asynccontextmanager
+    async def _tool_slot(self, tool: Entry, who: str) -> AsyncIterator[None]:
+        slots = self._slots.get(tool.digest)
+        if slots is None:
+            slots = self._slots[tool.digest] = FairSlots(tool.limits.concurrency)
+        try:
+            async with slots.taken(who):
+                yield
+        finally:
+            if slots.idle:
+                self._slots.pop(tool.digest, None)
 
 
 def _checked(answer: Answer) -> Answer:

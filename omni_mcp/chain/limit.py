@@ -10,6 +10,7 @@ from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.errors import RateLimited
 
 WINDOW_S = 60.0
+PRINCIPALS_KEPT = 10_000
 
 
 class Limit:
@@ -19,11 +20,11 @@ class Limit:
         self, *, calls_per_minute: int, pending_per_principal: int, pending_in_all: int,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._calls_per_minute = calls_per_minute
+        self._calls = _Rate(calls_per_minute)
+        self._requests = _Rate(calls_per_minute)
         self._pending_per_principal = pending_per_principal
         self._pending_in_all = pending_in_all
         self._now_s = now_s
-        self._recent: dict[str, deque[float]] = defaultdict(deque)
         self._pending: dict[str, int] = defaultdict(int)
         self._pending_total = 0
 
@@ -45,17 +46,19 @@ class Limit:
             if not self._pending[who]:
                 del self._pending[who]
 
+    def admit_request(self, who: str) -> None:
+        """Count a request that is no call (a subscription, a completion, a new session) against a rate of its own.
+
+        Raises:
+            RateLimited: there were too many in the last minute.
+        """
+        self._requests.admit(who, self._now_s(), what="requests")
+
+    def is_over(self, who: str) -> bool:
+        """Whether the next call of *who* would be refused."""
+        return self._pending[who] >= self._pending_per_principal or self._calls.is_over(who, self._now_s())
+
     def _admit(self, who: str) -> None:
-        now = self._now_s()
-        recent = self._recent[who]
-        while recent and recent[0] <= now - WINDOW_S:
-            recent.popleft()
-        if len(recent) >= self._calls_per_minute:
-            wait_s = round(recent[0] + WINDOW_S - now, 1)
-            raise RateLimited(
-                f"more than {self._calls_per_minute} calls in a minute; try again in {wait_s} s",
-                data={"retry_after_s": wait_s},
-            )
         if self._pending[who] >= self._pending_per_principal:
             raise RateLimited(
                 f"{self._pending_per_principal} calls are already under way; wait for one to end",
@@ -63,4 +66,59 @@ class Limit:
             )
         if self._pending_total >= self._pending_in_all:
             raise RateLimited("the gateway is busy; try again in a second", data={"retry_after_s": 1.0})
-        recent.append(now)
+        self._calls.admit(who, self._now_s(), what="calls")
+
+
+class _Rate:
+    """How often each principal did something within the last minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._recent: dict[str, deque[float]] = {}
+
+    def is_over(self, who: str, now: float) -> bool:
+        recent = self._recent.get(who)
+        if recent is None:
+            return False
+        while recent and recent[0] <= now - WINDOW_S:
+            recent.popleft()
+        return len(recent) >= self._per_minute
+
+    def admit(self, who: str, now: float, *, what: str) -> None:
+        if self.is_over(who, now):
+            wait_s = round(self._recent[who][0] + WINDOW_S - now, 1)
+            raise RateLimited(
+                f"more than {self._per_minute} {what} in a minute; try again in {wait_s} s",
+                data={"retry_after_s": wait_s},
+            )
+        if len(self._recent) >= PRINCIPALS_KEPT and who not in self._recent:
+            self._recent = {one: times for one, times in self._recent.items() if times and times[-1] > now - WINDOW_S}
+        self._recent.setdefault(who, deque()).append(now)
+
+
+class Shed:
+    """Outside of Record: of one principal's calls over its limits, one a second is refused on record, the rest counted.
+
+    Without it, a client that calls on and on after its refusal would fill the log with its refusals.
+    """
+
+    def __init__(
+        self, limit: Limit, note: Callable[[str, str], None], *, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = limit
+        self._note = note
+        self._now_s = now_s
+        self._told: dict[str, float] = {}
+
+    async def __call__(self, call: Call, proceed: Handler) -> Result:
+        who = call.principal.key
+        if call.round is None and self._limit.is_over(who):
+            now = self._now_s()
+            told = self._told.get(who)
+            if told is not None and told > now - 1.0:
+                self._note(call.client.transport, "rate_limited")
+                raise RateLimited("too many calls; try again later", data={"retry_after_s": 1.0})
+            if len(self._told) >= PRINCIPALS_KEPT:
+                self._told.clear()
+            self._told[who] = now
+        return await proceed(call)

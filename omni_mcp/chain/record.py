@@ -9,16 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from omni_mcp.chain.crashpoint import reach
+from omni_mcp.chain.decide import LOG_SERVER
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.call import Answer, Call, Durable, Handler, InputRequired, Result
 from omni_mcp.contracts.errors import Internal, LogUnavailable, OmniError, OutcomeUnknown, Refused
 from omni_mcp.contracts.events import RoundAnswered, RoundAsked, ToolCall, ToolError, ToolResult, draft
 from omni_mcp.contracts.ids import iso_time
-from omni_mcp.contracts.json import canonical
+from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.manifest import Closed
 from omni_mcp.contracts.ports import Artifacts, Catalog, RunLog
-
-LOG_SERVER = "runs"  # calls of this server read the log: recorded in the gateway's own run, and quiet
 
 
 @dataclass(slots=True)
@@ -60,7 +59,7 @@ class Record:
             reach("result_received")
             if isinstance(result, InputRequired):
                 return await self._suspend(known, result)
-            payload = await self._answer_payload(known, result, _ms_since(started))
+            payload = await self._answer_payload(known, result, _ms_since(started), quiet=quiet)
         except asyncio.CancelledError:
             self._append(known, _cancelled(known, _ms_since(started)), quiet=quiet)
             raise
@@ -103,7 +102,7 @@ class Record:
         asked = ToolCall(
             call_kind=call.kind,
             name=call.name,
-            arguments=call.arguments,
+            arguments=_without_query(call.arguments) if quiet else call.arguments,
             arguments_hmac=self._log.arguments_hmac(call.arguments),
             arguments_bytes=len(canonical(call.arguments)),
             principal=call.principal.key,
@@ -118,17 +117,20 @@ class Record:
 
     # --- outcomes ---
 
-    async def _answer_payload(self, call: Call, answer: Answer, duration_ms: float) -> ToolResult:
-        """Return what is recorded of an answer; a large one is stored apart, which can fail or be cancelled."""
+    async def _answer_payload(self, call: Call, answer: Answer, duration_ms: float, *, quiet: bool) -> ToolResult:
+        """Return what is recorded of an answer; a large one is stored apart, which can fail or be cancelled.
+
+        What somebody read of the log is not kept a second time: it would outlive the erasure of what was read.
+        """
         body = canonical(answer.body)
         kept: ArtifactRef | None = None
-        if len(body) > INLINE_LIMIT_BYTES:
+        if len(body) > INLINE_LIMIT_BYTES and not quiet:
             kept = await self._artifacts.put(
                 body, media_type="application/json", owner=call.principal.key, run=call.run, name=f"result of {call.id}"
             )
         return ToolResult(
             is_error=answer.is_error,
-            result=None if kept else answer.body,
+            result=None if kept or quiet else answer.body,
             artifact=kept,
             artifacts=tuple(ArtifactRef.model_validate(ref) for ref in answer.artifacts),
             where=answer.where,
@@ -139,7 +141,11 @@ class Record:
         )
 
     async def _record_error(self, call: Call, error: OmniError, duration_ms: float, *, quiet: bool) -> None:
-        await self._durable_outcome(call, _error_payload(call, error, duration_ms), quiet=quiet)
+        payload = _error_payload(call, error, duration_ms)
+        if isinstance(error, LogUnavailable):
+            self._append(call, payload, quiet=quiet)  # waiting for it would be waiting for the same lock again
+            return
+        await self._durable_outcome(call, payload, quiet=quiet)
         reach("result_durable")
 
     async def _durable_outcome(self, call: Call, payload: Closed, *, quiet: bool) -> None:
@@ -225,6 +231,11 @@ def _reported_model(call: Call) -> dict[str, object] | None:
     """What the client reports of its model, under the one key that we document for it."""
     model = call.meta.get("io.omni-mcp/model")
     return model if isinstance(model, dict) else None
+
+
+def _without_query(arguments: JsonObject) -> JsonObject:
+    """What a search of the log looked for may be the very text that is erased later."""
+    return {name: value for name, value in arguments.items() if name != "query"}
 
 
 def _ms_since(started: float) -> float:

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -216,7 +217,7 @@ def explain_request(
     cedar = open_policy(home.policies, bundled("policies"))
     decision = try_call(cedar, principal, entry, name=tool, arguments=parsed)
     explanation = explain_decision(decision, cedar.rules)
-    click.echo(orjson.dumps(_explanation_json(explanation)) if as_json else _explanation_text(explanation))
+    click.echo(orjson.dumps(asdict(explanation)) if as_json else _explanation_text(explanation))
 
 
 # --- explain CALL ----------------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ def story_of(events: Iterable[RunEvent], policies: PolicySet | None) -> JsonObje
         story["isolation_demanded"] = decided.get("isolation_demanded")
         story["standing"] = decided.get("standing")
         story["policy_version"] = decided.get("policy_version")
-        story.update(_explanation_json(explain_decision(_recorded(decided), policies)))
+        story.update(asdict(explain_decision(_recorded(decided), policies)))
     return story
 
 
@@ -291,18 +292,8 @@ def _recorded(payload: JsonObject) -> Decision:
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
-def _explanation_json(found: Explanation) -> JsonObject:
-    return {
-        "verdict": found.verdict,
-        "summary": found.summary,
-        "rules": list(found.rules),
-        "smallest_grant": found.smallest_grant,
-        "next_step": found.next_step,
-    }
-
-
 def _explanation_text(found: Explanation) -> str:
-    return "\n".join(_verdict_lines(_explanation_json(found)))
+    return "\n".join(_verdict_lines(asdict(found)))
 
 
 def _verdict_lines(story: JsonObject) -> Iterator[str]:

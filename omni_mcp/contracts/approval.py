@@ -15,8 +15,8 @@ ApprovalState = Literal["pending", "approved", "denied", "expired", "used", "wit
 class Approval(Closed):
     """One question. Bound to the principal, the tool's definition and the raw arguments; used once.
 
-    `arguments` is the masked copy that the person is shown; `arguments_digest` covers the raw ones. Times are UTC
-    nanoseconds since the epoch.
+    `arguments` is the masked copy that the person is shown; `arguments_digest` is the keyed hash of the raw ones.
+    Times are UTC nanoseconds since the epoch.
     """
 
     id: str

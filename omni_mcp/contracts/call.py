@@ -115,6 +115,7 @@ class Grant:
     policy_version: str
     rules: tuple[str, ...] = ()
     approval: str | None = None  # of an approval, or of the standing grant in its place
+    approved_by: str | None = None  # who answered; None for a standing grant
     egress: tuple[str, ...] = ()
 
 
@@ -156,7 +157,7 @@ class Call:
 
     @property
     def arguments_digest(self) -> str:
-        """sha256 over the canonical raw arguments."""
+        """sha256 over the canonical raw arguments. It stays in memory: a short secret could be guessed from it."""
         return "sha256:" + hashlib.sha256(canonical(self.arguments)).hexdigest()
 
 

@@ -7,6 +7,7 @@ recorded in the gateway's own run, so that reading a run adds nothing to it.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ from omni_mcp.contracts.tool import Entry
 
 SERVER = "runs"
 PAGE = 200
+PAGE_BYTES = 512 * 1024  # an answer over the output limit would be kept as an artifact: a copy that outlives an erasure
 LABELS = Labels(read_only=True, destructive=False, egress=False, reads_private=True, reads_untrusted=True)
 
 _RUN = {"type": "string", "description": "Id of one of your runs, as `list` gives it.", "maxLength": 64}
@@ -173,7 +175,9 @@ class RunsExecutor:
             events = await self._log.search(
                 arguments["query"], principal=owner.key, run=arguments.get("run"), limit=arguments.get("limit", 20)
             )
-            return {"events": [for_caller(event) for event in events]}
+            shown, more = _fitting([for_caller(event) for event in events])
+            words = _words(arguments["query"])
+            return {"events": [event for event in shown if _holds(event, words)], "more": more}
         return await self._explain(arguments["call"], owner)
 
     async def _resource(self, uri: str, owner: Principal) -> Answer:
@@ -194,6 +198,11 @@ class RunsExecutor:
         """The bytes as they are: text where they are UTF-8 and say so, else base64. Nothing is interpreted here."""
         ref, data = await self._artifacts.get(uri.removeprefix("artifact://"), owner=owner.key)
         shown: JsonObject = {"uri": uri, "mimeType": ref.media_type}
+        if len(data) > PAGE_BYTES:
+            note = (
+                f"{ref.size} bytes of {ref.media_type}: more than a resource may have. Read slices with artifact_read."
+            )
+            return Answer(body={"contents": [{"uri": uri, "mimeType": "text/plain", "text": note}]})
         if ref.media_type.startswith(("text/", "application/json")):
             shown["text"] = data.decode("utf-8", "replace")
         else:
@@ -202,8 +211,23 @@ class RunsExecutor:
 
     async def _read(self, run: str, owner: Principal, after: int, limit: int) -> JsonObject:
         facts = await self._own_run(run, owner)
-        events = [for_caller(event) async for event in self._log.read(run, after=after, limit=limit)]
-        return {"run": facts, "events": events}
+        events, more = _fitting([for_caller(event) async for event in self._log.read(run, after=after, limit=limit)])
+        return {"run": facts, "events": events, "more": more}
+
+    async def may_see(self, principal: Principal, entry: Entry, uri: str) -> bool:
+        """Whether the principal may be told of changes of a resource; a run's are for its own principal only."""
+        if entry.server != SERVER:
+            return True
+        if uri.startswith("artifact://"):
+            return False  # artifacts never change
+        run = uri.removeprefix("run://")
+        if run == "latest":
+            return True
+        try:
+            await self._own_run(run, principal)
+        except NotFound:
+            return False
+        return True
 
     async def _own_run(self, run: str, owner: Principal) -> JsonObject:
         """Return the run's facts; another principal's run and a missing one give the same answer."""
@@ -234,6 +258,28 @@ class RunsExecutor:
             "meaning": entry.meaning if entry else "",
             "next_step": entry.recovery if entry else "",
         }
+
+
+def _fitting(events: list[JsonObject]) -> tuple[list[JsonObject], bool]:
+    """Return the events from the first on that fit into one answer, and whether some were left out."""
+    kept: list[JsonObject] = []
+    room = PAGE_BYTES
+    for event in events:
+        room -= len(canonical(event))
+        if room < 0 and kept:
+            return kept, True
+        kept.append(event)
+    return kept, False
+
+
+def _words(query: str) -> list[str]:
+    return re.findall(r"\w+", query.casefold())
+
+
+def _holds(event: JsonObject, words: list[str]) -> bool:
+    """Whether what the caller may see holds the words: the index also holds what only operators see."""
+    text = canonical(event).decode().casefold()
+    return all(word in text for word in words)
 
 
 def for_caller(event: RunEvent) -> JsonObject:

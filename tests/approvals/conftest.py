@@ -15,7 +15,7 @@ from omni_mcp.contracts.call import Call, ClientFacts, Principal, Question
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.approvals.desk import ApprovalDesk
-from omni_mcp.engines.approvals.standing import StandingBook
+from omni_mcp.engines.approvals.standing import MAX_AGE_S, StandingBook
 from omni_mcp.engines.approvals.standing_store import StandingStore
 from omni_mcp.engines.approvals.store import ApprovalStore
 from omni_mcp.engines.approvals.store_thread import StoreThread
@@ -118,9 +118,12 @@ def open_desk(
     """Open a desk: the gateway's side of the state file."""
 
     @asynccontextmanager
-    async def open_one(*, wait_s: float = 20, log: Any = log, **settings: Any) -> AsyncIterator[ApprovalDesk]:
+    async def open_one(
+        *, wait_s: float = 20, log: Any = log, max_age_s: float = MAX_AGE_S, **settings: Any
+    ) -> AsyncIterator[ApprovalDesk]:
         connection, thread = open_state(state_file), StoreThread()
-        standing = StandingBook(StandingStore(connection, now_ns=clock), thread, log, run=gateway_run, now_ns=clock)
+        grants = StandingStore(connection, now_ns=clock)
+        standing = StandingBook(grants, thread, log, run=gateway_run, now_ns=clock, max_age_s=max_age_s)
         store = ApprovalStore(connection, now_ns=clock, **settings)
         pauses: dict[str, Any] = {"wait_s": wait_s, "poll_s": 0.01, "idle_poll_s": 0.01}
         async with ApprovalDesk(store, thread, standing, log, masker, now_ns=clock, **pauses) as desk:
@@ -142,7 +145,7 @@ async def run(log: SqliteRunLog) -> str:
 
 
 @pytest.fixture
-def call_of(run: str) -> Callable[..., Call]:
+def call_of(run: str, log: SqliteRunLog) -> Callable[..., Call]:
     """Make a call of a tool that needs an answer; each is another call."""
 
     def make(arguments: dict[str, Any] | None = None, **changes: Any) -> Call:

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from omni_mcp.cli.root import cli
 from omni_mcp.contracts.approval import Approval
+from omni_mcp.contracts.ids import iso_time
 from omni_mcp.engines.approvals.store import ApprovalStore
 from omni_mcp.engines.state.database import open_state
 
@@ -55,12 +56,17 @@ def test_where_no_gateway_ran_nothing_waits_and_nothing_is_made(omni: Run, home:
     assert not home.exists()
 
 
-def test_list_shows_what_waits_and_with_all_what_is_closed(omni: Run, asked: Approval) -> None:
-    assert asked.id in omni("approvals", "list").output
+def test_list_shows_what_waits_since_when_and_until_when_and_with_all_what_is_closed(
+    omni: Run, asked: Approval
+) -> None:
+    line = omni("approvals", "list").output
+    assert line.startswith(f"{asked.id}  since {iso_time(asked.asked_at_ns)}  until {iso_time(asked.expires_at_ns)} (")
+    assert f" s left)  {asked.principal}  {asked.name}\n" in line
 
     assert omni("approvals", "deny", asked.id).exit_code == 0
 
     assert omni("approvals", "list").output == "Nothing waits for a person.\n"
+    assert omni("approvals", "list", "--all").output.count("  denied  ") == 1
     closed = orjson.loads(omni("approvals", "list", "--all", "--json").output)
     assert [(one["id"], one["state"], one["decided_by"]) for one in closed] == [(asked.id, "denied", str(os.getuid()))]
 

@@ -31,10 +31,10 @@ async def a_gateway(directory: Path, canary: Canary, rules: str = ALLOW_ALL) -> 
         yield here
 
 
-async def person(here: LocalGateway, *words: str) -> Any:
+async def person(here: LocalGateway, *words: str, group: str = "approvals") -> Any:
     """Run a command as a person beside the gateway does; returns what it prints."""
     environment = {"OMNI_HOME": str(here.home.config)}
-    result = await asyncio.to_thread(CliRunner().invoke, cli, ["approvals", *words, "--json"], env=environment)
+    result = await asyncio.to_thread(CliRunner().invoke, cli, [group, *words, "--json"], env=environment)
     assert result.exit_code == 0, result.output
     return orjson.loads(result.stdout)
 
@@ -77,6 +77,8 @@ async def test_a_standing_grant_lets_guarded_calls_pass_and_its_id_is_in_each_of
         assert [(one["verdict"], one["standing"], one["approval"]) for one in decided] == [("allow", given, None)] * 3
         assert {one["request"]["context"]["standing"]["id"] for one in decided} == {given}
         assert {call.grant.approval for call in canary.calls if call.grant} == {given}
+        story = await person(here, "last", group="explain")
+        assert story["standing"] == given and f"under the standing grant {given}" in story["summary"]
     assert canary.touched == ["tool canary__wipe"] * 3
 
 

@@ -126,7 +126,10 @@ def test_what_it_would_change_is_said_with_the_labels(omni: Run) -> None:
     omni("allow", "tools__files_write", "--to", "coder")
     text = omni(*words).output
 
-    assert "waives guardrail-destructive" in text or "nothing asks about this call" in text
+    assert "waives guardrail-destructive" in text
+    omni("allow", "tools__text_hash", "--to", "coder")
+    harmless = omni("approvals", "grant", "tools__text_hash", "--to", "coder", "--expires", "1d", "--yes")
+    assert "nothing asks about this call" in harmless.output
     assert "destructive=" in text and "side_effects=" in text and digest_of(omni, "tools__files_write") in text
     assert "no rule allows it to everyone" in omni("approvals", "grant", "tools__*", "--expires", "1d", "--yes").output
 

@@ -237,6 +237,15 @@ def test_another_caller_another_tool_and_a_changed_definition_are_not_covered(
     assert not make().covers(principal, entry)
 
 
+def test_a_grant_for_any_definition_is_still_for_one_tool_and_for_tools_only(make: Make) -> None:
+    wide = make(definitions=None)
+
+    assert wide.covers(CODER, Entry(kind="tool", server="tools", name="write", definition={"description": "changed"}))
+    assert not wide.covers(CODER, Entry(kind="tool", server="tools", name="read", definition={}))
+    assert not wide.covers(CODER, Entry(kind="resource", server="tools", name="write", definition={}))
+    assert not wide.covers(CODER, Entry(kind="tool", server="files", name="write", definition={}))
+
+
 def test_a_whole_server_for_everyone_of_a_project_is_just_that(make: Make) -> None:
     read = Entry(kind="tool", server="tools", name="read", definition={})
     newcomer = Entry(kind="tool", server="tools", name="newcomer", definition={})
@@ -336,6 +345,18 @@ async def test_a_closed_desk_and_a_book_that_nobody_keeps_current_know_of_no_gra
     thread.close()
 
 
+async def test_a_grant_goes_on_counting_while_the_desk_looks_and_finds_nothing_new(
+    open_desk: OpenDesk, grants: StandingStore, make: Make
+) -> None:
+    grants.give(make())
+    async with open_desk(max_age_s=0.2) as desk:
+        end_s = asyncio.get_running_loop().time() + 0.3
+        while asyncio.get_running_loop().time() < end_s:
+            await desk.open_questions()
+
+        await until(lambda: counts(desk))  # by many looks that found nothing; by one alone it would be too old
+
+
 class BrokenLog:
     """The run log on a disk that is full."""
 
@@ -380,7 +401,7 @@ async def test_while_the_database_cannot_be_asked_no_grant_counts(
 ) -> None:
     grants.give(make())
     other = open_state(state_file)
-    async with open_desk() as desk:
+    async with open_desk(max_age_s=600) as desk:
         assert counts(desk)
         other.execute("ALTER TABLE standing_grants RENAME TO elsewhere")
 

@@ -109,9 +109,10 @@ async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalG
     canary = a_canary(tmp_path_factory.mktemp("world") / "touched")
     async with local_gateway(RULES, canary=canary, settings=quick()) as here:
         yield here
-        outcomes = await here.outcomes()
-        assert len(outcomes) > 15
-        assert {call: ends for call, ends in outcomes.items() if len(ends) != 1} == {}
+        assert await here.outcomes()
+        for call in await here.outcomes():
+            await here.end_of(call)
+        assert {call: ends for call, ends in (await here.outcomes()).items() if len(ends) != 1} == {}
 
 
 async def last_call(here: LocalGateway) -> str:
@@ -230,8 +231,9 @@ async def test_a_call_that_is_cancelled_after_dispatch_says_so(here: LocalGatewa
         await asyncio.wait_for(STARTED.wait(), 10)
         await client.notify("notifications/cancelled", {"requestId": number})
     call = await last_call(here)
+    end = await here.end_of(call)
     assert await here.words(call) == [*ALLOWED, "tool_error:cancelled"]
-    assert ((await here.events(call=call))[-1].payload or {})["dispatched"] is True
+    assert (end.payload or {})["dispatched"] is True
 
 
 async def test_a_call_that_is_cancelled_while_a_person_is_asked_never_ran(tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ async def test_a_client_that_cannot_be_asked_ends_the_call(version: str, here: L
     async with here.client(version=version) as client:
         reply = await client.request("tools/call", {"name": "canary__asks", "arguments": {}})
     assert "error" in reply or error_of(reply)["code"] == "outcome_unknown"
-    await here.until("round_asked")
+    await here.end_of(await last_call(here))
     assert await here.words(await last_call(here)) == [*ALLOWED, "round_asked", "tool_error:outcome_unknown"]
 
 

@@ -15,11 +15,13 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from omni_mcp.chain.decide import Decisions
 from omni_mcp.chain.execute import Execute, Freeze
 from omni_mcp.contracts.call import Answer, Call, ClientFacts, Grant, Result, grant_digest
 from omni_mcp.contracts.errors import NotAllowed
 from omni_mcp.contracts.manifest import Limits
-from omni_mcp.contracts.tool import Entry
+from omni_mcp.contracts.tool import CallKind, Entry
+from omni_mcp.engines.catalog.catalog import MemoryCatalog
 from omni_mcp.testing import ALLOW_ALL, ANN, BOB, Canary, LocalGateway, MemoryClient, error_of, local_gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -146,11 +148,32 @@ def cedar(number: int, effect: str, who: str, what: str) -> str:
 # --- a grant is for one call ---
 
 
+class Holding(MemoryCatalog):
+    """A catalog in which every name means one tool."""
+
+    def __init__(self, tool: Entry) -> None:
+        super().__init__([])
+        self._tool = tool
+
+    def find(self, profile: str, kind: CallKind, name: str) -> Entry:
+        return self._tool
+
+
+class Unchanged(Decisions):
+    """Decisions of a policy that did not change."""
+
+    def __init__(self) -> None:
+        pass
+
+    def renewed(self, call: Call) -> Call:
+        return call
+
+
 async def test_a_grant_for_other_arguments_another_call_or_another_definition_runs_nothing(tmp_path: Path) -> None:
     canary = Canary(tmp_path / "touched")
     canary.tool("one")
     [tool] = canary.load()
-    execute = Execute(canary.executors, Freeze())
+    execute = Execute(canary.executors, {}, Holding(tool), Unchanged(), Freeze())
     call = Call(
         id="c1", run="r", principal=ANN, client=ClientFacts(), kind="tool", name="canary__one", arguments={"n": 1},
         profile="default", tool=tool,

@@ -330,15 +330,15 @@ def test_a_rule_can_refuse_standing_grants_or_say_who_may_give_them(
         rules_dir, read_shipped(bundled("policies")), roles_of=lambda user: ("lead",) if user == "2000" else ()
     )
 
-    verdicts = [
+    decisions = [
         policy.decide(
             action="call_tool", principal=coder, entry=unlabelled, name="x", run="", arguments_digest="",
             arguments_bytes=2, standing=StandingFacts(id="G", by=by),
-        ).verdict
+        )
         for by in ("1000", "2000")
     ]  # fmt: skip
 
-    assert verdicts == ["ask", "allow"]
+    assert [(one.verdict, one.standing) for one in decisions] == [("ask", None), ("allow", "G")]
 
 
 # --- what a rule file may not say ------------------------------------------------------------------------------------

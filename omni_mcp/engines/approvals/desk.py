@@ -385,7 +385,7 @@ class ApprovalDesk:
             tool=entry.name,
             name=call.name,
             definition_digest=entry.digest,
-            arguments_digest=call.arguments_digest,
+            arguments_digest=self._log.arguments_hmac(call.arguments),
             arguments=shown,
             labels={**entry.labels.model_dump(), "side_effects": entry.side_effects},
             rules=rules,

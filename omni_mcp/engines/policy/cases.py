@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -178,11 +178,7 @@ def run_cases(cases: Iterable[tuple[str, Case]], policies: PolicySet) -> CaseRep
         message = _difference(case, judgement)
         results.append(CaseResult(file=file, name=case.name or f"case {number}", message=message, judgement=judgement))
     own = [rule.id for rule in policies.rules if not rule.shipped]
-    return CaseReport(results=tuple(results), uncovered=_missing(own, reached))
-
-
-def _missing(ids: Sequence[str], reached: set[str]) -> tuple[str, ...]:
-    return tuple(rule for rule in ids if rule not in reached)
+    return CaseReport(results=tuple(results), uncovered=tuple(rule for rule in own if rule not in reached))
 
 
 def _difference(case: Case, judgement: Judgement) -> str:

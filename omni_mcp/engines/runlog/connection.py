@@ -62,6 +62,7 @@ def open_reader(file: Path) -> sqlite3.Connection:
             uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA cache_size = -16384")  # a page of 1,000 events lies on more pages than 2 MB hold
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.DatabaseError as error:

@@ -35,7 +35,7 @@ class Head:
     quota_reached: bool | None = None  # None: not looked up yet
 
     def copy(self) -> Head:
-        """Return a copy; a third of what `dataclasses.replace` costs, and there is one for each run of each group."""
+        """Return a copy. Written out, because each group makes one for each of its runs."""
         return Head(self.run_key, self.run, self.count, self.hash, self.unlimited, self.quota_reached)
 
 

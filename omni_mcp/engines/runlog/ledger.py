@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +70,7 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection, file: Path, keys: LogKeys, *, events_per_run: int) -> None:
         self.connection = connection
+        self.commits = 0  # groups committed through this ledger, for whoever measures
         self._file = file
         self._keys = keys
         self._events_per_run = events_per_run
@@ -89,25 +90,23 @@ class Ledger:
         """Whether there are events that the search index does not have yet."""
         return self._indexed < self._total.count
 
-    def transaction(self, before_commit: Callable[[], None] | None = None) -> Transaction:
+    def transaction(self) -> Transaction:
         """Begin a transaction; leaving the block commits it, an exception rolls it back and nothing of it stays.
-
-        *before_commit* is called when everything is written and only the disk is left to wait for.
 
         Raises:
             LogUnavailable: locked, full or not writable.
             LogCorrupt: damaged.
         """
-        return Transaction(self, before_commit)
+        return Transaction(self)
 
-    def write(self, entries: Sequence[Entry], before_commit: Callable[[], None] | None = None) -> list[Notice]:
-        """Write *entries* in one transaction, with *before_commit* as `transaction` has it. Each ticket then holds a seq, or the reason why it alone was refused.
+    def write(self, entries: Sequence[Entry]) -> list[Notice]:
+        """Write *entries* in one transaction. Each ticket then holds a seq, or the reason why it alone was refused.
 
         Raises:
             LogUnavailable, LogCorrupt: nothing was written; the tickets hold nothing.
         """
         try:
-            with self.transaction(before_commit) as group:
+            with self.transaction() as group:
                 for entry in entries:
                     group.add(entry)
         except OmniError:
@@ -163,9 +162,8 @@ class Ledger:
 class Transaction:
     """One group of events, and what the ledger becomes when it is committed."""
 
-    def __init__(self, ledger: Ledger, before_commit: Callable[[], None] | None) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._before_commit = before_commit
         self._heads: dict[str, Head] = {}
         self._runs: list[Row] = []
         self._rows: list[Row] = []
@@ -197,8 +195,6 @@ class Transaction:
             try:
                 self.flush()
                 self._index_if_due()
-                if self._before_commit is not None:
-                    self._before_commit()
                 self._ledger.connection.execute("COMMIT")
                 self._adopt()
                 return
@@ -334,6 +330,7 @@ class Transaction:
 
     def _adopt(self) -> None:
         ledger = self._ledger
+        ledger.commits += 1
         ledger._total, ledger._next_run = self._total, self._next_run
         ledger._heads.update(self._heads)
         while len(ledger._heads) > HEADS_KEPT:

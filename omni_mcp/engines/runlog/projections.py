@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -18,8 +17,7 @@ from omni_mcp.engines.runlog.search_index import digest_of_index, drop_index, in
 _COUNT = "UPDATE runs SET calls = calls + v.column2 FROM (VALUES {rows}) AS v WHERE runs.run = v.column1"
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """What the projections need of one event. `values` depends on the kind; erased events have none."""
 
     run_key: int
@@ -84,7 +82,7 @@ def project_run_again(connection: sqlite3.Connection, run_key: int) -> None:
     rows = connection.execute(
         "SELECT e.seq, e.at_ns, e.kind, e.code, e.call, e.erased_by, t.body FROM events e "
         "LEFT JOIN texts t ON t.gid = e.gid AND e.kind = 'run_created' WHERE e.run = ? AND (e.kind IN ('run_created', "
-        " 'tool_call', 'tool_result', 'tool_error') OR e.code = 'run_closed') ORDER BY e.seq",
+        "'tool_call', 'tool_result', 'tool_error') OR e.code = 'run_closed') ORDER BY e.seq",
         (run_key,),
     )
     project(connection, list(_facts(run_key, rows)))

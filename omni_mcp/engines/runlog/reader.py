@@ -129,10 +129,7 @@ class LogReader:
 
     def open_calls(self) -> list[tuple[str, str, int]]:
         """Return (run, call, seq) of each call without an outcome, oldest first."""
-        sql = (
-            "SELECT k.id, c.call, c.seq FROM open_calls c JOIN run_keys k ON k.run = c.run "
-            "ORDER BY c.run, c.seq"
-        )
+        sql = "SELECT k.id, c.call, c.seq FROM open_calls c JOIN run_keys k ON k.run = c.run ORDER BY c.run, c.seq"
         return [(run, call, seq) for run, call, seq in self._all(sql, ())]
 
     def open_runs(self) -> list[str]:

@@ -21,7 +21,8 @@ QUEUE_BYTES = 64 * 1024 * 1024
 BACKLOG_EVENTS = 4096
 BACKLOG_BYTES = 64 * 1024 * 1024
 RETRY_S = 0.5  # how often a non-empty backlog is tried when nothing else is written
-TELL_LATE_EVENTS = 64  # callers of a committed group do not wait until a next one that is larger is sealed
+LINGER_BELOW_EVENTS = 64  # a group of so many is worth a commit at once
+LINGER_S = 0.002  # the loop's time to run the callers of the last group: at most this late is what is queued already
 IDLE_S = 0.1  # after so long without an event the search index is brought up to date
 
 T = TypeVar("T")
@@ -44,11 +45,12 @@ class Writer:
         self._bytes = 0
         self._guard = threading.Lock()
         self._wake = threading.Event()
+        self._callers_ran = threading.Event()
+        self._callers_ran.set()
         self._closing = False
         self._backlog: deque[Entry] = deque()
         self._backlog_bytes = 0
         self._index_failed = False
-        self._untold: tuple[list[Entry], list[Notice]] | None = None
         self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
 
     def start(self) -> None:
@@ -102,21 +104,18 @@ class Writer:
 
     def _work(self) -> None:
         while True:
-            if not self._queue:
-                self._wake.wait(self._patience())
+            idle = not self._queue and not self._wake.wait(self._patience())
+            if len(self._queue) < LINGER_BELOW_EVENTS:
+                self._callers_ran.wait(LINGER_S)
             self._wake.clear()
             group = self._take()
             if group or self._backlog:
                 self._write(group)
-            elif not self._jobs:
+            elif idle:
                 self._index_if_idle()
-            if not 0 < len(self._queue) <= TELL_LATE_EVENTS:
-                self._tell()
             while self._jobs:
-                self._tell()
                 self._jobs.popleft()()
             if self._closing and not self._queue and not self._jobs:
-                self._tell()
                 self._index_if_idle()
                 return
 
@@ -135,7 +134,7 @@ class Writer:
     def _write(self, group: list[Entry]) -> None:
         waiting = list(self._backlog)
         try:
-            notices = self._ledger.write([*waiting, *group], self._tell)
+            notices = self._ledger.write([*waiting, *group])
         except OmniError as error:
             self._refuse(group, LogUnavailable("the run log cannot be written", detail=error.detail))
             return
@@ -146,16 +145,14 @@ class Writer:
             for _ in waiting:
                 self._backlog_bytes -= len(self._backlog.popleft().payload)
         self._index_failed = False
-        self._untold = (group, notices)
+        self._tell(group, notices)
 
     def _refuse(self, group: list[Entry], error: LogUnavailable) -> None:
-        self._tell()
         for entry in group:
             entry.ticket.error = error
             if entry.outcome:
                 self._keep(entry)
-        self._untold = (group, [])
-        self._tell()
+        self._tell(group, [])
 
     def _keep(self, entry: Entry) -> None:
         """Keep an outcome for later. Beyond the caps it is given up: the next start records `outcome_unknown`."""
@@ -164,23 +161,17 @@ class Writer:
                 self._backlog.append(entry)
                 self._backlog_bytes += len(entry.payload)
 
-    def _tell(self) -> None:
-        """Hand the last group over to the event loop, all of it at once.
-
-        While a next group is queued, this waits until that one is sealed and only its commit is left: what the loop
-        does for the callers then overlaps with the disk, and not with work that needs the interpreter lock too.
-        """
-        if self._untold is None:
-            return
-        group, notices = self._untold
-        self._untold = None
+    def _tell(self, group: list[Entry], notices: list[Notice]) -> None:
+        """Hand over to the event loop, once for the whole group."""
 
         def settle() -> None:
             for entry in group:
                 entry.ticket.settle()
             if notices:
                 self._on_commit(notices)
+            self._loop.call_soon(self._callers_ran.set)  # behind the callers that were just woken
 
+        self._callers_ran.clear()
         self._loop.call_soon_threadsafe(settle)
 
     def _index_if_idle(self) -> None:

@@ -54,6 +54,7 @@ class BubblewrapSandbox:
         self._isolation = isolation
         self._factory = factory
         self._profiles = profiles
+        self.max_jobs = max_jobs
         self._slots = asyncio.Semaphore(max_jobs)
         self._waiting = 0
 
