@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from omni_mcp import __version__
 from omni_mcp.chain.chain import Parts, call_chain
 from omni_mcp.chain.decide import Decisions
@@ -18,7 +20,7 @@ from omni_mcp.chain.record import Record
 from omni_mcp.config import Settings, load_settings
 from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.call import Call
-from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.errors import ConfigError, LogUnavailable
 from omni_mcp.contracts.events import GatewayStopped, RunClosed, draft
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.ports import Completer, Executor
@@ -254,7 +256,10 @@ class Gateway:
         run = self._engines.gateway_run
         self.log.append(run, draft(GatewayStopped(reason=reason, cancelled_calls=cancelled), actor="gateway"))
         last = self.log.append(run, draft(RunClosed(reason="gateway_stopped"), actor="gateway"))
-        await last.durable()
+        try:
+            await last.durable()
+        except LogUnavailable as fault:
+            structlog.get_logger("omni_mcp").error("the end could not be recorded", problem=fault.detail)
 
     async def watch(self) -> None:
         """Keep settings, manifests and idle runs under observation until cancelled."""

@@ -13,6 +13,8 @@ from omni_mcp.protocol.rpc import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 
 FRAME_LIMIT_BYTES = 4 * 1024 * 1024  # the largest message a client may send; what the other implementations take too
 DEPTH_LIMIT = 64
+VALUES_LIMIT = 100_000  # of one message, containers included: 4 MiB of small values would be a million objects
+LARGE_BYTES = 256 * 1024  # from here on parsing is work for a thread
 METHOD_LIMIT = 128
 ID_LIMIT = 256
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1  # what orjson keeps exactly; a wider integer would silently become a float
@@ -71,33 +73,60 @@ def parse(data: bytes, *, limit_bytes: int = FRAME_LIMIT_BYTES) -> JsonValue:
     """Parse one message strictly.
 
     orjson refuses bad UTF-8, a byte order mark, lone surrogates, NaN and infinities. What it lets pass is checked
-    here: duplicate keys (it keeps the last), integers that it would round, and depth.
+    here: duplicate keys (it keeps the last), integers that it would round, depth, and the number of values.
 
     Raises:
         BadFrame: with code -32700.
     """
     if len(data) > limit_bytes:
         raise BadFrame(PARSE_ERROR, "too_large", f"the message is over {limit_bytes} bytes")
+    if len(data) > LARGE_BYTES and _least_values(data) > VALUES_LIMIT:
+        raise _too_many_values()
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
         raise BadFrame(PARSE_ERROR, "not_json", "the message is not valid JSON in UTF-8") from None
     colons, wide = _survey(value)
-    if colons != data.count(b":") or wide:
-        _check_exactly(data)
+    if colons != data.count(b":") + _escaped_colons(data):
+        raise BadFrame(PARSE_ERROR, "duplicate_key", "an object in the message has the same key twice")
+    if wide:
+        _check_integers(data)
     return value
+
+
+def _least_values(data: bytes) -> int:
+    """Return how many values the text must hold, if it is JSON, without parsing it: a parser would stall everybody.
+
+    A string is a value or the key of one, every container is a value, and a comma outside of strings parts two.
+    """
+    if data.count(b",") + data.count(b"[") + data.count(b"{") <= VALUES_LIMIT:
+        return 0
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = plain.count(b'"') // 2
+    if strings > 2 * VALUES_LIMIT:
+        return strings // 2
+    outside = b"".join(plain.split(b'"')[::2])
+    return max(strings // 2, outside.count(b",") + 1, outside.count(b"[") + outside.count(b"{"))
+
+
+def _escaped_colons(data: bytes) -> int:
+    """Return how many colons valid JSON text writes as an escape. An escaped backslash before `u003a` is none."""
+    if b"\\u003" not in data:
+        return 0
+    plain = data.replace(b"\\\\", b"")  # from the left, as a parser pairs them
+    return plain.count(b"\\u003a") + plain.count(b"\\u003A")
 
 
 def _survey(root: JsonValue) -> tuple[int, bool]:
     """Walk the parsed value once: (colons that its text must hold, whether a number may have been rounded).
 
-    Every member costs one colon and so does every colon inside a string. If the raw text has more than that, a
-    duplicate key was dropped, or a colon was written as an escape; the exact pass tells which.
+    Every member costs one colon and so does every colon inside a string, escaped or not. If the text holds more,
+    a member with a repeated key was dropped; it cannot hold fewer.
 
     Raises:
-        BadFrame: deeper than DEPTH_LIMIT.
+        BadFrame: deeper than DEPTH_LIMIT, or more than VALUES_LIMIT values.
     """
-    colons, wide, depth = 0, False, 0
+    colons, wide, depth, values = 0, False, 0, 1
     layer: list[Any] = [root]
     while layer:
         inner: list[Any] = []
@@ -118,6 +147,9 @@ def _survey(root: JsonValue) -> tuple[int, bool]:
                 colons += item.count(":")
             elif kind is float and not -1e18 < item < 1e18:
                 wide = True
+            if values + len(inner) > VALUES_LIMIT:
+                raise _too_many_values()
+        values += len(inner)
         depth += nested
         if depth > DEPTH_LIMIT:
             raise BadFrame(PARSE_ERROR, "too_deep", f"the message is nested deeper than {DEPTH_LIMIT} levels")
@@ -125,19 +157,13 @@ def _survey(root: JsonValue) -> tuple[int, bool]:
     return colons, wide
 
 
-def _check_exactly(data: bytes) -> None:
-    """The slow pass, only where the survey found something odd. Depth is known to be small by now."""
-    try:
-        json.loads(data, object_pairs_hook=_unique, parse_int=_exact_int)
-    except BadFrame:
-        raise
-    except ValueError:
-        raise BadFrame(PARSE_ERROR, "not_json", "the message is not valid JSON in UTF-8") from None
+def _too_many_values() -> BadFrame:
+    return BadFrame(PARSE_ERROR, "too_many_values", f"the message holds more than {VALUES_LIMIT} values")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> None:
-    if len({key for key, _ in pairs}) != len(pairs):
-        raise BadFrame(PARSE_ERROR, "duplicate_key", "an object in the message has the same key twice")
+def _check_integers(data: bytes) -> None:
+    """The slow pass, only where the survey found a number that may have been an integer. Size and depth are known."""
+    json.loads(data, parse_int=_exact_int)
 
 
 def _exact_int(text: str) -> int:
@@ -201,12 +227,3 @@ def _response(value: JsonObject, request_id: RequestId | None) -> Response:
             return Response("", error=body)  # names no request of ours, so nobody waits for it
         raise BadFrame(INVALID_REQUEST, "bad_id", "an answer names the request that it belongs to")
     return Response(request_id, error=body) if "error" in value else Response(request_id, result=body)
-
-
-def read_frame(data: bytes, *, limit_bytes: int = FRAME_LIMIT_BYTES) -> Frame:
-    """Parse and check one message.
-
-    Raises:
-        BadFrame: it is none.
-    """
-    return frame_of(parse(data, limit_bytes=limit_bytes))

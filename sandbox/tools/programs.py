@@ -46,9 +46,9 @@ def _run(argv: list[str], stdin: str) -> dict[str, Any]:
     streams = _Streams(process, stdin.encode("utf-8", "surrogateescape"))
     try:
         streams.pump()
+        code = process.wait()  # it may have redirected both outputs and still be at work; the cell's time ends it
     finally:
         _end_group(process)
-    code = process.wait()
     result: dict[str, Any] = {"exit_code": code if code >= 0 else 128 - code}
     if code < 0:
         result["signal"] = signal.Signals(-code).name
@@ -80,7 +80,10 @@ class _Streams:
             process.stdin.close()
 
     def pump(self) -> None:
-        """Go on until both outputs are closed, or until shortly after the program ended (a daemon may hold them)."""
+        """Go on until both outputs are closed, or until shortly after the program ended (a daemon may hold them).
+
+        Closed outputs do not say that the program has ended.
+        """
         deadline: float | None = None
         while self._selector.get_map():
             for key, _ in self._selector.select(timeout=0.05):

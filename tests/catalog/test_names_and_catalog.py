@@ -15,6 +15,7 @@ from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.tool import Entry, EntryState
 from omni_mcp.engines.catalog.catalog import MemoryCatalog, ProfileSpec
 from omni_mcp.engines.catalog.names import (
+    is_canonical_uri,
     is_server_name,
     marked_uri,
     public_name,
@@ -244,3 +245,18 @@ def test_a_reader_never_sees_half_a_reload() -> None:
     reader.join()
     assert seen <= {frozenset("0"), frozenset("1")}
     assert seen
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["note://%61", "note://a ", " note://a", "NOTE://a", "note://a\t", "note://x/../a", "note://./a", "note://%2f", "note://%",
+     "note://a\\b", "note://a\u200b"],
+)  # fmt: skip
+def test_another_spelling_of_a_resource_is_not_another_resource(uri: str) -> None:
+    """A rule that forbids `note://a` must not be passed by a spelling that its server would normalise to it."""
+    assert not is_canonical_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["note://a", "note://a/b?c=d#e", "run://01a1", "test://x/%2F%20", "file:///home/ü"])
+def test_ordinary_uris_are_canonical(uri: str) -> None:
+    assert is_canonical_uri(uri)

@@ -9,14 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_mcp.protocol.frames import BadFrame, Notification, Request, Response, frame_of, parse, read_frame
+from omni_mcp.protocol.frames import (
+    LARGE_BYTES,
+    VALUES_LIMIT,
+    BadFrame,
+    Notification,
+    Request,
+    Response,
+    frame_of,
+    parse,
+)
 
 GOOD = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 
 
 def code_of(data: bytes) -> tuple[int, str]:
     with pytest.raises(BadFrame) as refused:
-        read_frame(data)
+        frame_of(parse(data))
     return refused.value.code, refused.value.reason
 
 
@@ -42,6 +51,10 @@ def code_of(data: bytes) -> tuple[int, str]:
         (b'[{"b":"\\u003a","b":1}]', "duplicate_key"),
         (b'{"a:b":1,"a\\u003ab":2}', "duplicate_key"),
         (b'{"":1,"":2}', "duplicate_key"),
+        (b'{"a":1,"a":2,"pad":"\\u003a"}', "duplicate_key"),
+        (b'{"a":{"b":1},"a":2,"pad":"\\u003A\\u003a"}', "duplicate_key"),
+        (b'{"a":1,"a":2,"pad":"\\\\\\u003a"}', "duplicate_key"),
+        (b'{"a":"x:y","a":2,"pad":"\\u003a\\u003a"}', "duplicate_key"),
         (b'{"a":18446744073709551616}', "number_range"),
         (b'{"a":-9223372036854775809}', "number_range"),
         (b"[" * 65 + b"]" * 65, "too_deep"),
@@ -60,6 +73,7 @@ def test_bytes_that_are_no_unambiguous_json_are_a_parse_error(data: bytes, reaso
     [
         b'{"a":"::","b":{"c:d":":"}}',
         b'{"a":"\\u003a\\u003A"}',
+        b'{"a":"\\\\u003a","b\\u003a":"\\\\\\u003a"}',
         b'{"a":18446744073709551615,"b":-9223372036854775808,"c":1e300,"d":1e19}',
         b"[" * 64 + b"1" + b"]" * 64,
         b"[" * 64 + b"]" * 64,
@@ -97,6 +111,81 @@ def test_a_repeated_key_is_found_wherever_it_stands(members: dict[str, str], dat
     assert refused.value.reason == "duplicate_key"
 
 
+CHARACTERS = {"a": ["a", "\\u0061"], ":": [":", "\\u003a", "\\u003A"], '"': ['\\"', "\\u0022"],
+              "\\": ["\\\\", "\\u005c"], ",": [","], "{": ["{"], "u003a": ["u003a"]}  # fmt: skip
+WRITTEN = st.lists(st.sampled_from([way for ways in CHARACTERS.values() for way in ways]), max_size=3).map(
+    lambda ways: f'"{"".join(ways)}"'
+)
+TEXTS = st.recursive(
+    WRITTEN | st.sampled_from(["1", "true", "1e19"]),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda found: "[" + " ,".join(found) + "]")
+        | st.lists(st.tuples(WRITTEN, inner), max_size=4).map(
+            lambda found: "{" + ",".join(f"{key} :{value}" for key, value in found) + "}"
+        )
+    ),
+    max_leaves=12,
+)
+
+
+class Repeated(Exception):
+    """What the exact reading below says."""
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise Repeated
+    return dict(pairs)
+
+
+@given(TEXTS)
+@settings(max_examples=600, deadline=None)
+def test_a_key_counts_as_repeated_exactly_where_an_exact_reading_says_so(text: str) -> None:
+    """Escaped colons, quotes and backslashes in keys and values, at any depth, beside any repetition."""
+    try:
+        wanted = json.loads(text, object_pairs_hook=unique)
+    except Repeated:
+        assert code_of(text.encode()) == (-32700, "duplicate_key")
+    else:
+        assert parse(text.encode()) == wanted
+
+
+@given(TEXTS, st.integers(1, 6))
+@settings(max_examples=300, deadline=None)
+def test_no_number_of_escaped_colons_hides_a_repeated_key(text: str, colons: int) -> None:
+    padded = f'{{"k":{text},"k":1,"pad":"{chr(92)}{"u003a" + (chr(92) + "u003A") * (colons - 1)}"}}'
+    assert code_of(padded.encode()) == (-32700, "duplicate_key")
+
+
+def small(values: int, one: bytes) -> bytes:
+    """A list, which is a value too, that makes *values* of them in all."""
+    return b"[" + b",".join([one] * (values - 1)) + b"]"
+
+
+@pytest.mark.parametrize("one", [b"0", b"{}", b"[]", b'""', b'",[{"', b'"\\","'])
+def test_a_message_holds_as_many_values_as_the_limit_and_not_one_more(one: bytes) -> None:
+    assert len(parse(small(VALUES_LIMIT, one))) == VALUES_LIMIT - 1
+    assert code_of(small(VALUES_LIMIT + 1, one)) == (-32700, "too_many_values")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [small(1_900_000, b"0"), small(1_300_000, b"{}"), small(470_000, b'{"a":0}'), small(1_000_000, b'""'),
+     b'{"a":' + small(1_000_000, b"0") + b',"a":1}', b'{"a":[' + b",".join([b'"\\u003a"'] * 300_000) + b']}'],
+    ids=["numbers", "objects", "members", "strings", "hidden", "escapes"],
+)  # fmt: skip
+def test_a_large_message_of_small_values_is_refused_before_it_is_parsed(data: bytes) -> None:
+    """Cutting off its end would make it no JSON, which only a parser can tell: so nothing was parsed."""
+    assert code_of(data) == (-32700, "too_many_values")
+    assert code_of(data[:-1]) == (-32700, "too_many_values")
+
+
+def test_a_large_text_full_of_punctuation_is_one_value() -> None:
+    text = ',[{":' * 200_000
+    assert len(text) > LARGE_BYTES
+    assert parse(json.dumps({"csv": text}).encode()) == {"csv": text}
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
@@ -132,10 +221,12 @@ def test_params_that_are_no_object_are_invalid_params_with_the_id(params: Any) -
     assert (refused.value.code, refused.value.id) == (-32602, 7)
 
 
+def read(data: bytes) -> Request | Notification | Response:
+    return frame_of(parse(data))
+
+
 def test_requests_notifications_and_answers_are_told_apart() -> None:
-    assert read_frame(b'{"jsonrpc":"2.0","id":"a","method":"m","params":{"x":1},"other":1}') == Request(
-        "a", "m", {"x": 1}
-    )
-    assert read_frame(b'{"jsonrpc":"2.0","method":"m"}') == Notification("m", {})
-    assert read_frame(b'{"jsonrpc":"2.0","id":0,"result":{}}') == Response(0, result={})
-    assert read_frame(b'{"jsonrpc":"2.0","id":null,"error":{"code":1}}') == Response("", error={"code": 1})
+    assert read(b'{"jsonrpc":"2.0","id":"a","method":"m","params":{"x":1},"other":1}') == Request("a", "m", {"x": 1})
+    assert read(b'{"jsonrpc":"2.0","method":"m"}') == Notification("m", {})
+    assert read(b'{"jsonrpc":"2.0","id":0,"result":{}}') == Response(0, result={})
+    assert read(b'{"jsonrpc":"2.0","id":null,"error":{"code":1}}') == Response("", error={"code": 1})

@@ -12,6 +12,7 @@ from omni_mcp.contracts.ports import Source
 from omni_mcp.contracts.tool import CallKind, Entry
 from omni_mcp.engines.catalog.names import (
     NameStyle,
+    is_canonical_uri,
     is_marked,
     is_server_name,
     marked_uri,
@@ -145,7 +146,7 @@ class MemoryCatalog:
         if view is None:
             return None
         found = view.named.get((kind, name))
-        if found is None and kind == "resource":
+        if found is None and kind == "resource" and is_canonical_uri(name):
             found = next((entry for template, entry in view.templates if template_matches(template, name)), None)
         return found
 

@@ -146,6 +146,12 @@ class ManifestReader:
         argument = binding.artifact_argument
         if argument is not None and argument not in _mapping(manifest.input_schema.get("properties")):
             yield document.problem(("binding", "artifact_argument"), f"the input schema has no property {argument!r}")
+        if argument is not None and binding.workspace in ("project", "state"):
+            yield document.problem(
+                ("binding", "artifact_argument"),
+                f"an artifact cannot be put into a workspace that survives calls ({binding.workspace}); "
+                "use workspace: none or fresh",
+            )
 
     def _lint_meaning(self, document: Document, manifest: ToolManifest, server: str) -> Iterator[Problem]:
         """What only shows once the manifest as a whole is understood."""

@@ -21,6 +21,7 @@ _FITS = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SERVER = re.compile(r"[a-z0-9]+([_-][a-z0-9]+)*")
 _MARKED = re.compile(r"omni\+([a-z0-9.-]+)\+(.+)", re.DOTALL)
 _MARK = "omni+"
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _DIGEST_LENGTH = 10  # 40 bits: two of 1,000 tools collide once in two million catalogs, and then both are refused
 
 
@@ -74,6 +75,23 @@ def unmarked_uri(uri: str) -> tuple[str | None, str]:
 _EXPRESSION = re.compile(r"\{([^{}]*)\}")
 # what may not stand in the expansion of an expression, by its operator (RFC 6570, section 3.2)
 _STOPS = {"+": "", "#": "", "/": "?#", "?": "#", "&": "#", ".": "/?#", ";": "/?#"}
+
+
+def is_canonical_uri(uri: str) -> bool:
+    """Whether *uri* is spelled the one way that a server's normalisation would leave alone (RFC 3986, section 6.2.2).
+
+    What a template matches is decided by its spelling; another spelling of a resource must not be another decision.
+    """
+    if not uri.isprintable() or " " in uri or "\\" in uri:
+        return False
+    scheme = uri.partition(":")[0]
+    if scheme != scheme.lower():
+        return False
+    for code in re.findall(r"%(.{0,2})", uri):
+        if not re.fullmatch(r"[0-9A-F]{2}", code) or chr(int(code, 16)) in _UNRESERVED:
+            return False
+    path = re.split(r"[?#]", uri, maxsplit=1)[0]
+    return not any(segment in (".", "..") for segment in path.split("/"))
 
 
 def template_matches(template: str, uri: str) -> bool:
