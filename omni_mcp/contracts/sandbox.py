@@ -20,6 +20,7 @@ EndReason = Literal[
     "file_size",
     "output_limit",
     "cancelled",
+    "overloaded",
     "sandbox_unavailable",
     "start_failed",
     "killed",
@@ -47,11 +48,16 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One host directory that a job may see, at *inside*."""
+    """One host directory or file that a job may see, at *inside*.
+
+    `most_bytes` and `most_entries` are what a writable directory may hold while the job runs; None: as much as fits.
+    """
 
     source: Path
     inside: str
     writable: bool = False
+    most_bytes: int | None = None
+    most_entries: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

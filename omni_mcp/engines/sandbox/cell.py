@@ -17,6 +17,7 @@ from omni_mcp.contracts.sandbox import EndReason, Job
 from omni_mcp.engines.sandbox.cgroup import Group
 from omni_mcp.engines.sandbox.channel import Channel, ChannelClosed
 from omni_mcp.engines.sandbox.export import Exported, export_and_close
+from omni_mcp.engines.sandbox.growth import Growth
 from omni_mcp.engines.sandbox.launcher import WORKSPACE, Launcher, covers_workspace
 from omni_mcp.engines.sandbox.output import Budget, Output
 from omni_mcp.engines.sandbox.profiles import Profile
@@ -78,6 +79,7 @@ class Cell:
         self._exited: asyncio.Future[int] | None = None
         self._pidfd: int | None = None
         self._outputs: list[Output] = []
+        self._growths = _growths_of(job)
         self._over: asyncio.Future[EndReason | None] = asyncio.get_running_loop().create_future()
         self._outcome = Outcome()
         self._budgets = (
@@ -113,7 +115,8 @@ class Cell:
     async def run(self) -> Outcome:
         """Run the job to its end, or to the limit that ends it; nothing of it runs when this returns."""
         started = time.monotonic()
-        tasks = [asyncio.ensure_future(self._converse()), asyncio.ensure_future(self._watch())]
+        works = [self._converse(), self._watch(), *map(self._watch_growth, self._growths)]
+        tasks = [asyncio.ensure_future(work) for work in works]
         for task in tasks:
             task.add_done_callback(self._on_task_done)
         try:
@@ -262,6 +265,10 @@ class Cell:
                 self._end(cause)
                 return
 
+    async def _watch_growth(self, growth: Growth) -> None:
+        await growth.exceeded()
+        self._end("disk")
+
     def _cause_seen(self) -> EndReason | None:
         limits, group = self._job.limits, self._place.group
         cpu_s = None
@@ -293,6 +300,8 @@ class Cell:
         outcome.bytes_out = sum(budget.taken for budget in self._budgets)
         if ended_itself and any(budget.over for budget in self._budgets):
             outcome.cause = "output_limit"  # it wrote more at the very end than it may
+        if ended_itself and [growth for growth in self._growths if await growth.is_exceeded()]:
+            outcome.cause = "disk"  # likewise
         if outcome.cause is None and group is not None and group.out_of_memory():
             outcome.cause = "memory"
         self._count()
@@ -330,6 +339,18 @@ class Cell:
             await asyncio.wait([self._exited], timeout=1.0)
         said = self._outputs[1].finish().decode(errors="replace").strip()
         return said[-1000:] or "the cell ended before it was ready"
+
+
+def _growths_of(job: Job) -> list[Growth]:
+    add_bytes, add_entries = job.limits.disk_mib << 20, job.limits.inodes
+    return [
+        Growth(
+            mount.source, most_bytes=mount.most_bytes, most_entries=mount.most_entries,
+            add_bytes=add_bytes, add_entries=add_entries,
+        )
+        for mount in job.mounts
+        if mount.writable and mount.most_bytes is not None and mount.most_entries is not None
+    ]  # fmt: skip
 
 
 def _sealed_file(content: bytes) -> int:

@@ -38,7 +38,7 @@ _WORDS: dict[EndReason, str] = {
     "cpu_time": "the job used more CPU time than limits.cpu_s",
     "memory": "the job used more memory than limits.memory_mib",
     "processes": "the job failed after it reached limits.processes",
-    "disk": "the job failed after it filled its workspace (limits.disk_mib, limits.inodes)",
+    "disk": "the job filled its workspace (limits.disk_mib, limits.inodes)",
     "file_size": "the job wrote a file larger than limits.file_size_mib",
     "output_limit": "the job wrote more output than limits.output_limit_bytes",
     "killed": "the cell was killed from outside",
@@ -49,14 +49,17 @@ class BubblewrapSandbox:
     """Port `Sandbox`. Made by `open_sandbox`."""
 
     def __init__(
-        self, *, isolation: Isolation, factory: CellFactory | None, profiles: Mapping[str, Profile], max_jobs: int
-    ) -> None:
+        self, *, isolation: Isolation, factory: CellFactory | None, profiles: Mapping[str, Profile], max_jobs: int,
+        waiting_limit: int, wait_limit_s: float,
+    ) -> None:  # fmt: skip
         self._isolation = isolation
         self._factory = factory
         self._profiles = profiles
         self.max_jobs = max_jobs
         self._slots = asyncio.Semaphore(max_jobs)
         self._waiting = 0
+        self._waiting_limit = waiting_limit
+        self._wait_limit_s = wait_limit_s
 
     @property
     def spawner_pid(self) -> int | None:
@@ -82,7 +85,7 @@ class BubblewrapSandbox:
         if fault:
             return self._not_run(job, "start_failed", fault)
         if not await self._take_slot():
-            return self._not_run(job, "start_failed", "too many jobs are waiting for a cell; try again later")
+            return self._not_run(job, "overloaded", "too many jobs are waiting for a cell; try again later")
         try:
             return await self._run_in_cell(self._factory, profile, job)
         finally:
@@ -100,11 +103,11 @@ class BubblewrapSandbox:
         return self._end_of(job, profile, outcome, start_ms)
 
     async def _take_slot(self) -> bool:
-        if self._waiting >= WAITING_LIMIT:
+        if self._waiting >= self._waiting_limit:
             return False
         self._waiting += 1
         try:
-            async with asyncio.timeout(WAIT_LIMIT_S):
+            async with asyncio.timeout(self._wait_limit_s):
                 await self._slots.acquire()
         except TimeoutError:
             return False
@@ -256,6 +259,8 @@ async def open_sandbox(
     sandbox_dir: Path,
     uid_range: range = DEFAULT_RANGE,
     max_jobs: int | None = None,
+    waiting_limit: int = WAITING_LIMIT,
+    wait_limit_s: float = WAIT_LIMIT_S,
     use_cgroups: bool = True,
 ) -> AsyncIterator[BubblewrapSandbox]:
     """Find out what isolation can be had here and yield a sandbox that gives it; leaving kills every cell.
@@ -265,6 +270,8 @@ async def open_sandbox(
         sandbox_dir: the shipped directory with process 1, the spawner and the tools.
         uid_range: whom jobs run as if the gateway is root.
         max_jobs: how many cells at once; the others queue. Default: two per processor.
+        waiting_limit: how many may queue; one more ends as `overloaded`, and so does one that waited *wait_limit_s*.
+        wait_limit_s: see there.
         use_cgroups: False does without, and says so in the posture.
     """  # fmt: skip
     jobs = max_jobs or 2 * (os.cpu_count() or 1)
@@ -274,7 +281,10 @@ async def open_sandbox(
     bwrap = await asyncio.to_thread(find_bwrap)
     if isinstance(bwrap, Missing):
         isolation = Isolation(posture="none", missing={bwrap.layer: bwrap.reason})
-        yield BubblewrapSandbox(isolation=isolation, factory=None, profiles=profiles, max_jobs=jobs)
+        yield BubblewrapSandbox(
+            isolation=isolation, factory=None, profiles=profiles, max_jobs=jobs,
+            waiting_limit=waiting_limit, wait_limit_s=wait_limit_s,
+        )  # fmt: skip
         return
     hierarchy = find_hierarchy() if use_cgroups else NoCgroups("switched off")
     no_cgroups = hierarchy if isinstance(hierarchy, NoCgroups) else None
@@ -287,6 +297,9 @@ async def open_sandbox(
         if factory.hierarchy is not None:
             factory.hierarchy.sweep()
         isolation = await probe(factory, no_cgroups)
-        yield BubblewrapSandbox(isolation=isolation, factory=factory, profiles=profiles, max_jobs=jobs)
+        yield BubblewrapSandbox(
+            isolation=isolation, factory=factory, profiles=profiles, max_jobs=jobs,
+            waiting_limit=waiting_limit, wait_limit_s=wait_limit_s,
+        )  # fmt: skip
     finally:
         await factory.close()

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 import os
 import re
 import stat
 import threading
-from contextlib import suppress
-from itertools import islice
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from omni_mcp.engines.sandbox.tree import Fill, measure_tree, open_directory
 from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, owners_part, running_as_root
 
 QUOTA_BYTES = 1 << 30
 QUOTA_ENTRIES = 100_000
+FULL_FOR_S = 5.0  # then a full workspace is measured again: a person may have made room from outside
 _PLAIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
 class WorkspaceRefused(Exception):
     """The directory cannot be used as it stands; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A workspace as a job finds it, or leaves it."""
+
+    place: Path
+    fill: Fill
+    full: bool
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one workspace. `ended` counts its jobs; a measuring counts for those that had ended before."""
+
+    ended: int = 0
+    measured: int = -1
+    fill: Fill | None = None
+    until_s: float = math.inf
+    work: asyncio.Task[None] | None = None
 
 
 class Workspaces:
@@ -41,11 +65,12 @@ class Workspaces:
         self._root = root
         self._uids = owners_part(uid_range) if running_as_root() else None
         self._lock = threading.Lock()
+        self._known: dict[Path, _Known] = {}
         self._quota_bytes = quota_bytes
         self._quota_entries = quota_entries
 
     def directory(self, project: str, kind: Literal["files", "state"]) -> Path:
-        """Return the directory, made if it is missing, mode 0700.
+        """Return the directory, made if it is missing, open to its owner.
 
         Raises:
             WorkspaceRefused: it is a link, or somebody else's, or there is no uid left for a new project.
@@ -66,22 +91,46 @@ class Workspaces:
         facts = place.lstat()
         if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != (os.geteuid() if owner is None else owner):
             raise WorkspaceRefused(f"{place} is not a directory of the project's own user")
+        if stat.S_IMODE(facts.st_mode) & 0o700 != 0o700:  # a job may close its own workspace; the next one opens it
+            os.close(open_directory(place, mode=0o700))
         return place
 
-    def over_quota(self, place: Path) -> bool:
-        """Whether *place* holds more than a project may keep. Looks at sizes only, and stops when it knows."""
-        total, seen, todo = 0, 0, [place]
-        while todo:
-            for entry in _entries(todo.pop()):
-                with suppress(FileNotFoundError):  # another call of the project removed it meanwhile
-                    facts = entry.stat(follow_symlinks=False)
-                    total += facts.st_blocks * 512
-                    seen += 1
-                    if stat.S_ISDIR(facts.st_mode):
-                        todo.append(Path(entry.path))
-                if total > self._quota_bytes or seen > self._quota_entries:
-                    return True
-        return False
+    async def room(self, project: str, kind: Literal["files", "state"]) -> Room:
+        """Return the workspace with what it holds now.
+
+        Raises:
+            WorkspaceRefused, OSError: as `directory`.
+        """
+        place = await asyncio.to_thread(self.directory, project, kind)
+        return await self.look(place)
+
+    async def look(self, place: Path) -> Room:
+        """Return what *place* holds, measured after the last job that could write there ended.
+
+        Callers at the same time share one measuring, which goes on if they are cancelled.
+        """
+        known = self._known.setdefault(place, _Known())
+        wanted = known.ended
+        while known.fill is None or known.measured < wanted or time.monotonic() > known.until_s:
+            if known.work is None or known.work.done():
+                known.work = asyncio.create_task(self._measure(place, known))
+            await asyncio.shield(known.work)
+        return Room(place, known.fill, self._is_full(known.fill))
+
+    def job_ended(self, place: Path) -> None:
+        """Forget what *place* held: a job that could write there has ended."""
+        self._known.setdefault(place, _Known()).ended += 1
+
+    async def _measure(self, place: Path, known: _Known) -> None:
+        before = known.ended
+        fill = await asyncio.to_thread(
+            measure_tree, place, most_bytes=self._quota_bytes, most_entries=self._quota_entries
+        )
+        known.fill, known.measured = fill, before
+        known.until_s = time.monotonic() + FULL_FOR_S if self._is_full(fill) else math.inf
+
+    def _is_full(self, fill: Fill) -> bool:
+        return fill.exceeds(self._quota_bytes, self._quota_entries)
 
     def _owner(self, home: Path) -> int | None:
         """Return the project's uid under a root gateway, chosen now if it has none; None for an ordinary user."""
@@ -96,14 +145,6 @@ class Workspaces:
             raise WorkspaceRefused(f"all {len(self._uids)} uids for projects are taken; widen the sandbox's uid range")
         os.chown(home, free, free)
         return free
-
-
-def _entries(place: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(place) as entries:
-            return list(islice(entries, QUOTA_ENTRIES + 1))
-    except OSError:
-        return []  # gone, replaced by a link, or closed to us: nothing that we could count
 
 
 def directory_name(project: str) -> str:
