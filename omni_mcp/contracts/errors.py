@@ -98,7 +98,7 @@ class RateLimited(Refused):
 
 
 class QuotaExceeded(Refused):
-    """The run has as many events as it may have."""
+    """The run has as many events as it may have, or the principal as many bytes of artifacts."""
 
     code = "quota_exceeded"
 
@@ -345,8 +345,9 @@ CATALOGUE: dict[str, CatalogueEntry] = dict(
             "refused",
             "no",
             429,
-            "The run has reached its number of events.",
-            "Start a new run, or raise `limits.events_per_run` in omni.toml.",
+            "The run has reached its number of events, or the principal its bytes of artifacts.",
+            "Start a new run, or raise `limits.events_per_run` in omni.toml. For artifacts: erase runs, or raise "
+            "`limits.artifact_bytes_per_principal`.",
         ),
         _entry(
             "budget_exceeded",

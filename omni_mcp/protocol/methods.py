@@ -49,6 +49,11 @@ class Method:
     action: tuple[Action, ...] = ()
     recorded: Recorded = "counted"
 
+    @property
+    def rated(self) -> bool:
+        """Whether each request counts against a rate: it leaves something on record, and the chain never sees it."""
+        return self.recorded == "refusal" or self.name == "initialize"
+
 
 _CURSOR = Param("cursor", str, required=False, limit=CURSOR_LIMIT)
 _STATE = (Param("requestState", str, required=False, limit=1024 * 1024), Param("inputResponses", dict, required=False))

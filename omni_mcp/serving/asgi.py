@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import TooLarge
+from omni_mcp.contracts.errors import OmniError, RateLimited, TooLarge
 from omni_mcp.contracts.json import JsonValue
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -59,6 +59,7 @@ class Exchange:
     headers: dict[str, str]
     request_id: str
     principal: Principal | None = None
+    still_valid: Callable[[], bool] = lambda: True  # whether the token still stands for the same principal
     started: bool = False
 
     @property
@@ -143,6 +144,11 @@ class Exchange:
     async def refuse(self, status: int, detail: str, headers: HeaderList = ()) -> None:
         """Send an error in the form that everything off the protocol's own routes has."""
         await self.answer_json(status, json_bytes({"detail": detail}), headers)
+
+
+async def refuse_room(exchange: Exchange, error: OmniError) -> None:
+    """Answer that there is no room for a body: for this principal (429), or for anybody (503)."""
+    await exchange.refuse(429 if isinstance(error, RateLimited) else 503, error.message, [(b"retry-after", b"1")])
 
 
 def json_bytes(value: JsonValue) -> bytes:

@@ -7,14 +7,16 @@ from functools import partial
 
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import Overloaded
+from omni_mcp.contracts.errors import OmniError, Overloaded, RateLimited
 from omni_mcp.contracts.json import JsonValue
 from omni_mcp.protocol.eras import BATCH_VERSION
-from omni_mcp.protocol.frames import BadFrame, Frame, Request, frame_of, parse
+from omni_mcp.protocol.frames import BadFrame, Frame, Request, frame_of
 from omni_mcp.protocol.outcome import rpc_error
 from omni_mcp.protocol.rpc import INVALID_REQUEST, Reply, error_reply
 from omni_mcp.serving.calls import KINDS
 from omni_mcp.serving.edge import Edge
+from omni_mcp.serving.parsing import parsed
+from omni_mcp.serving.room import Claim
 from omni_mcp.serving.runbook import CloseReason
 from omni_mcp.serving.session import Outlet, Transport
 
@@ -59,7 +61,7 @@ class Conversation:
     async def take(self, data: bytes) -> None:
         """Take one message. A bad one is answered with an error and costs nothing else."""
         try:
-            value = parse(data, limit_bytes=self._limit)
+            value = await parsed(data, limit_bytes=self._limit)
             batch = batch_of(value, self.session.version)
         except BadFrame as fault:
             self.refuse(fault)
@@ -82,14 +84,30 @@ class Conversation:
         if not isinstance(frame, Request):
             self._edge.take(self.session, frame)
             return
-        if not self._edge.claim(size_bytes):
-            self._outlet.send(busy(frame.id).body)
+        claim = self._claimed(size_bytes, frame.id)
+        if claim is None:
             return
         task = self._edge.begin(self.session, frame, self._outlet)
-        task.add_done_callback(lambda _: self._edge.release(size_bytes))
+        task.add_done_callback(lambda _: claim.close())
         task.add_done_callback(partial(self._reply, frame))
         if frame.method in INLINE:
             await asyncio.wait([task])
+
+    def _claimed(self, size_bytes: int, request_id: int | str | None) -> Claim | None:
+        """Return the room that a request takes until it is answered; None if it was told that there is none."""
+        claim = self._edge.room.claim(self.session.principal.key)
+        try:
+            claim.grow(size_bytes)
+        except (RateLimited, Overloaded) as error:
+            self.turn_away(error, request_id)
+            return None
+        return claim
+
+    def turn_away(self, error: OmniError, request_id: int | str | None = None) -> None:
+        """Answer a message for which there is no room."""
+        self._edge.rejections.note(self.session.transport, "no_room")
+        fault = rpc_error(error)
+        self._outlet.send(error_reply(request_id, fault.code, fault.message, fault.data).body)
 
     def _reply(self, frame: Request, task: asyncio.Task[Reply]) -> None:
         if not task.cancelled():  # a cancelled request gets no answer (MCP, basic/utilities/cancellation)
@@ -99,8 +117,8 @@ class Conversation:
 
     def _take_batch(self, batch: list[JsonValue], size_bytes: int) -> None:
         """Each member is its own request, with its own call; the answers go back together."""
-        if not self._edge.claim(size_bytes):
-            self._outlet.send(busy(None).body)
+        claim = self._claimed(size_bytes, None)
+        if claim is None:
             return
         replies: list[Reply] = []
         tasks: list[asyncio.Task[Reply]] = []
@@ -118,7 +136,7 @@ class Conversation:
                 self._edge.take(self.session, frame)
         gathering = asyncio.get_running_loop().create_task(self._reply_together(tasks, replies))
         self._replying.add(gathering)
-        gathering.add_done_callback(lambda _: self._edge.release(size_bytes))
+        gathering.add_done_callback(lambda _: claim.close())
         gathering.add_done_callback(self._replying.discard)
 
     async def _reply_together(self, tasks: list[asyncio.Task[Reply]], replies: list[Reply]) -> None:
@@ -136,12 +154,6 @@ class Conversation:
         await self._edge.close(self.session, reason)
         if self._replying:
             await asyncio.wait(list(self._replying))
-
-
-def busy(request_id: int | str | None) -> Reply:
-    """The answer to a request for which there is no room."""
-    fault = rpc_error(Overloaded("the gateway holds too many requests; try again in a second"))
-    return error_reply(request_id, fault.code, fault.message, fault.data)
 
 
 async def gathered(tasks: list[asyncio.Task[Reply]], replies: list[Reply]) -> bytes:

@@ -12,11 +12,11 @@ from functools import partial
 
 import structlog
 
+from omni_mcp.chain.decide import ACTIONS
 from omni_mcp.contracts.call import ClientFacts, Era, Handler, Principal
-from omni_mcp.contracts.errors import LogUnavailable, OmniError, Overloaded
-from omni_mcp.contracts.events import AccessRefusedEvent, draft
+from omni_mcp.contracts.errors import LogUnavailable, OmniError, Overloaded, QuotaExceeded, RateLimited
+from omni_mcp.contracts.events import AccessRefusedEvent
 from omni_mcp.contracts.json import JsonObject, digest
-from omni_mcp.contracts.policy import Action
 from omni_mcp.contracts.ports import Catalog, Completer, Nonces, Policy, RunLog
 from omni_mcp.contracts.tool import CallKind, Entry
 from omni_mcp.protocol.capabilities import ServerInfo, discover_result, initialize_result
@@ -52,7 +52,9 @@ from omni_mcp.serving.changes import Changes, ListKind
 from omni_mcp.serving.listen_stream import ListenStream
 from omni_mcp.serving.lists import Lists
 from omni_mcp.serving.metrics import Metrics
+from omni_mcp.serving.refusals import Refusals
 from omni_mcp.serving.rejections import Rejections
+from omni_mcp.serving.room import ROOM_BYTES, SHARE_BYTES, Room
 from omni_mcp.serving.runbook import CloseReason, Runbook, trace_id_of
 from omni_mcp.serving.session import SUBSCRIPTIONS_LIMIT, Outlet, Session, Transport
 
@@ -60,7 +62,6 @@ REASONS = {
     INVALID_REQUEST: "invalid_request", METHOD_NOT_FOUND: "unknown_method", INVALID_PARAMS: "invalid_params",
     HEADER_MISMATCH: "header_mismatch", UNSUPPORTED_VERSION: "unsupported_version",
 }  # fmt: skip
-IN_FLIGHT_LIMIT_BYTES = 256 * 1024 * 1024  # of requests that are being read or answered, over all clients
 EMPTY_DIGEST = digest({})
 DRAIN_S = 8.0  # of the 10 s in which the whole gateway stops
 
@@ -72,6 +73,17 @@ class EdgeLimits:
     calls_per_session: int = 256
     listens_per_session: int = 16
     page_size: int = 250
+    room_bytes: int = ROOM_BYTES
+    share_bytes: int = SHARE_BYTES
+
+
+Admit = Callable[[Principal], None]
+MaySee = Callable[[Principal, Entry, str], Awaitable[bool]]
+
+
+async def everybody(principal: Principal, entry: Entry, uri: str) -> bool:
+    """For resources that are the same for every principal."""
+    return True
 
 
 class Edge:
@@ -91,20 +103,31 @@ class Edge:
         seal_key: bytes,
         info: ServerInfo,
         metrics: Metrics,
+        admit: Admit,
+        may_see: MaySee = everybody,
         completer_of: Callable[[Entry], Completer | None] = lambda entry: None,
         end_round: EndRound = lambda call, error: None,
         limits: EdgeLimits | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """Take the parts.
+
+        Args:
+            admit: counts a request that is no call and raises RateLimited where there were too many.
+            may_see: whether what a URI names is this principal's, asked before a subscription is granted.
+        """
         self._catalog = catalog
         self._policy = policy
-        self._log = log
+        self._admit = admit
+        self._may_see = may_see
+        self._refusals = Refusals(log, rejections)
         self._runbook = runbook
         self.rejections = rejections
         self.changes = changes
         self.metrics = metrics
         self._completer_of = completer_of
         self._limits = limits or EdgeLimits()
+        self.room = Room(limit_bytes=self._limits.room_bytes, share_bytes=self._limits.share_bytes)
         self._info = info
         self._stamp = info.stamp()
         self._lists = Lists(catalog, policy, key=seal_key, stamp=self._stamp, page_size=self._limits.page_size)
@@ -117,11 +140,11 @@ class Edge:
         self._listens: dict[asyncio.Event, Session] = {}
         self._declared: OrderedDict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = OrderedDict()
         self._draining = False
-        self._claimed_bytes = 0
         self._profiles: dict[str, tuple[str, bool]] = {}
         self._logger = structlog.get_logger("omni_mcp.edge")
         metrics.watch("omni_open_sessions", "Open connections and modern requests.", lambda: len(self._sessions))
         metrics.watch("omni_requests_in_flight", "Requests that are being answered.", lambda: len(self._tasks))
+        metrics.watch("omni_room_bytes", "Memory held for messages.", lambda: self.room.taken_bytes)
         metrics.watch("omni_listeners", "Clients that hear of changes.", lambda: changes.listeners)
         self._handlers: dict[str, Callable[[Asked], Awaitable[JsonObject | bytes]]] = {
             "initialize": self._initialize,
@@ -170,17 +193,6 @@ class Edge:
                 self._profiles.clear()  # names that clients made up
             self._profiles[name] = (version, known)
         return known
-
-    def claim(self, size_bytes: int) -> bool:
-        """Count *size_bytes* of a request that is about to be held in memory; False if there is no room now."""
-        if self._claimed_bytes + size_bytes > IN_FLIGHT_LIMIT_BYTES:
-            return False
-        self._claimed_bytes += size_bytes
-        return True
-
-    def release(self, size_bytes: int) -> None:
-        """Give back what was claimed."""
-        self._claimed_bytes -= size_bytes
 
     @property
     def open_sessions(self) -> int:
@@ -291,6 +303,8 @@ class Edge:
             if era == "handshake" and not session.opened and method.name not in ("initialize", "ping"):
                 raise RpcError(INVALID_REQUEST, "send initialize first")
             check_params(method, request.params)
+            if method.rated:
+                self._admit(session.principal)
             if headers is not None and request.method == "tools/call" and era == "modern":
                 self._check_param_headers(asked, headers)
             return result_reply(request.id, await self._handlers[method.handler](asked))
@@ -299,6 +313,8 @@ class Edge:
                 self.rejections.note(session.transport, REASONS.get(fault.code, "other"))
             return error_reply(request.id, fault.code, fault.message, fault.data)
         except OmniError as error:
+            if isinstance(error, RateLimited):
+                self.rejections.note(session.transport, error.code)
             told = rpc_error(error)
             return error_reply(request.id, told.code, told.message, told.data)
         except Exception:
@@ -341,9 +357,22 @@ class Edge:
             async with self._runbook.joined(session.principal, asked.client, trace) as run:
                 yield run
             return
-        if session.run is None:
-            session.run = await self._runbook.open(session.principal, session.client)
-        yield session.run
+        async with session.opening:
+            if session.run is None:
+                session.run = await self._runbook.open(session.principal, session.client)
+            run = session.run
+        session.run_users[run] += 1
+        try:
+            yield run
+        except QuotaExceeded:
+            session.run = None if session.run == run else session.run  # the next request opens another
+            raise
+        finally:
+            session.run_users[run] -= 1
+            if not session.run_users[run]:
+                del session.run_users[run]
+                if session.run != run:
+                    self._runbook.close(run, session.principal, "idle")
 
     # --- handlers ---
 
@@ -394,7 +423,7 @@ class Edge:
         session, uri = asked.session, asked.params["uri"]
         if len(session.subscriptions) >= SUBSCRIPTIONS_LIMIT and uri not in session.subscriptions:
             raise Overloaded(f"one client may subscribe to {SUBSCRIPTIONS_LIMIT} resources")
-        if not await self._permitted(asked, "resource", uri):
+        if not await self._permitted(asked, "resource", uri, may_see=self._may_see):
             raise unknown_target("resource", uri, era=asked.era)
         session.subscriptions.add(uri)
         self.changes.join(session)
@@ -436,23 +465,31 @@ class Edge:
         path = {"path": "$.params.ref.type"}
         raise RpcError(INVALID_PARAMS, "params.ref.type must be ref/prompt or ref/resource", path)
 
-    async def _permitted(self, asked: Asked, kind: CallKind, name: str, entry: Entry | None = None) -> bool:
-        """Ask the policy about a request that is no call; a refusal is on record in the caller's run."""
-        actions: dict[CallKind, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
+    async def _permitted(
+        self, asked: Asked, kind: CallKind, name: str, entry: Entry | None = None, *, may_see: MaySee = everybody
+    ) -> bool:
+        """Ask the policy about a request that is no call; a refusal is on record in the caller's run.
+
+        A quarantined target is unknown, as it is to calls.
+        """
         session = asked.session
         found = entry or self._catalog.find(session.profile, kind, name)
+        if found is not None and found.state == "quarantined":
+            found = None
         async with self._run_of(asked) as run:
             decision = self._policy.decide(
-                action=actions[kind], principal=session.principal, entry=found, name=name, run=run,
+                action=ACTIONS[kind], principal=session.principal, entry=found, name=name, run=run,
                 arguments_digest=EMPTY_DIGEST, arguments_bytes=2,
             )  # fmt: skip
-            if decision.verdict == "allow" and found is not None:
+            allowed = decision.verdict == "allow" and found is not None
+            if allowed and found is not None and await may_see(session.principal, found, name):
                 return True
             detail = "; ".join(decision.errors) or ("unknown target" if found is None else decision.verdict)
+            detail = "not the caller's" if allowed else detail
             refusal = AccessRefusedEvent(
                 method=asked.method, target=name, principal=session.principal.key, rules=decision.rules, detail=detail
             )
-            self._log.append(run, draft(refusal, actor=session.principal.key))
+            await self._refusals.note(run, session.transport, refusal)
             return False
 
     async def _listen(self, asked: Asked) -> JsonObject:
@@ -481,7 +518,7 @@ class Edge:
         granted = []
         for uri in uris:
             string_at(uri, path="params.notifications.resourceSubscriptions", limit=URI_LIMIT)
-            if await self._permitted(asked, "resource", uri):
+            if await self._permitted(asked, "resource", uri, may_see=self._may_see):
                 granted.append(uri)
         kinds: tuple[ListKind, ...] = ("tools", "resources", "prompts")
         named = frozenset(kind for kind in kinds if wanted.get(f"{kind}ListChanged") is True)

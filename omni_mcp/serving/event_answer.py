@@ -27,13 +27,16 @@ async def pump(
 ) -> bool:
     """Send events of *stream* from the one after *after* until it ends for this reader; True if all of it was sent.
 
-    Events of a named stream carry their ids, so that the client can come back for the rest.
+    Events of a named stream carry their ids, so that the client can come back for the rest. Nothing is sent any more
+    once the token is no longer what it was; a silent stream is looked at with each keepalive.
     """
     number = after
     while True:
         events = await stream.wait(reader, number, timeout_s=keepalive_s)
         if events is None:
             return stream.finished and not stream.overrun and stream.read_by(reader)
+        if not exchange.still_valid():
+            return False
         async with asyncio.timeout(WRITE_TIMEOUT_S):
             if not events:
                 await exchange.chunk(b": still here\r\n\r\n")

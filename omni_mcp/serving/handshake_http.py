@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from omni_mcp.chain.crashpoint import reach
+from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.json import JsonValue
 from omni_mcp.protocol.eras import at_least
 from omni_mcp.protocol.frames import BadFrame, Frame, Request, frame_of
@@ -24,12 +25,15 @@ from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.event_answer import KEEPALIVE_S, answer_events
 from omni_mcp.serving.first_word import First, first_word, reply_of
 from omni_mcp.serving.session import Nowhere, Outlet, Session
+from omni_mcp.serving.shares import share_of
 from omni_mcp.serving.streams import EventStream
 
 SESSION_HEADER = "mcp-session-id"
 STREAMS_LIMIT = 64  # answers that a client may come back to, per session
 SENT_LIMIT_BYTES = 1024 * 1024  # of answers that were sent, but may have been lost with their connection
 SENT_KEEP_S = 60.0
+KEPT_LIMIT_BYTES = 32 * 1024 * 1024  # of answers that one principal may come back for, over all its sessions
+STANDING_LIMIT_BYTES = 256 * 1024  # of news that were not read
 STANDING = "s"  # name of the GET stream
 SWEEP_S = 15.0
 
@@ -58,6 +62,11 @@ class HttpSession:
     posts: int = 0
 
     @property
+    def kept_bytes(self) -> int:
+        """What is held for a client that nobody reads for now."""
+        return sum(stream.held_bytes for stream in self.streams.values() if not stream.attached)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is under way and nobody listens."""
         return not self.session.calls and not self.standing.attached
@@ -81,9 +90,26 @@ class HttpSession:
         for name in [name for name, sent_s in self.sent.items() if sent_s < before_s]:
             self._drop(name)
 
+    def drop_kept(self) -> bool:
+        """Let go of one stream that nobody reads, the one that is missed least first; False if there is none."""
+        kept = [name for name, stream in self.streams.items() if stream.held_bytes and not stream.attached]
+        if not kept:
+            return False
+        sent = [name for name in kept if name in self.sent]
+        done = [name for name in kept if self.streams[name].finished]
+        self._drop((sent or done or kept)[0])
+        return True
+
+    def drop_all(self) -> None:
+        """Let go of everything: the session is over."""
+        for name in list(self.streams):
+            self._drop(name)
+
     def _drop(self, name: str) -> None:
-        self.streams.pop(name, None)
+        stream = self.streams.pop(name, None)
         self.sent.pop(name, None)
+        if stream is not None and not stream.attached:
+            stream.abandon()
 
 
 class HandshakeHttp:
@@ -97,6 +123,7 @@ class HandshakeHttp:
         idle_s: float,
         quiet_s: float = 0.05,
         keepalive_s: float = KEEPALIVE_S,
+        kept_limit_bytes: int = KEPT_LIMIT_BYTES,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._edge = edge
@@ -104,6 +131,7 @@ class HandshakeHttp:
         self._idle_s = idle_s
         self._quiet_s = quiet_s
         self._keepalive_s = keepalive_s
+        self._kept_limit_bytes = kept_limit_bytes
         self._now_s = now_s
         self._sessions: dict[str, HttpSession] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -148,7 +176,12 @@ class HandshakeHttp:
         if len(self._sessions) >= self._sessions_limit:
             await self._fault(exchange, 503, frame.id, "too many open sessions; close one, or try again later")
             return
-        standing = EventStream(STANDING)
+        share, who = share_of(self._sessions_limit), exchange.principal.key
+        if sum(held.session.principal.key == who for held in self._sessions.values()) >= share:
+            message = f"you have {share} open sessions, as many as one client may have; close one (DELETE) first"
+            await self._fault(exchange, 429, frame.id, message)
+            return
+        standing = EventStream(STANDING, bytes_limit=STANDING_LIMIT_BYTES)
         session = self._edge.open(
             principal=exchange.principal, profile=profile, transport="http", outlet=StandingOutlet(standing)
         )
@@ -166,8 +199,7 @@ class HandshakeHttp:
         await exchange.answer_json(200, reply.body, [(SESSION_HEADER.encode(), held.id.encode())])
 
     async def _request(self, exchange: Exchange, held: HttpSession, frame: Request, *, takes_events: bool) -> None:
-        held.posts += 1
-        stream = EventStream(str(held.posts))
+        stream = self._stream_of(held)
         reader = stream.attach()
         outlet: Outlet = stream if takes_events else Nowhere()
         task = self._edge.begin(held.session, frame, outlet, era="handshake")
@@ -179,11 +211,25 @@ class HandshakeHttp:
         else:
             task.add_done_callback(lambda done: stream.finish(reply_of(done, frame.id).body))
             if first is First.GONE:
-                stream.detach(reader)  # it never learned an event id, so there is nothing to come back to
+                stream.detach(reader)
+                stream.abandon()  # it never learned an event id, so there is nothing to come back to
             else:
                 await self._stream(exchange, held, stream)
         if frame.method in KINDS:
             reach("replied")
+
+    def _stream_of(self, held: HttpSession) -> EventStream:
+        held.posts += 1
+        who = held.session.principal.key
+        return EventStream(str(held.posts), on_held=lambda: self._make_room(who))
+
+    def _make_room(self, who: str) -> None:
+        """Let go of answers of a principal that keeps too much, those of its longest unused session first."""
+        mine = sorted((h for h in self._sessions.values() if h.session.principal.key == who), key=_touched)
+        spare = sum(held.kept_bytes for held in mine) - self._kept_limit_bytes
+        for held in mine:
+            while spare > 0 and (before := held.kept_bytes) and held.drop_kept():
+                spare -= before - held.kept_bytes
 
     async def _stream(self, exchange: Exchange, held: HttpSession, stream: EventStream) -> None:
         """Answer with events; what the client did not get waits for it."""
@@ -199,8 +245,7 @@ class HandshakeHttp:
         self, exchange: Exchange, held: HttpSession, batch: list[JsonValue], *, takes_events: bool
     ) -> None:
         """Each member is its own request with its own call; the answers share one HTTP answer."""
-        held.posts += 1
-        stream = EventStream(str(held.posts))
+        stream = self._stream_of(held)
         outlet: Outlet = stream if takes_events else Nowhere()
         tasks: list[asyncio.Task[Reply]] = []
         refused: list[Reply] = []
@@ -241,6 +286,8 @@ class HandshakeHttp:
         held.touched_s = self._now_s()
         if complete:
             held.note_sent(stream, held.touched_s)
+        elif not exchange.still_valid():
+            await self._edge.close(held.session)
 
     def _resumed(self, held: HttpSession, event_id: str | None) -> tuple[EventStream, int]:
         name, _, number = (event_id or "").rpartition("-")
@@ -268,6 +315,8 @@ class HandshakeHttp:
     async def _find(self, exchange: Exchange, profile: str) -> HttpSession | None:
         """Return the session of a request, or answer why there is none. Another principal's is not there.
 
+        A session lasts as long as everything about its principal does: with other roles, the client begins another.
+
         The version header only has to name a handshake version: clients are known to send another than they agreed
         on, and what was agreed on is what counts.
         """
@@ -276,21 +325,25 @@ class HandshakeHttp:
             await self._fault(exchange, 400, None, "send initialize first, then its Mcp-Session-Id with every request")
             return None
         held = self._sessions.get(session_id)
-        caller = exchange.principal.key if exchange.principal is not None else ""
-        if held is None or held.session.principal.key != caller or held.session.profile != profile:
+        caller = exchange.principal
+        if held is not None and caller is not None and _changed(held.session.principal, caller):
+            await self._edge.close(held.session)
+            held = None
+        if held is None or held.session.principal != caller or held.session.profile != profile:
             await self._fault(exchange, 404, None, "there is no such session; send initialize to begin one")
             return None
         held.touched_s = self._now_s()
         return held
 
     async def _fault(self, exchange: Exchange, status: int, request_id: int | str | None, message: str) -> None:
-        reason = {400: "no_session", 404: "unknown_session", 503: "too_many_sessions"}[status]
+        reason = {400: "no_session", 404: "unknown_session", 429: "too_many_of_one", 503: "too_many_sessions"}[status]
         self._edge.rejections.note("http", reason)
         await exchange.answer_json(status, error_reply(request_id, INVALID_REQUEST, message).body)
 
     def _forget(self, held: HttpSession) -> None:
         self._sessions.pop(held.id, None)
         held.standing.finish()
+        held.drop_all()
 
     def _arm(self) -> None:
         if self._timer is None and self._sessions:
@@ -314,6 +367,15 @@ class HandshakeHttp:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _touched(held: HttpSession) -> float:
+    return held.touched_s
+
+
+def _changed(before: Principal, now: Principal) -> bool:
+    """Whether it is the same principal with other roles."""
+    return before.key == now.key and before != now
 
 
 async def _collect(stream: EventStream, tasks: list[asyncio.Task[Reply]], refused: list[Reply]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -11,12 +12,12 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import TooLarge
+from omni_mcp.contracts.errors import Overloaded, RateLimited, TooLarge
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.ports import Identities
 from omni_mcp.protocol.eras import HANDSHAKE_VERSIONS, META_VERSION
-from omni_mcp.protocol.frames import BadFrame, frame_of, parse
+from omni_mcp.protocol.frames import BadFrame, frame_of
 from omni_mcp.protocol.rpc import INVALID_REQUEST
 from omni_mcp.serving.api import api_routes
 from omni_mcp.serving.asgi import (
@@ -29,11 +30,14 @@ from omni_mcp.serving.asgi import (
     Send,
     headers_of,
     json_bytes,
+    refuse_room,
 )
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.gate import NO_TOKEN, Gate, Stop, local_hosts, local_origins
 from omni_mcp.serving.handshake_http import HandshakeHttp
 from omni_mcp.serving.modern_http import ModernHttp
+from omni_mcp.serving.parsing import parsed
+from omni_mcp.serving.room import Claim
 from omni_mcp.serving.sse import MESSAGES_PATH, SseHttp
 from omni_mcp.serving.web_server import serve_http
 
@@ -59,7 +63,6 @@ class HttpSettings(Protocol):
 
 
 Serve = Callable[[Exchange, str], Awaitable[None]]
-MayUse = Callable[[Principal, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +88,12 @@ class HttpFace:
         settings: HttpSettings,
         *,
         status: Callable[[], JsonObject],
-        may_use: MayUse,
         mounted: Sequence[BaseRoute],
     ) -> None:
         self._edge = edge
         self._settings = settings
         self._identities = identities
         self._status = status
-        self._may_use = may_use
         self._gates: dict[int, Gate] = {}
         self._logger = structlog.get_logger("omni_mcp.http")
         self._modern = ModernHttp(edge)
@@ -148,9 +149,10 @@ class HttpFace:
             exchange.principal = gate.principal_of(exchange.headers)
             if exchange.principal is None:
                 return NO_TOKEN
+            exchange.still_valid = partial(_same_principal, gate, exchange.headers, exchange.principal)
         if route is None:
             return await self._mounted(exchange)
-        if exchange.principal is not None and route.profiled and not self._may_use(exchange.principal, profile):
+        if exchange.principal is not None and route.profiled and not self._edge.has_profile(profile):
             return Stop(404, "there is no such profile", "unknown_profile")
         serve = route.methods.get(exchange.method)
         if serve is None:
@@ -202,19 +204,24 @@ class HttpFace:
     # --- routes ---
 
     async def _post_mcp(self, exchange: Exchange, profile: str) -> None:
-        size_bytes = exchange.expected_bytes(self._settings.request_limit_bytes)
-        if not self._edge.claim(size_bytes):
-            await exchange.refuse(503, "the gateway holds too many requests; try again", [(b"retry-after", b"1")])
-            return
-        try:
-            await self._message(exchange, profile)
-        finally:
-            self._edge.release(size_bytes)
+        assert exchange.principal is not None  # the gate let it pass
+        with self._edge.room.claim(exchange.principal.key) as claim:
+            try:
+                claim.grow(exchange.expected_bytes(self._settings.request_limit_bytes))
+            except (RateLimited, Overloaded) as error:
+                self._edge.rejections.note("http", "no_room")
+                await refuse_room(exchange, error)
+                return
+            await self._message(exchange, profile, claim)
 
-    async def _message(self, exchange: Exchange, profile: str) -> None:
+    async def _message(self, exchange: Exchange, profile: str, claim: Claim) -> None:
+        """Read, parse and serve one body; what it is smaller than it could have been is given back."""
         limit_bytes = self._settings.request_limit_bytes
         try:
-            value = parse(await exchange.body(limit_bytes), limit_bytes=limit_bytes)
+            data = await exchange.body(limit_bytes)
+            claim.shrink_to(len(data))
+            value = await parsed(data, limit_bytes=limit_bytes)
+            del data
             if _is_modern(exchange.headers, value):
                 if isinstance(value, list):
                     raise BadFrame(INVALID_REQUEST, "batch", "send one message at a time")
@@ -264,18 +271,19 @@ def build_http(
     settings: HttpSettings,
     *,
     status: Callable[[], JsonObject],
-    may_use: MayUse | None = None,
     routes: Sequence[BaseRoute] = (),
 ) -> HttpFace:
     """Return the ASGI application.
 
     Args:
         status: the snapshot behind `/readyz` and `/api/status`.
-        may_use: whether a principal may use a profile; unset: every profile that names something.
         routes: further routes, served behind the same gate.
     """
-    may = may_use or (lambda principal, profile: edge.has_profile(profile))
-    return HttpFace(edge, identities, settings, status=status, may_use=may, mounted=[*api_routes(status), *routes])
+    return HttpFace(edge, identities, settings, status=status, mounted=[*api_routes(status), *routes])
+
+
+def _same_principal(gate: Gate, headers: dict[str, str], principal: Principal) -> bool:
+    return gate.principal_of(headers) == principal
 
 
 def _is_json(headers: dict[str, str]) -> bool:

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Literal
 
 from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import OmniError, Overloaded, RateLimited
 from omni_mcp.protocol.frames import FRAME_LIMIT_BYTES, BadFrame
 from omni_mcp.protocol.rpc import PARSE_ERROR
 from omni_mcp.serving.conversation import Conversation
 from omni_mcp.serving.edge import Edge
+from omni_mcp.serving.room import Claim
 
 CHUNK_BYTES = 256 * 1024
 UNREAD_LIMIT_BYTES = 16 * 1024 * 1024  # what a client may leave unread before it is dropped
@@ -20,28 +22,59 @@ class LineTooLong:
     """Stands for a line over the limit; its bytes were thrown away as they came."""
 
 
-async def split_lines(reader: asyncio.StreamReader, *, limit_bytes: int) -> AsyncIterator[bytes | LineTooLong]:
-    """Yield lines without their newline. Every byte is looked at once, so a long line costs what its length says."""
+class NoRoom:
+    """Stands for a line that could not be held; its bytes were thrown away as they came."""
+
+    def __init__(self, error: OmniError) -> None:
+        self.error = error
+
+
+async def split_lines(
+    reader: asyncio.StreamReader, *, limit_bytes: int, claim: Claim
+) -> AsyncIterator[bytes | LineTooLong | NoRoom]:
+    """Yield lines without their newline. Every byte is looked at once, so a long line costs what its length says.
+
+    What is held of a line that goes on in the next chunk is claimed until the line was taken.
+    """
     parts: list[bytes] = []
-    size, skipping = 0, False
+    size = 0
+    skipping: LineTooLong | NoRoom | None = None
     while chunk := await reader.read(CHUNK_BYTES):
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
-            if skipping or size + end - start > limit_bytes:
+            if skipping is not None:
+                yield skipping
+            elif size + end - start > limit_bytes:
                 yield LineTooLong()
             else:
                 parts.append(chunk[start:end])
-                yield b"".join(parts)
-            parts, size, skipping, start = [], 0, False, end + 1
+                line, parts = b"".join(parts), []
+                yield line
+            parts, size, skipping, start = [], 0, None, end + 1
+            claim.close()
         size += len(chunk) - start
-        if size > limit_bytes:
-            parts, skipping = [], True
-        elif start < len(chunk):
-            parts.append(chunk[start:])
-    if skipping:
-        yield LineTooLong()
+        if skipping is None and start < len(chunk):
+            skipping = _refused(size, len(chunk) - start, limit_bytes, claim)
+            if skipping is None:
+                parts.append(chunk[start:])
+            else:
+                parts = []
+                claim.close()
+    if skipping is not None:
+        yield skipping
     elif parts:
         yield b"".join(parts)  # a last line without its newline is a line
+
+
+def _refused(size: int, more: int, limit_bytes: int, claim: Claim) -> LineTooLong | NoRoom | None:
+    """Say why *more* bytes of a line cannot be held, or claim them."""
+    if size > limit_bytes:
+        return LineTooLong()
+    try:
+        claim.grow(more)
+    except (RateLimited, Overloaded) as error:
+        return NoRoom(error)
+    return None
 
 
 class LineOutlet:
@@ -86,9 +119,12 @@ async def serve_lines(
     talk = Conversation(
         edge, outlet, principal=principal, profile=profile, transport=transport, frame_limit_bytes=frame_limit_bytes
     )
+    claim = edge.room.claim(principal.key)
     try:
-        async for line in split_lines(reader, limit_bytes=frame_limit_bytes):
-            if isinstance(line, LineTooLong):
+        async for line in split_lines(reader, limit_bytes=frame_limit_bytes, claim=claim):
+            if isinstance(line, NoRoom):
+                talk.turn_away(line.error)
+            elif isinstance(line, LineTooLong):
                 talk.refuse(BadFrame(PARSE_ERROR, "too_large", f"a line is over {frame_limit_bytes} bytes"))
             elif line.strip():
                 await talk.take(line)
@@ -96,6 +132,7 @@ async def serve_lines(
     except (ConnectionError, BrokenPipeError):
         pass  # the client has gone without a word; ending the conversation is all there is to do
     finally:
+        claim.close()
         await talk.end("gateway_stopped" if edge.draining else "client_left")
         await _flush(writer)
 

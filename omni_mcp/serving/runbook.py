@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omni_mcp.contracts.call import ClientFacts, Principal
+from omni_mcp.contracts.errors import QuotaExceeded
 from omni_mcp.contracts.events import RunClosed, draft
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.contracts.ports import RunLog
@@ -87,9 +88,15 @@ class Runbook:
         found.users += 1
         try:
             yield await asyncio.shield(found.run)
+        except QuotaExceeded:  # a full run makes way: the next request opens another
+            if self._open.get(key) is found:
+                del self._open[key]
+            raise
         finally:
             found.users -= 1
             found.touched_s = self._now_s()
+            if not found.users and self._open.get(key) is not found and _is_made(found.run):
+                self.close(found.run.result(), found.principal, "idle")
 
     async def _create(
         self, key: tuple[str, str | None], entry: _OpenRun, principal: Principal, client: ClientFacts,
@@ -142,6 +149,10 @@ class Runbook:
     def open_runs(self) -> int:
         """How many modern runs are open."""
         return len(self._open)
+
+
+def _is_made(run: asyncio.Future[str]) -> bool:
+    return run.done() and not run.cancelled() and run.exception() is None
 
 
 def client_facts(client: ClientFacts) -> JsonObject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -52,6 +53,8 @@ class Session:
         self.client = ClientFacts(transport=transport)
         self.log_level = "info"
         self.run: str | None = None
+        self.run_users: Counter[str] = Counter()  # requests under way by run: a full run makes way for another
+        self.opening = asyncio.Lock()
         self.calls: dict[RequestId, asyncio.Task[Reply]] = {}
         self.subscriptions: set[str] = set()
         self.closed = False
@@ -133,8 +136,9 @@ class Session:
         for waiting in self._asks.values():
             if not waiting.done():
                 waiting.set_exception(AskRefused("the client has gone"))
-        if self.on_close is not None:
-            self.on_close()
+        on_close, self.on_close = self.on_close, None  # it refers to what refers to this: let both go now
+        if on_close is not None:
+            on_close()
 
 
 def _reason(error: JsonValue) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 from urllib.parse import parse_qs
 
-from omni_mcp.contracts.errors import TooLarge
+from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import Overloaded, RateLimited, TooLarge
 from omni_mcp.protocol.frames import BadFrame
 from omni_mcp.protocol.rpc import PARSE_ERROR
-from omni_mcp.serving.asgi import Exchange, accepts
+from omni_mcp.serving.asgi import Exchange, accepts, refuse_room
 from omni_mcp.serving.conversation import Conversation
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.event_answer import KEEPALIVE_S, answer_events, encoded_event
+from omni_mcp.serving.shares import share_of
 from omni_mcp.serving.streams import EventStream
 
 MESSAGES_PATH = "/messages"
@@ -43,6 +45,11 @@ class SseHttp:
         if len(self._talks) >= self._sessions_limit or self._edge.draining:
             await exchange.refuse(503, "too many open sessions; close one, or try again later")
             return
+        share, who = share_of(self._sessions_limit), exchange.principal.key
+        if sum(talk.session.principal.key == who for talk in self._talks.values()) >= share:
+            self._edge.rejections.note("sse", "too_many_of_one")
+            await exchange.refuse(429, f"you have {share} open sessions, as many as one client may have; close one")
+            return
         stream = EventStream()
         talk = Conversation(
             self._edge, stream, principal=exchange.principal, profile=profile, transport="sse",
@@ -62,15 +69,30 @@ class SseHttp:
         """Take one message. Another principal's session is not there."""
         query = parse_qs(exchange.scope.get("query_string", b"").decode("latin-1"))
         talk = self._talks.get((query.get("session_id") or [""])[0])
-        if talk is None or exchange.principal is None or talk.session.principal.key != exchange.principal.key:
+        if talk is not None and exchange.principal is not None and _changed(talk, exchange.principal):
+            talk.session.hang_up()  # its stream ends, and with it everything it has under way
+            talk = None
+        if talk is None or talk.session.principal != exchange.principal:
             self._edge.rejections.note("sse", "unknown_session")
             await exchange.refuse(404, "there is no such session; open one with GET /sse")
             return
-        try:
-            data = await exchange.body(self._limit)
-        except TooLarge as error:
-            talk.refuse(BadFrame(PARSE_ERROR, "too_large", error.message))
-            await exchange.refuse(413, error.message)
-            return
-        await talk.take(data)
+        with self._edge.room.claim(talk.session.principal.key) as claim:
+            try:
+                claim.grow(exchange.expected_bytes(self._limit))
+                data = await exchange.body(self._limit)
+            except (RateLimited, Overloaded) as error:
+                self._edge.rejections.note("sse", "no_room")
+                await refuse_room(exchange, error)
+                return
+            except TooLarge as error:
+                talk.refuse(BadFrame(PARSE_ERROR, "too_large", error.message))
+                await exchange.refuse(413, error.message)
+                return
+            claim.shrink_to(len(data))
+            await talk.take(data)
         await exchange.answer(202, b"Accepted", [(b"content-type", b"text/plain; charset=utf-8")])
+
+
+def _changed(talk: Conversation, now: Principal) -> bool:
+    """Whether the session was opened by the same principal with other roles."""
+    return talk.session.principal.key == now.key and talk.session.principal != now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 EVENTS_LIMIT = 1024  # undelivered events before a slow reader is dropped, and all that is kept for resuming
 BYTES_LIMIT = 8 * 1024 * 1024
@@ -16,7 +17,15 @@ class EventStream:
     can be read again from any number after the oldest one held.
     """
 
-    def __init__(self, name: str = "", *, events_limit: int = EVENTS_LIMIT, bytes_limit: int = BYTES_LIMIT) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        events_limit: int = EVENTS_LIMIT,
+        bytes_limit: int = BYTES_LIMIT,
+        on_held: Callable[[], None] | None = None,
+    ) -> None:
+        """Make an empty stream; *on_held* is called when it holds more and nobody reads."""
         self.name = name
         self._events_limit = events_limit
         self._bytes_limit = bytes_limit
@@ -24,6 +33,7 @@ class EventStream:
         self._held_bytes = 0
         self._last = 0
         self._delivered = 0
+        self._on_held = on_held
         self._reader = 0  # number of the attached reader; a newer one ends an older one
         self._attached = False
         self._changed = asyncio.Event()
@@ -37,7 +47,8 @@ class EventStream:
         self._add(data)
         self._trim()
         self._changed.set()
-        return not self.overrun
+        self._tell_held()
+        return not self.overrun and not self.finished
 
     def finish(self, data: bytes | None = None) -> None:
         """Add the last message, if there is one, and end the stream. It is the reply: no limit pushes it out."""
@@ -47,6 +58,19 @@ class EventStream:
             self._add(data)
         self.finished = True
         self._changed.set()
+        self._tell_held()
+
+    def abandon(self) -> None:
+        """End the stream and let go of what it holds: nobody will come for it."""
+        self.finished = True
+        self._held.clear()
+        self._held_bytes = 0
+        self._on_held = None
+        self._changed.set()
+
+    def _tell_held(self) -> None:
+        if self._on_held is not None and not self._attached:
+            self._on_held()
 
     def _add(self, data: bytes) -> None:
         self._last += 1
@@ -91,6 +115,7 @@ class EventStream:
         """Stop reading, unless a newer reader has taken over."""
         if reader == self._reader:
             self._attached = False
+            self._tell_held()
 
     def read_by(self, reader: int) -> bool:
         """Whether *reader* is still the one that reads."""

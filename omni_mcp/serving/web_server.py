@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ BODY_DEADLINE_S = 30.0
 STALL_DEADLINE_S = 60.0  # a client that takes nothing of its answer for this long has gone
 KEEP_ALIVE_S = 75  # longer than a proxy in front, which should be the one to close
 CONNECTIONS_LIMIT = 1024
+OTHER_FILES = 128  # descriptors that are not connections: the log, cells, clients on the local socket
 HEADER_LIMIT_BYTES = 64 * 1024
 HEADER_COUNT_LIMIT = 128
 STOP_TIMEOUT_S = 2
@@ -34,14 +36,15 @@ class BoundedHttp(HttpToolsProtocol):
     header_deadline_s = HEADER_DEADLINE_S
     body_deadline_s = BODY_DEADLINE_S
     stall_deadline_s = STALL_DEADLINE_S
-    connections_limit = CONNECTIONS_LIMIT
+    connections_limit: int | None = None  # None: as many as this process has descriptors for
 
     _timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
-        if len(self.connections) >= self.connections_limit:
+        limit = connections_cap() if self.connections_limit is None else self.connections_limit
+        if len(self.connections) >= limit:
             transport.write(_BUSY)
             transport.close()
             self.transport = transport
@@ -67,6 +70,9 @@ class BoundedHttp(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop_stall_timer()
         super().resume_writing()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: an upgrade that is not offered is served as the plain request that it is."""
 
     def _stop_stall_timer(self) -> None:
         if self._stall_timer is not None:
@@ -122,6 +128,12 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(answer)
         self.transport.close()
+
+
+def connections_cap(descriptors: int | None = None) -> int:
+    """Return how many connections fit into *descriptors* (of this process, if not given) beside everything else."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if descriptors is None else descriptors
+    return CONNECTIONS_LIMIT if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_LIMIT, soft - OTHER_FILES))
 
 
 class _Server(uvicorn.Server):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,28 +128,33 @@ def cgroups_of(pid: int) -> list[str]:
     return [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/omni-cell-{pid}-*")]
 
 
-def left_behind() -> list[str]:
-    """Return what of this process's cells is still there: processes, cgroups, mounts."""
-    left = []
-    mine = {os.getpid()}
-    for stat in sorted(Path("/proc").glob("[0-9]*/stat"), key=lambda path: int(path.parts[2])):
+def left_behind(place: Path, not_ours: set[str]) -> list[str]:
+    """Return what is left of the cells that were started from *place*: processes, cgroups, mounts.
+
+    Other tests of this process may have a gateway of their own: its helper was started from elsewhere, and its cgroups
+    are those in *not_ours*.
+    """
+    left, ours = [], set[int]()
+    for entry in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
-            name, _, rest = stat.read_text().partition(" (")[2].rpartition(") ")
+            name, _, rest = (entry / "stat").read_text().partition(" (")[2].rpartition(") ")
+            command = (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(rest.split()[1]) in mine and name.startswith(("bwrap", Path(sys.executable).name[:15])):
-            mine.add(int(stat.parts[2]))
-            left.append(f"process {stat.parts[2]} {name}")
-    left += cgroups_of(os.getpid())
+        if int(rest.split()[1]) in ours or os.fsencode(place) in command:
+            ours.add(int(entry.name))
+            left.append(f"process {entry.name} {name}")
+    left += [group for group in cgroups_of(os.getpid()) if group not in not_ours]
     left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "omni-cell" in line]
     return left
 
 
 @pytest.fixture(scope="package", autouse=True)
-def nothing_stays() -> Iterator[None]:
+def nothing_stays(sandbox_dir: Path) -> Iterator[None]:
     """After all of these tests no process, cgroup or mount of ours is left."""
+    not_ours = set(cgroups_of(os.getpid()))
     yield
-    assert left_behind() == []
+    assert left_behind(sandbox_dir, not_ours) == []
 
 
 @pytest.fixture(scope="session")

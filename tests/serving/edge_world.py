@@ -12,7 +12,7 @@ from typing import Any, cast
 import httpx2
 
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Principal, Result
-from omni_mcp.contracts.errors import LogUnavailable, NotAllowed, OmniError
+from omni_mcp.contracts.errors import LogUnavailable, NotAllowed, OmniError, RateLimited
 from omni_mcp.contracts.events import Draft
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject
@@ -157,8 +157,11 @@ class OneUse:
 class Tokens:
     """Identities."""
 
+    def __init__(self, tokens: dict[str, Principal]) -> None:
+        self.tokens = tokens
+
     def principal_of(self, token: str) -> Principal | None:
-        return TOKENS.get(token)
+        return self.tokens.get(token)
 
 
 class Suggestions:
@@ -207,6 +210,10 @@ class World:
     limits: EdgeLimits = field(default_factory=EdgeLimits)
     session_idle_s: float = 1800.0
     sessions: int = 100
+    admissions: int = 1000
+    admitted: list[str] = field(default_factory=list)
+    owners: dict[str, str] = field(default_factory=dict)  # URI -> id of the only principal that may see it
+    tokens: dict[str, Principal] = field(default_factory=lambda: dict(TOKENS))
 
     def __post_init__(self) -> None:
         self.log = MemoryLog()
@@ -224,8 +231,18 @@ class World:
             seal_key=b"k" * 32,
             info=ServerInfo(name="omni-mcp", version="0.0.0", instructions="Hello."), metrics=self.metrics,
             completer_of=lambda entry: Suggestions(), end_round=lambda call, error: self.ended.append((call, error)),
-            limits=self.limits, now_ns=lambda: self.now_ns,
+            limits=self.limits, admit=self.admit, may_see=self.may_see, now_ns=lambda: self.now_ns,
         )  # fmt: skip
+
+    def admit(self, principal: Principal) -> None:
+        """Stands for the rate of requests that are no calls."""
+        self.admitted.append(principal.id)
+        if len(self.admitted) > self.admissions:
+            raise RateLimited("too many requests in a minute", data={"retry_after_s": 1.0})
+
+    async def may_see(self, principal: Principal, entry: Entry, uri: str) -> bool:
+        """Stands for who owns what a URI names."""
+        return self.owners.get(uri, principal.id) == principal.id
 
     async def handle(self, call: Call) -> Result:
         """Stands for the chain."""
@@ -285,13 +302,13 @@ class World:
 
     # --- faces ---
 
-    def http(self, *, may_use: Any = None) -> HttpFace:
+    def http(self, *, identities: Any = None) -> HttpFace:
         settings = SimpleNamespace(
             hosts=("gateway.test",), origins=("https://page.test",), request_limit_bytes=256 * 1024,
             sessions=self.sessions, session_idle_s=self.session_idle_s,
         )  # fmt: skip
-        return build_http(self.edge, Tokens(), settings, status=lambda: {"log": {"healthy": not self.log.broken}},
-                          may_use=may_use)  # fmt: skip
+        return build_http(self.edge, identities or Tokens(self.tokens), settings,
+                          status=lambda: {"log": {"healthy": not self.log.broken}})  # fmt: skip
 
     @asynccontextmanager
     async def served(self, **more: Any) -> AsyncIterator[str]:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_mcp.serving.edge import IN_FLIGHT_LIMIT_BYTES, EdgeLimits
-from omni_mcp.serving.lines import LineOutlet, LineTooLong, split_lines
+from omni_mcp.serving.edge import EdgeLimits
+from omni_mcp.serving.lines import LineOutlet, LineTooLong, NoRoom, split_lines
+from omni_mcp.serving.room import Claim, Room
 from tests.serving.edge_world import BOB, World, initialize, modern, modern_headers, request, text_answer
 from tests.serving.line_client import LineClient
 
@@ -25,11 +26,15 @@ def reader_of(*chunks: bytes) -> asyncio.StreamReader:
     return reader
 
 
+def unclaimed() -> Claim:
+    return Room().claim("ann")
+
+
 async def test_lines_are_split_whatever_the_chunks() -> None:
     data = b"one\ntwo\r\n\n" + b"x" * 99 + b"\n" + b"y" * 101 + b"\nlast"
     reader = reader_of(*(data[n : n + 7] for n in range(0, len(data), 7)))
-    lines = [line async for line in split_lines(reader, limit_bytes=100)]
-    assert [type(line) if isinstance(line, LineTooLong) else line for line in lines] == [
+    lines = [line async for line in split_lines(reader, limit_bytes=100, claim=unclaimed())]
+    assert [line if isinstance(line, bytes) else type(line) for line in lines] == [
         b"one", b"two\r", b"", b"x" * 99, LineTooLong, b"last",
     ]  # fmt: skip
 
@@ -41,10 +46,10 @@ def test_no_line_within_the_limit_is_lost_or_joined(lines: list[bytes], data: st
         text = b"".join(line + b"\n" for line in lines)
         cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
         reader = reader_of(*(text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b))
-        return [line async for line in split_lines(reader, limit_bytes=20)]
+        return [line async for line in split_lines(reader, limit_bytes=20, claim=unclaimed())]
 
     found = asyncio.run(split())
-    assert [line if not isinstance(line, LineTooLong) else None for line in found] == [
+    assert [line if isinstance(line, bytes) else None for line in found] == [
         line if len(line) <= 20 else None for line in lines
     ]
 
@@ -243,16 +248,76 @@ async def test_a_large_answer_goes_out_whole() -> None:
 
 
 async def test_requests_over_the_memory_of_the_whole_gateway_are_turned_away_until_there_is_room() -> None:
-    world = World()
+    world = World(limits=EdgeLimits(room_bytes=100_000, share_bytes=100_000))
     async with world.direct() as http, LineClient.open(world) as client:
         body = modern("tools/call", {"name": "t__echo"})
-        assert world.edge.claim(IN_FLIGHT_LIMIT_BYTES)
+        somebody = world.edge.room.claim("somebody")
+        somebody.grow(100_000)
         full = await http.post("/mcp", json=body, headers=modern_headers(body))
         refused = await client.ask("ping", id="p")
-        world.edge.release(IN_FLIGHT_LIMIT_BYTES)
+        somebody.close()
         assert (await http.post("/mcp", json=body, headers=modern_headers(body))).status_code == 200
         assert (await client.ask("ping", id="q"))["result"] == {}
-        assert world.edge.claim(IN_FLIGHT_LIMIT_BYTES), "everything that was claimed was given back"
-        world.edge.release(IN_FLIGHT_LIMIT_BYTES)
+        assert world.edge.room.taken_bytes == 0, "everything that was claimed was given back"
     assert full.status_code == 503 and full.headers["retry-after"] == "1"
     assert "too many requests" in refused["error"]["message"]
+
+
+async def test_half_a_line_is_held_only_where_there_is_room_for_it() -> None:
+    """A hundred halves of long lines must not take a hundred times their limit."""
+    world = World(limits=EdgeLimits(room_bytes=400_000, share_bytes=100_000))
+    async with (
+        LineClient.open(world) as first,
+        LineClient.open(world) as second,
+        LineClient.open(world, principal=BOB) as other,
+    ):
+        first.send(b'{"pad":"' + b"x" * 80_000)
+        await holding(world, 80_008)
+        second.send(b'{"pad":"' + b"x" * 80_000 + b'"}\n')
+        second.send(request("ping", id="after"))
+        answers = [await second.receive(), await second.receive()]
+        assert (await other.ask("ping"))["result"] == {}, "only who holds too much is turned away"
+        other.send(b'{"jsonrpc":"2.0","id":2,"method":"ping","params":{"pad":"' + b"x" * 80_000 + b'"}}\n')
+        assert (await other.receive())["result"] == {}
+        first.send(b'"}\n')
+        assert (await first.receive())["error"]["code"] == -32600, "the line is whole, and no request"
+    codes = [answer.get("error", {}).get("data", {}) for answer in answers]
+    assert codes[0]["io.omni-mcp/error"]["code"] == "rate_limited" and answers[1]["id"] == "after"
+    assert world.edge.room.taken_bytes == 0
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_line_gives_its_room_back() -> None:
+    world = World()
+    async with LineClient.open(world) as client:
+        client.send(b"x" * 50_000)
+        await holding(world, 50_000)
+    assert world.edge.room.taken_bytes == 0
+
+
+async def test_a_line_without_room_is_skipped_to_its_end() -> None:
+    room = Room(limit_bytes=50, share_bytes=50)
+    data = b"a" * 40 + b"|" + b"b" * 40 + b"\nnext\n"
+    lines = [line async for line in split_lines(reader_in_steps(data, 20), limit_bytes=1000, claim=room.claim("ann"))]
+    assert [line if isinstance(line, bytes) else type(line) for line in lines] == [NoRoom, b"next"]
+    assert room.taken_bytes == 0
+
+
+def reader_in_steps(data: bytes, step: int) -> Any:
+    """A reader that gives at most *step* bytes at a time."""
+
+    class Steps:
+        def __init__(self) -> None:
+            self.rest = data
+
+        async def read(self, size: int) -> bytes:
+            given, self.rest = self.rest[:step], self.rest[step:]
+            return given
+
+    return Steps()
+
+
+async def holding(world: World, size_bytes: int) -> None:
+    """Wait until the gateway holds *size_bytes* of messages."""
+    async with asyncio.timeout(5):
+        while world.edge.room.taken_bytes < size_bytes:
+            await asyncio.sleep(0)

@@ -11,18 +11,21 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
-from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound
+from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExceeded
 from omni_mcp.paths import make_private_dir
 
 BUSY_TIMEOUT_S = 5.0
 TRUNCATE_WAIT_S = 10.0
 LIST_LIMIT = 1000
-SCHEMA_VERSION = 1
+OWNER_QUOTA_BYTES = 1 << 30
+REFERENCE_BYTES = 512  # what a reference costs its owner besides the bytes: rows take room too
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS refs (
@@ -31,17 +34,31 @@ CREATE TABLE IF NOT EXISTS refs (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS refs_owner ON refs (owner, id);
 CREATE INDEX IF NOT EXISTS refs_run ON refs (run);
+CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
+"""
+_HOLDS = "SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ? AND owner = ?)"
+_COUNT_OWNERS = """
+INSERT OR REPLACE INTO owners
+SELECT owner, sum(cost) FROM (
+    SELECT r.owner AS owner, b.size + count(*) * ? AS cost
+    FROM refs r JOIN blobs b ON b.sha256 = r.sha256 GROUP BY r.owner, r.sha256
+) GROUP BY owner
 """
 
 
 class BlobStore:
     """The synchronous store in *directory*; safe to use from several threads and processes.
 
+    Args:
+        directory: made with mode 0700 if it is missing.
+        owner_quota_bytes: what one owner may refer to in all: each blob once, and 512 bytes for every reference.
+
     Raises:
         LogCorrupt: its database is damaged or newer than this program.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, owner_quota_bytes: int = OWNER_QUOTA_BYTES) -> None:
+        self._owner_quota_bytes = owner_quota_bytes
         self._directory = make_private_dir(directory)
         self._files = make_private_dir(directory / "blobs")
         self._guard = threading.Lock()
@@ -69,12 +86,14 @@ class BlobStore:
         """Store *data* durably and note who holds it; storing the same bytes twice keeps one copy.
 
         Raises:
+            QuotaExceeded: *owner* would refer to more than they may; nothing was stored.
             Internal: it could not be written.
         """
         reference = ArtifactRef(
             sha256=hashlib.sha256(data).hexdigest(), size=len(data), media_type=media_type, name=name
         )
         with self._transaction() as connection:
+            self._charge(connection, reference, owner, run)
             known = connection.execute("SELECT data FROM blobs WHERE sha256 = ?", (reference.sha256,)).fetchone()
             if len(data) > INLINE_LIMIT_BYTES and not self._is_whole(reference):
                 self._write_file(reference.sha256, data)
@@ -87,6 +106,35 @@ class BlobStore:
                 (reference.sha256, owner, run, name or "", media_type, time.time_ns()),
             )
         return reference
+
+    def _charge(self, connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> None:
+        """Count what the new reference costs *owner*; one that is there already costs nothing."""
+        mine = (reference.sha256, owner)
+        again = "SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ? AND owner = ? AND run = ? AND name = ?)"
+        if connection.execute(again, (*mine, run, reference.name or "")).fetchone()[0]:
+            return
+        known = connection.execute(_HOLDS, mine).fetchone()[0]
+        cost = REFERENCE_BYTES + (0 if known else reference.size)
+        row = connection.execute("SELECT bytes FROM owners WHERE owner = ?", (owner,)).fetchone()
+        held = row[0] if row else 0
+        if held + cost > self._owner_quota_bytes:
+            raise QuotaExceeded(
+                f"your artifacts would have {held + cost} bytes, and {self._owner_quota_bytes} is the most they may "
+                "have; erase runs that are not needed any more (`omni-mcp erase RUN`), or have "
+                "limits.artifact_bytes_per_principal raised",
+                detail=f"{owner} holds {held} bytes and wanted {cost} more in run {run}",
+                data={"held_bytes": held, "wanted_bytes": cost, "limit_bytes": self._owner_quota_bytes},
+            )
+        connection.execute(
+            "INSERT INTO owners VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET bytes = bytes + excluded.bytes",
+            (owner, cost),
+        )
+
+    def held_bytes(self, owner: str) -> int:
+        """Return what *owner* has used of the quota."""
+        with self._reading() as connection:
+            row = connection.execute("SELECT bytes FROM owners WHERE owner = ?", (owner,)).fetchone()
+        return int(row[0]) if row else 0
 
     def get(self, sha256: str, *, owner: str) -> tuple[ArtifactRef, bytes]:
         """Return a blob that *owner* may see.
@@ -135,7 +183,7 @@ class BlobStore:
         removed: list[str] = []
         with self._transaction() as connection:
             for sha256 in sha256s:
-                connection.execute("DELETE FROM refs WHERE run = ? AND sha256 = ?", (run, sha256))
+                _give_back(connection, run, sha256)
                 if connection.execute("SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ?)", (sha256,)).fetchone()[0]:
                     continue
                 if connection.execute("DELETE FROM blobs WHERE sha256 = ?", (sha256,)).rowcount:
@@ -206,7 +254,10 @@ class BlobStore:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if version < SCHEMA_VERSION:
+            with self._transaction():
+                connection.execute(_COUNT_OWNERS, (REFERENCE_BYTES,))
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._remove_leftovers()
 
     @contextmanager
@@ -248,6 +299,17 @@ class BlobStore:
                     raise Internal(
                         "removed artifacts may still be in the write-ahead log", detail="readers kept it busy"
                     )
+
+
+def _give_back(connection: sqlite3.Connection, run: str, sha256: str) -> None:
+    """Drop the references of *run* to a blob and give their owners back what they cost."""
+    dropped = connection.execute("DELETE FROM refs WHERE run = ? AND sha256 = ? RETURNING owner", (run, sha256))
+    for owner, count in Counter(owner for (owner,) in dropped.fetchall()).items():
+        freed = count * REFERENCE_BYTES
+        if not connection.execute(_HOLDS, (sha256, owner)).fetchone()[0]:
+            freed += connection.execute("SELECT size FROM blobs WHERE sha256 = ?", (sha256,)).fetchone()[0]
+        connection.execute("UPDATE owners SET bytes = bytes - ? WHERE owner = ?", (freed, owner))
+        connection.execute("DELETE FROM owners WHERE owner = ? AND bytes <= 0", (owner,))
 
 
 def _sync(directory: Path) -> None:

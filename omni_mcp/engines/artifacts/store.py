@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.ports import Masker
-from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.artifacts.blobs import OWNER_QUOTA_BYTES, BlobStore
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ class ArtifactStore:
         Registered secrets in it are masked first, so the reference is to what is kept.
 
         Raises:
+            QuotaExceeded: *owner* would hold more than they may; nothing was stored.
             Internal: it could not be written.
         """
         return await self._in_thread(lambda: self._put(data, media_type, owner, run, name))
@@ -61,14 +62,16 @@ class ArtifactStore:
 
 
 @asynccontextmanager
-async def open_artifacts(directory: Path, masker: Masker) -> AsyncIterator[ArtifactStore]:
-    """Open the store in *directory*, made with mode 0700 if it is missing.
+async def open_artifacts(
+    directory: Path, masker: Masker, *, owner_quota_bytes: int = OWNER_QUOTA_BYTES
+) -> AsyncIterator[ArtifactStore]:
+    """Open the store in *directory*, made with mode 0700 if it is missing; each owner may hold *owner_quota_bytes*.
 
     Raises:
         LogCorrupt: its database is damaged.
         PermissionError: others may write to the directory.
     """
-    blobs = await asyncio.to_thread(BlobStore, directory)
+    blobs = await asyncio.to_thread(partial(BlobStore, directory, owner_quota_bytes=owner_quota_bytes))
     try:
         store = ArtifactStore(blobs, masker)
         try:

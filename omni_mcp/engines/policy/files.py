@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -24,8 +25,15 @@ class PolicyFile:
     text: str
 
 
+_BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.EINTR})
+
+
 class UnsafePolicies(ConfigError):
     """Somebody else could have written the rules, or there are none to read: all is denied until that is mended."""
+
+
+class BusySystem(ConfigError):
+    """The system had no descriptor or memory to read the rules with. They did not change, so what is in force stays."""
 
 
 def read_policy_files(directory: Path, *, in_force: bool = True) -> list[PolicyFile]:
@@ -36,11 +44,13 @@ def read_policy_files(directory: Path, *, in_force: bool = True) -> list[PolicyF
 
     Raises:
         UnsafePolicies: the directory is missing, or it or a file is somebody else's or others may write to it.
+        BusySystem: they cannot be read just now; try again.
         ConfigError: a file is too large, or no UTF-8.
     """
     try:
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
+        _raise_if_busy(error, str(directory))
         reason = "there is no such directory" if isinstance(error, FileNotFoundError) else str(error.strerror)
         raise UnsafePolicies(
             [problem_at(str(directory), 0, "", f"{reason}; make it with: mkdir -m 700 {directory}")]
@@ -48,12 +58,25 @@ def read_policy_files(directory: Path, *, in_force: bool = True) -> list[PolicyF
     try:
         if in_force:
             _check_owner(str(directory), os.fstat(handle), "700")
-        names = sorted(name for name in os.listdir(handle) if name.endswith(SUFFIX) and not name.startswith("."))
+        names = sorted(name for name in _names(directory, handle) if name.endswith(SUFFIX) and not name.startswith("."))
         if len(names) > MAX_FILES:
             raise ConfigError([problem_at(str(directory), 0, "", f"more than {MAX_FILES} policy files")])
         return [PolicyFile(name, _read(directory, handle, name, in_force)) for name in names]
     finally:
         os.close(handle)
+
+
+def _names(directory: Path, handle: int) -> list[str]:
+    try:
+        return os.listdir(handle)
+    except OSError as error:
+        _raise_if_busy(error, str(directory))
+        raise UnsafePolicies([problem_at(str(directory), 0, "", f"cannot be listed: {error.strerror}")]) from error
+
+
+def _raise_if_busy(error: OSError, path: str) -> None:
+    if error.errno in _BUSY:
+        raise BusySystem([problem_at(path, 0, "", f"cannot be read just now: {error.strerror}")]) from error
 
 
 def _read(directory: Path, directory_handle: int, name: str, in_force: bool) -> str:
@@ -63,6 +86,7 @@ def _read(directory: Path, directory_handle: int, name: str, in_force: bool) -> 
     try:
         handle = os.open(name, flags, dir_fd=directory_handle)
     except OSError as error:
+        _raise_if_busy(error, path)
         hint = "cannot be read (links are not followed; put the file itself here)"
         raise UnsafePolicies([problem_at(path, 0, "", f"{hint}: {error.strerror}")]) from error
     with os.fdopen(handle, "rb") as file:

@@ -17,7 +17,7 @@ from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.json import JsonObject, canonical, digest
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
 from omni_mcp.contracts.tool import Entry
-from omni_mcp.engines.policy.files import UnsafePolicies
+from omni_mcp.engines.policy.files import BusySystem, UnsafePolicies
 from omni_mcp.engines.policy.policy_set import PolicySet, Shipped, load_policies, read_shipped
 from omni_mcp.engines.policy.request import (
     RESOURCE_TYPE,
@@ -49,7 +49,8 @@ def no_roles(user: str) -> tuple[str, ...]:
 class Reload:
     """What became of one attempt to read the files again.
 
-    `problems` is empty when the new rules are in force. `denies_all` says that nothing is allowed until it is mended.
+    `problems` is empty when the new rules are in force. `denies_all` says that nothing is allowed until it is mended;
+    `busy` that the files could not be looked at for want of descriptors or memory, and will be again.
     """
 
     version: str
@@ -57,6 +58,7 @@ class Reload:
     rules: int
     problems: tuple[Problem, ...] = ()
     denies_all: bool = False
+    busy: bool = False
 
     @property
     def changed(self) -> bool:
@@ -271,6 +273,7 @@ class CedarPolicy:
         with self._reloading:
             before = self._in_force
             problems: tuple[Problem, ...] = ()
+            busy = False
             try:
                 rules = load_policies(self._directory, self._shipped)
                 if rules.version != before.version:
@@ -278,6 +281,8 @@ class CedarPolicy:
             except UnsafePolicies as error:
                 problems = error.problems
                 self._in_force = _denying_all(error)
+            except BusySystem as error:
+                problems, busy = error.problems, True
             except ConfigError as error:
                 problems = error.problems
             now = self._in_force
@@ -288,6 +293,7 @@ class CedarPolicy:
                 rules=count,
                 problems=problems,
                 denies_all=now.rules is None,
+                busy=busy,
             )
 
 

@@ -53,7 +53,7 @@ class PolicyWatcher:
         if seen == self._loaded or not settled:
             return None
         reload = await asyncio.to_thread(self._policy.reload)
-        self._loaded = seen
+        self._loaded = None if reload.busy else seen
         if reload.changed or reload.problems:
             await self._on_reload(reload)
         return reload

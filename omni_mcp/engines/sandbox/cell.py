@@ -67,7 +67,11 @@ class Outcome:
 
 
 class Cell:
-    """Made by `open`, used for one job by `run`, ended by `destroy`, which may be called at any time and twice."""
+    """Made by `open`, used for one job by `run`, ended by `destroy`, which may be called at any time and twice.
+
+    Raises:
+        StartFailed: a directory that the job is to have is not there.
+    """
 
     def __init__(self, place: Place, profile: Profile, job: Job, spawner: SpawnerLink, launcher: Launcher) -> None:
         self._place = place
@@ -343,14 +347,17 @@ class Cell:
 
 def _growths_of(job: Job) -> list[Growth]:
     add_bytes, add_entries = job.limits.disk_mib << 20, job.limits.inodes
-    return [
-        Growth(
-            mount.source, most_bytes=mount.most_bytes, most_entries=mount.most_entries,
-            add_bytes=add_bytes, add_entries=add_entries,
-        )
-        for mount in job.mounts
-        if mount.writable and mount.most_bytes is not None and mount.most_entries is not None
-    ]  # fmt: skip
+    try:
+        return [
+            Growth(
+                mount.source, most_bytes=mount.most_bytes, most_entries=mount.most_entries,
+                add_bytes=add_bytes, add_entries=add_entries,
+            )
+            for mount in job.mounts
+            if mount.writable and mount.most_bytes is not None and mount.most_entries is not None
+        ]  # fmt: skip
+    except OSError as error:
+        raise StartFailed(f"a directory of the job is missing: {error.strerror}") from error
 
 
 def _sealed_file(content: bytes) -> int:

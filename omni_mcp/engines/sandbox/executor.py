@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import re
+from dataclasses import replace
 from typing import Literal
 
 import orjson
@@ -16,6 +17,8 @@ from omni_mcp.contracts.errors import (
     InvalidArguments,
     InvalidResult,
     NotFound,
+    QuotaExceeded,
+    RateLimited,
     SandboxKilled,
     SandboxUnavailable,
     TimedOut,
@@ -26,11 +29,12 @@ from omni_mcp.contracts.ports import Artifacts, Sandbox
 from omni_mcp.contracts.sandbox import Job, JobEnd, Mount
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.sandbox.launcher import WORKSPACE
-from omni_mcp.engines.sandbox.packages import module_mounts, package_mounts
-from omni_mcp.engines.sandbox.workspaces import WorkspaceRefused, Workspaces
+from omni_mcp.engines.sandbox.packages import Modules, package_mounts
+from omni_mcp.engines.sandbox.workspaces import Room, WorkspaceRefused, Workspaces
 
 ARTIFACT_FILE = "in/artifact"
 _ARTIFACT = re.compile(r"^(?:artifact://)?([0-9a-f]{64})$")
+_RETRY_AFTER_S = 10  # for a caller who met a full queue of cells: about as long as a job usually takes
 _STDERR_KEPT = 2000  # characters of a failed job's stderr that go into the record
 
 
@@ -41,12 +45,14 @@ class SandboxExecutor:
         self._sandbox = sandbox
         self._artifacts = artifacts
         self._workspaces = workspaces
+        self._modules = Modules(workspaces.code)
 
     async def execute(self, call: Call) -> Answer:
         """Run the call's tool in a fresh cell.
 
         Raises:
             SandboxUnavailable: the isolation it demands cannot be had; nothing was dispatched.
+            RateLimited: too many jobs wait for a cell; nothing was dispatched.
             InvalidArguments: the artifact that it names is not the caller's to see; nothing was dispatched.
             TimedOut, SandboxKilled, InvalidResult: as they say.
         """
@@ -54,8 +60,15 @@ class SandboxExecutor:
             raise Internal("the call cannot be run", detail="the sandbox was given a tool that is not a sandbox_job")
         entry, binding = call.tool, call.tool.manifest.binding
         self._demand_isolation(entry)
-        job = await self._job(call, entry, binding)
-        return await self._answer(call, await self._sandbox.run(job))
+        room = await self._room(call, binding)
+        job = await self._job(call, entry, binding, room)
+        try:
+            end = await self._sandbox.run(job)
+        finally:
+            if room is not None and not room.full:
+                self._workspaces.job_ended(room.place)
+        answer = await self._answer(call, end)
+        return answer if room is None else await self._with_word_of(room, answer)
 
     def _demand_isolation(self, entry: Entry) -> None:
         isolation = self._sandbox.isolation()
@@ -66,16 +79,16 @@ class SandboxExecutor:
                 data={"demanded": entry.posture, "available": isolation.posture},
             )
 
-    async def _job(self, call: Call, entry: Entry, binding: BindingSpec) -> Job:
+    async def _job(self, call: Call, entry: Entry, binding: BindingSpec, room: Room | None) -> Job:
         return Job(
             profile=entry.profile or binding.profile,
             function=binding.entry_point,
             arguments=call.arguments,
             files=await self._files(call, binding),
             mounts=(
-                *await self._mounts(call, binding),
+                *([_workspace_mount(room, entry)] if room is not None else []),
                 *await asyncio.to_thread(package_mounts, binding.packages),
-                *await asyncio.to_thread(module_mounts, entry),
+                *await asyncio.to_thread(self._modules.mounts, entry),
             ),
             limits=entry.limits,
             posture=entry.posture,
@@ -83,17 +96,31 @@ class SandboxExecutor:
             egress=call.grant.egress if call.grant else (),
         )
 
-    async def _mounts(self, call: Call, binding: BindingSpec) -> tuple[Mount, ...]:
-        """Return the project's directory as the workspace, read-only once it is full."""
+    async def _room(self, call: Call, binding: BindingSpec) -> Room | None:
+        """Return the project's directory that the tool works in, and what it holds."""
         if binding.workspace not in ("project", "state"):
-            return ()
+            return None
         kind: Literal["files", "state"] = "files" if binding.workspace == "project" else "state"
         try:
-            place = await asyncio.to_thread(self._workspaces.directory, call.principal.project, kind)
-            full = await asyncio.to_thread(self._workspaces.over_quota, place)
+            return await self._workspaces.room(call.principal.project, kind)
         except (WorkspaceRefused, OSError) as error:
             raise SandboxUnavailable("the project's workspace cannot be used", detail=str(error)) from error
-        return (Mount(source=place, inside=WORKSPACE, writable=not full),)
+
+    async def _with_word_of(self, room: Room, answer: Answer) -> Answer:
+        """Say so if the workspace was full, or is full now: a tool of its own only meets an error of the system."""
+        most_bytes, most_entries = self._workspaces.quota
+        why = f"more than {most_bytes >> 20} MiB or {most_entries} entries, or directories nested too deep"
+        if room.full:
+            word = f"The project's workspace is full ({why}), so this call could read it and not write to it."
+        elif (await self._workspaces.look(room.place)).full:
+            word = f"The project's workspace is full now ({why}): the next calls can read it and not write to it."
+        else:
+            return answer
+        word += " The operator of the gateway can make room in it."
+        blocks = [{"type": "text", "text": word}, *answer.body["content"]]
+        if not (room.full and answer.is_error):
+            blocks = [*blocks[1:], blocks[0]]
+        return replace(answer, body={**answer.body, "content": blocks})
 
     async def _files(self, call: Call, binding: BindingSpec) -> dict[str, bytes]:
         name = binding.artifact_argument
@@ -116,34 +143,55 @@ class SandboxExecutor:
         if end.result is None:
             raise SandboxKilled("the tool ended without an answer", detail=_detail(end), data=_facts(end, "no answer"))
         failed = bool(end.exit_code)
-        artifacts = await self._store(call, end)
+        artifacts, not_kept = await self._store(call, end)
         text = str(end.result.get("error", "the tool failed")) if failed else orjson.dumps(end.result).decode()
-        content: list[JsonObject] = [{"type": "text", "text": text}]
-        content += [{"type": "text", "text": f"{ref.name}: {ref.uri} ({ref.size} bytes)"} for ref in artifacts]
-        body: JsonObject = {"content": content, "isError": failed}
+        texts = [text, *(f"{ref.name}: {ref.uri} ({ref.size} bytes)" for ref in artifacts), *not_kept]
+        body: JsonObject = {
+            "content": [{"type": "text", "text": text} for text in texts], "isError": failed or bool(not_kept),
+        }  # fmt: skip
         if not failed:
             body["structuredContent"] = end.result
         return Answer(
-            body=body, is_error=failed, where="cell", isolation=end.isolation.as_json(), usage=end.usage,
+            body=body, is_error=body["isError"], where="cell", isolation=end.isolation.as_json(), usage=end.usage,
             artifacts=tuple(ref.model_dump(mode="json") for ref in artifacts),
         )  # fmt: skip
 
-    async def _store(self, call: Call, end: JobEnd) -> list[ArtifactRef]:
-        stored = []
+    async def _store(self, call: Call, end: JobEnd) -> tuple[list[ArtifactRef], list[str]]:
+        """Keep what the job left; returns the references, and for each file that could not be kept why.
+
+        The job has run by now: a full shelf is no refusal of the call any more, but it must not go unsaid.
+        """
+        stored, not_kept = [], []
         for file in end.files:
             media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-            stored.append(
-                await self._artifacts.put(
-                    file.data, media_type=media_type, owner=call.principal.key, run=call.run, name=file.name
+            try:
+                stored.append(
+                    await self._artifacts.put(
+                        file.data, media_type=media_type, owner=call.principal.key, run=call.run, name=file.name
+                    )
                 )
-            )
-        return stored
+            except QuotaExceeded as error:
+                not_kept.append(f"{file.name} ({len(file.data)} bytes) is lost, the tool ran: {error.message}")
+        return stored, not_kept
+
+
+def _workspace_mount(room: Room, entry: Entry) -> Mount:
+    """Return the mount of *room*: read-only if it is full, else with what the job may bring it to."""
+    if room.full:
+        return Mount(source=room.place, inside=WORKSPACE)
+    return Mount(
+        source=room.place, inside=WORKSPACE, writable=True,
+        most_bytes=room.fill.held_bytes + (entry.limits.disk_mib << 20),
+        most_entries=room.fill.entries + entry.limits.inodes,
+    )  # fmt: skip
 
 
 def _raise_for(end: JobEnd) -> None:
     """Raise what stands for an end that is no answer of the tool."""
     if end.reason == "exit":
         return
+    if end.reason == "overloaded":
+        raise RateLimited(end.message, detail=_detail(end), data={"retry_after_s": _RETRY_AFTER_S})
     if end.reason == "sandbox_unavailable":
         raise SandboxUnavailable("the isolation that this tool needs cannot be had here", detail=end.message)
     if end.reason == "timeout":

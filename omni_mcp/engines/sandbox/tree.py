@@ -10,7 +10,6 @@ from pathlib import Path
 
 DEPTH_LIMIT = 64  # one descriptor a level is open at a time; what lies deeper counts as not to be measured
 _BLOCK_BYTES = 512  # unit of st_blocks
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Listing = tuple[int, list[os.DirEntry[str]]]

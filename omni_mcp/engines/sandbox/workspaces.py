@@ -69,6 +69,16 @@ class Workspaces:
         self._quota_bytes = quota_bytes
         self._quota_entries = quota_entries
 
+    @property
+    def code(self) -> Path:
+        """Where the executor keeps copies of operators' modules: beside the projects, under no project's name."""
+        return self._root / "~code"
+
+    @property
+    def quota(self) -> tuple[int, int]:
+        """Bytes and entries that one workspace may hold."""
+        return self._quota_bytes, self._quota_entries
+
     def directory(self, project: str, kind: Literal["files", "state"]) -> Path:
         """Return the directory, made if it is missing, open to its owner.
 
