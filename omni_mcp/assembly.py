@@ -8,6 +8,8 @@ import platform
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
+
 from omni_mcp import __version__
 from omni_mcp.config import Settings, read_secrets
 from omni_mcp.contracts.call import Principal
@@ -62,8 +64,14 @@ async def open_gateway(
         engines.catalog.listen(gateway.on_catalog)
         await _say_started(engines)
         watcher = PolicyWatcher(engines.policy, gateway.on_policy)
-        for work in (watcher.run(), gateway.watch(), gateway.changes.follow(engines.log)):
-            stack.push_async_callback(_end_task, asyncio.create_task(work))
+        for name, work in (
+            ("policy watcher", watcher.run()),
+            ("file watcher", gateway.watch()),
+            ("change notices", gateway.changes.follow(engines.log)),
+        ):
+            task = asyncio.create_task(work, name=name)
+            task.add_done_callback(_say_if_failed)
+            stack.push_async_callback(_end_task, task)
         stack.push_async_callback(gateway.drain, 0.0)
         yield gateway
 
@@ -163,6 +171,16 @@ async def _say_started(engines: Engines) -> None:
         recovered_calls=engines.recovered,
     )
     await engines.log.append(engines.gateway_run, draft(started, actor="gateway")).durable()
+    for notice in engines.log.notices:
+        structlog.get_logger("omni_mcp").warning("look at the run log", notice=notice)
+
+
+def _say_if_failed(task: asyncio.Task[None]) -> None:
+    """A watcher that ends is a fault that somebody must hear of when it happens, not when the gateway closes."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        structlog.get_logger("omni_mcp").critical(
+            "a part of the gateway ended", part=task.get_name(), error=repr(error)
+        )
 
 
 async def _end_task(task: asyncio.Task[None]) -> None:

@@ -82,11 +82,9 @@ class Gateway:
         self, settings: Settings, home: Home, engines: Engines, *, executors: Mapping[str, Executor],
         completers: Mapping[str, Completer],
     ) -> None:  # fmt: skip
-        self._settings = settings
         self._home = home
         self._engines = engines
         self._metrics = Metrics()
-        self._started_ns = time.time_ns()
         self._stopped = False
         self.process_facts: Callable[[], JsonObject] = dict  # who runs this process adds pid, address and clients
         self._record = Record(
@@ -103,6 +101,7 @@ class Gateway:
         self.changes = Changes(noticed=self._metrics.log_noticed)
         self._runbook = Runbook(engines.log, idle_s=settings.server.session_idle_s)
         rejections = Rejections(engines.log, engines.gateway_run, counted=self._metrics.rejected)
+        runs = RunsExecutor(engines.log, engines.artifacts)
         parts = Parts(
             record=self._record,
             limit=self._limit,
@@ -114,7 +113,7 @@ class Gateway:
             masker=engines.masker,
             executors={
                 "sandbox_job": SandboxExecutor(engines.sandbox, engines.artifacts, Workspaces(home.workspaces)),
-                "inproc_safe": RunsExecutor(engines.log, engines.artifacts),
+                "inproc_safe": runs,
                 **executors,
             },
             places={"sandbox_job": engines.sandbox.max_jobs},
@@ -134,6 +133,8 @@ class Gateway:
             seal_key=os.urandom(32),  # of this process alone: what was sealed before a restart is over
             info=ServerInfo(name="omni-mcp", version=__version__, title="omni-mcp", instructions=INSTRUCTIONS),
             metrics=self._metrics,
+            admit=lambda principal: self._limit.admit_request(principal.key),
+            may_see=runs.may_see,
             completer_of=lambda entry: completers.get(entry.server),
             end_round=self._record.end_round,
         )
@@ -191,7 +192,12 @@ class Gateway:
             },
             "settings": {"problems": list(engines.reports.problems.get("settings", ()))},
             "isolation": engines.sandbox.isolation().as_json(),
-            "log": {"file": str(self._home.log_file), "run": engines.gateway_run},
+            "log": {
+                "file": str(self._home.log_file),
+                "run": engines.gateway_run,
+                "healthy": engines.log.healthy,
+                "problems": list(engines.log.problems),
+            },
         }
 
     async def reload(self) -> None:

@@ -6,27 +6,30 @@ import getpass
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from omni_mcp.cli.runs import json_option, print_json, printable
+from omni_mcp.cli.runs import answered_as, json_option, print_json, printable
 from omni_mcp.config import load_settings
-from omni_mcp.contracts.errors import OmniError
+from omni_mcp.contracts.errors import LogCorrupt, LogUnavailable, OmniError
 from omni_mcp.engines.approvals.store import ApprovalStore
 from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.runlog.anchor import KnownHead, find_anchor
 from omni_mcp.engines.runlog.erase import Eraser, Erasure, refuse_missing
-from omni_mcp.engines.runlog.export import export, is_export, verify_export
+from omni_mcp.engines.runlog.export import Exported, export, is_export, verify_export
 from omni_mcp.engines.runlog.keys import LogKeys, find_keys
 from omni_mcp.engines.runlog.ledger import Ledger
 from omni_mcp.engines.runlog.reader import LogReader
+from omni_mcp.engines.runlog.reserve import Reserve
 from omni_mcp.engines.runlog.store import open_ledger, rebuild_projections
-from omni_mcp.engines.runlog.verify import Report, verify_database
+from omni_mcp.engines.runlog.verify import Fault, Report, verify_database
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.paths import Home, find_home
 
+_HEAD = re.compile(r"(\d{1,18}):([0-9a-f]{64})")
 _AGE = re.compile(r"(\d{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _NO_QUOTA = 2**62  # what the command line appends is never refused for a run's length
@@ -38,15 +41,20 @@ def audit() -> None:
 
 
 @audit.command()
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--head", "noted", metavar="COUNT:HASH", help="What an earlier verify or export printed: must be contained."
+)
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, file: Path | None, as_json: bool) -> None:
+def verify(ctx: click.Context, file: Path | None, noted: str | None, as_json: bool) -> None:
     """Verify the run log, or FILE: a database or an export. Exit code 1 if anything is wrong; names each event."""
+    known = [] if noted is None else [_parsed_head(noted)]
     home = find_home()
     source = file or home.log_file
-    keys = find_keys(home.secrets)
-    report = verify_export(source, keys) if file and is_export(file) else verify_database(source, keys)
+    with answered_as(as_json=as_json):
+        keys = find_keys(home.secrets)
+        report = _verified(home, source, keys, known)
     if as_json:
         print_json({"file": str(source), **report.as_json()})
     else:
@@ -71,11 +79,11 @@ def export_command(run: str | None, everything: bool, output: Path, as_json: boo
     if run is not None:
         with LogReader(file) as log:
             wanted = log.run_id(run)
-    events = _export_to(file, output, wanted)
+    done = _export_to(file, output, wanted)
     if as_json:
-        print_json({"file": str(output), "run": wanted, "events": events})
+        print_json({"file": str(output), "run": wanted, "events": done.events, "head": done.head})
     else:
-        click.echo(f"{events} events written to {printable(str(output))}")
+        click.echo(f"{done.events} events written to {printable(str(output))}; the log's head {done.head}")
 
 
 @click.command()
@@ -93,9 +101,10 @@ def erase(run: str, call: str | None, reason: str, yes: bool, as_json: bool) -> 
         wanted = log.run_id(run)
     if not yes:
         raise click.UsageError(f"this cannot be undone; to erase the texts of run {wanted}, add --yes")
-    with _eraser(home) as eraser:
-        done = eraser.erase(wanted, call=call, reason=reason)
-    _forget_questions(home, done, call)
+    with Reserve(home.data).released():
+        with _eraser(home) as eraser:
+            done = eraser.erase(wanted, call=call, reason=reason)
+        _forget_questions(home, done, call)
     _print_erasure(done, as_json=as_json)
 
 
@@ -116,9 +125,10 @@ def retention_run(older_than: str | None, as_json: bool) -> None:
         raise click.BadParameter(
             f"{older_than!r} is no age; write a number and s, m, h, d or w", param_hint="--older-than"
         )
-    with _eraser(home) as eraser:
-        done = eraser.retention(older_than_s=int(age[1]) * _SECONDS[age[2]], older_than=age[0])
-    _forget_questions(home, done, None)
+    with Reserve(home.data).released():
+        with _eraser(home) as eraser:
+            done = eraser.retention(older_than_s=int(age[1]) * _SECONDS[age[2]], older_than=age[0])
+        _forget_questions(home, done, None)
     _print_erasure(done, as_json=as_json)
 
 
@@ -140,11 +150,39 @@ def db_rebuild(as_json: bool) -> None:
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
+def _parsed_head(noted: str) -> KnownHead:
+    found = _HEAD.fullmatch(noted.strip().lower())
+    if found is None:
+        hint = "it is COUNT:HASH, as `audit verify` and `audit export` print it"
+        raise click.BadParameter(f"{noted!r} is no head; {hint}", param_hint="--head")
+    return KnownHead(int(found[1]), bytes.fromhex(found[2]), "--head")
+
+
+def _verified(home: Home, source: Path, keys: LogKeys | None, known: Sequence[KnownHead]) -> Report:
+    """Verify *source*; the log of this home also against its anchor, which is read first: the log runs ahead of it."""
+    if source != home.log_file and not source.is_file():
+        raise LogUnavailable("there is no such file", detail=f"{source} is no file that can be read")
+    if source != home.log_file and not (home.log_file.exists() and source.samefile(home.log_file)):
+        return verify_export(source, keys, known) if is_export(source) else verify_database(source, keys, known)
+    try:
+        anchor = find_anchor(home.secrets, keys) if keys else None
+    except LogCorrupt as error:
+        report = verify_database(source, keys, known)
+        report.faults.append(Fault("", 0, f"{error.message}: {error.detail}"))
+        return report
+    report = verify_database(source, keys, [*known, anchor] if anchor else known)
+    if anchor is None:
+        report.notes.append("there is no anchor to compare with, so an older copy of the log may not be seen")
+    return report
+
+
 def _print_report(report: Report, keys: LogKeys | None) -> None:
     for fault in report.faults:
         click.echo(printable(str(fault)))
     if report.erased:
         click.echo(f"{len(report.erased)} events were erased; their links hold")
+    for note in report.notes:
+        click.echo(printable(note))
     if keys is None:
         click.echo("heads were not checked: their key is not here, so an end that was cut off may not be seen")
     verdict = "verified" if report.ok else f"NOT verified: {len(report.faults)} faults"
@@ -180,11 +218,13 @@ def _forget_questions(home: Home, done: Erasure, call: str | None) -> None:
 @contextmanager
 def _ledger(home: Home) -> Iterator[Ledger]:
     refuse_missing(home.log_file)
-    ledger, _ = open_ledger(home.log_file, home.secrets, events_per_run=_NO_QUOTA)
+    opened = open_ledger(home.log_file, home.secrets, events_per_run=_NO_QUOTA)
     try:
-        yield ledger
+        for notice in opened.notices:
+            click.echo(printable(notice), err=True)
+        yield opened.ledger
     finally:
-        ledger.connection.close()
+        opened.ledger.connection.close()
 
 
 @contextmanager
@@ -204,7 +244,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _export_to(file: Path, output: Path, run: str | None) -> int:
+def _export_to(file: Path, output: Path, run: str | None) -> Exported:
     """Write beside *output* and rename: a failure leaves no half export. Mode 0600: it holds what the log holds."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.absolute().parent)
@@ -212,9 +252,9 @@ def _export_to(file: Path, output: Path, run: str | None) -> int:
         raise click.ClickException(f"cannot write {output}: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "wb") as out:
-            events = export(file, out, run=run)
+            done = export(file, out, run=run)
         Path(name).replace(output)
     except (OSError, OmniError):
         Path(name).unlink(missing_ok=True)
         raise
-    return events
+    return done

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import click
 import orjson
 
+from omni_mcp.contracts.errors import OmniError
 from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
@@ -53,7 +54,7 @@ def list_runs(principal: str | None, limit: int, before: str | None, as_json: bo
 @json_option
 def show(run: str, as_json: bool) -> None:
     """Show what happened in RUN, in order."""
-    with _reader() as log:
+    with answered_as(as_json=as_json), _reader() as log:
         facts = log.get_run(log.run_id(run))
         if as_json:
             print_json({"run": facts, "events": [event.model_dump() for event in _all_events(log, facts["id"])]})
@@ -96,6 +97,22 @@ def search(query: str, run: str | None, principal: str | None, limit: int, as_js
         return
     for event in found:
         click.echo(line_of_event(event, with_run=True))
+
+
+@contextmanager
+def answered_as(*, as_json: bool) -> Iterator[None]:
+    """With *as_json*, turn a failure of the block into one JSON object on stdout and exit code 1."""
+    try:
+        yield
+    except (OmniError, OSError) as error:
+        if not as_json:
+            if isinstance(error, OmniError):
+                raise
+            raise click.ClickException(str(error)) from error
+        code, detail = (error.code, error.detail) if isinstance(error, OmniError) else ("internal", str(error))
+        message = error.message if isinstance(error, OmniError) else "a file could not be read or written"
+        print_json({"ok": False, "error": {"code": code, "message": message, "detail": detail}})
+        raise SystemExit(1) from error
 
 
 def print_json(value: object) -> None:

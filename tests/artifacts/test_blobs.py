@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
+import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES
-from omni_mcp.contracts.errors import LogCorrupt, NotFound
-from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.contracts.errors import LogCorrupt, NotFound, QuotaExceeded
+from omni_mcp.engines.artifacts.blobs import REFERENCE_BYTES, BlobStore
 from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.secrets.masking import SecretMasker
 
@@ -118,3 +119,52 @@ async def test_a_registered_secret_is_in_no_kept_blob(tmp_path: Path, carrier: b
             _, kept = await store.get(ref.sha256, owner=ANNA)
         assert form not in kept
         assert all(form not in path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file())
+
+
+KIB = 1024
+
+
+def test_an_owner_keeps_no_more_than_their_quota_and_nobody_else_pays_for_it(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "a", owner_quota_bytes=300 * KIB)
+    first = store.put(os.urandom(200 * KIB), media_type="text/plain", owner=ANNA, run="r1")
+    with pytest.raises(QuotaExceeded, match=r"omni-mcp erase RUN.*limits\.artifact_bytes_per_principal") as refusal:
+        store.put(b"z" * 100 * KIB, media_type="text/plain", owner=ANNA, run="r1")
+    assert refusal.value.data["limit_bytes"] == 300 * KIB
+    assert [path.name for path in _files(tmp_path / "a")] == [first.sha256]
+    assert len(store.list_refs(owner=ANNA)) == 1
+    store.put(b"z" * 100 * KIB, media_type="text/plain", owner=BERT, run="r2")
+    store.release("r1", [first.sha256])
+    store.put(b"z" * 100 * KIB, media_type="text/plain", owner=ANNA, run="r3")
+    store.close()
+
+
+def test_the_same_bytes_cost_their_owner_once_and_rows_without_bytes_cost_something(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "a", owner_quota_bytes=110 * KIB)
+    for run in ("r1", "r2", "r2", "r3"):
+        ref = store.put(b"k" * 100 * KIB, media_type="text/plain", owner=ANNA, run=run)
+    assert store.held_bytes(ANNA) == 100 * KIB + 3 * REFERENCE_BYTES
+    for run in ("r1", "r3", "r1"):
+        store.release(run, [ref.sha256])
+    assert store.held_bytes(ANNA) == 100 * KIB + REFERENCE_BYTES
+    with pytest.raises(QuotaExceeded):
+        for number in range(100):
+            store.put(b"", media_type="text/plain", owner=ANNA, run=f"empty{number}")
+    for run in ("r2", *(f"empty{number}" for number in range(100))):
+        store.release(run, store.held_by(run))
+    assert store.held_bytes(ANNA) == 0
+    store.close()
+
+
+def test_a_store_from_before_there_were_quotas_is_counted_when_it_is_opened(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "a")
+    for owner, run in ((ANNA, "r1"), (ANNA, "r2"), (BERT, "r3")):
+        store.put(b"k" * 100_000, media_type="text/plain", owner=owner, run=run)
+    store.put(b"small", media_type="text/plain", owner=ANNA, run="r1")
+    held = store.held_bytes(ANNA), store.held_bytes(BERT)
+    store.close()
+    old = sqlite3.connect(tmp_path / "a" / "artifacts.db")
+    old.executescript("DROP TABLE owners; PRAGMA user_version = 1;")
+    old.close()
+    store = BlobStore(tmp_path / "a")
+    assert (store.held_bytes(ANNA), store.held_bytes(BERT)) == held == (100_005 + 3 * REFERENCE_BYTES, 100_000 + 512)
+    store.close()

@@ -92,6 +92,18 @@ def test_a_manifest_becomes_an_entry_with_the_worst_labels_unless_it_says_otherw
             15,
             "$.binding.artifact_argument",
         ),
+        (
+            "entry_point: text:text_hash",
+            "entry_point: text:text_hash\n  workspace: project\n  artifact_argument: text",
+            16,
+            "$.binding.artifact_argument",
+        ),
+        (
+            "entry_point: text:text_hash",
+            "entry_point: text:text_hash\n  workspace: state\n  artifact_argument: text",
+            16,
+            "$.binding.artifact_argument",
+        ),
         ("{type: string}", "{type: strin}", 9, "$.input_schema.properties.text.type"),
         ("{type: string}", "{$ref: 'http://127.0.0.1/x'}", 9, "$.input_schema.properties.text.$ref"),
         ("{type: string}", "{pattern: '('}", 6, "$.input_schema"),

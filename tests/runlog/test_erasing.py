@@ -27,7 +27,7 @@ DAY_S = 86_400
 @contextmanager
 def _eraser(place: Place, blobs: BlobStore, later_s: float = 0) -> Iterator[Eraser]:
     """What the command line makes: a second connection with a ledger of its own."""
-    ledger, _ = open_ledger(place.file, place.keys, events_per_run=100_000)
+    ledger = open_ledger(place.file, place.keys, events_per_run=100_000).ledger
     try:
         yield Eraser(
             ledger, place.file, blobs, by="operator:test", now_ns=lambda: time.time_ns() + int(later_s * 1_000_000_000)
@@ -97,7 +97,7 @@ async def test_after_an_erasure_no_byte_is_left_and_everything_still_verifies(pl
         facts = await log.get_run(names[0])
         assert (facts["title"], facts["principal"], facts["erased"]) == (None, None, 64)
 
-    ledger, _ = open_ledger(place.file, place.keys, events_per_run=100_000)
+    ledger = open_ledger(place.file, place.keys, events_per_run=100_000).ledger
     ledger.index()
     before = digest_of_projections(ledger.connection)
     rebuild_projections(ledger)
@@ -190,10 +190,10 @@ async def test_a_text_that_vanished_without_an_erasure_on_record_is_named(place:
         with _eraser(place, blobs) as eraser:
             eraser.erase(run, reason="asked for")
         await log.append(run, said("second")).durable()
-    ledger, _ = open_ledger(place.file, place.keys, events_per_run=100_000)
+    ledger = open_ledger(place.file, place.keys, events_per_run=100_000).ledger
     ledger.connection.create_function("omni_mcp_may_erase", 0, lambda: 1)
     ledger.connection.execute("UPDATE texts SET body = zeroblob(length(body)) WHERE gid = 4")
     ledger.connection.execute("UPDATE events SET erased_by = 3 WHERE seq = 4")
     ledger.connection.close()
     report = verify_database(place.file, find_keys(place.keys))
-    assert [(fault.run, fault.seq) for fault in report.faults] == [(run, 4)]
+    assert [(fault.run, fault.seq) for fault in report.faults if fault.seq] == [(run, 4)]

@@ -237,7 +237,7 @@ async def test_an_export_verifies_offline_and_names_what_was_done_to_it(place: P
     keys = find_keys(place.keys)
     good = tmp_path / "all.jsonl"
     with good.open("wb") as out:
-        assert export(place.file, out, run=None) == 10
+        assert export(place.file, out, run=None).events == 10
     report = verify_export(good, keys)
     assert (report.ok, report.events, report.scope) == (True, 10, "all")
     assert report.head == _report(place).head
@@ -261,6 +261,6 @@ async def test_an_export_of_one_run_verifies_with_its_own_head(place: Place, tmp
     first, _ = await _filled(place)
     file = tmp_path / "one.jsonl"
     with file.open("wb") as out:
-        assert export(place.file, out, run=first) == 5
+        assert export(place.file, out, run=first).events == 5
     report = verify_export(file, find_keys(place.keys))
     assert (report.ok, report.runs, report.scope) == (True, 1, "run")

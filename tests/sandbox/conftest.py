@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import site
 import subprocess
+import sys
+import sysconfig
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+import omni_mcp
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Job
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox, open_sandbox
@@ -22,6 +27,7 @@ from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, owners_part
 from omni_mcp.paths import bundled
 
 HERE = Path(__file__).parent
+NOBODY = 65534
 PYTHON = base_interpreter().binary
 REQUIRED = frozenset(os.environ.get("OMNI_REQUIRE", "").split(","))
 
@@ -155,6 +161,43 @@ def nothing_stays(sandbox_dir: Path) -> Iterator[None]:
     not_ours = set(cgroups_of(os.getpid()))
     yield
     assert left_behind(sandbox_dir, not_ours) == []
+
+
+def _interpreter_for_others() -> str | None:
+    """Return a Python of our version that everybody can run."""
+    for place in ("/usr/bin", "/usr/local/bin"):
+        found = shutil.which(f"python{sysconfig.get_python_version()}", path=place)
+        if found:
+            return found
+    return None
+
+
+def run_as_ordinary_user(script: Path, *arguments: str, ourselves: bool = False) -> dict[str, Any]:
+    """Run *script* as another user if we are root, or as *ourselves*, and return the JSON object that it prints."""
+    packages = [str(Path(omni_mcp.__path__[0]).parent), *site.getsitepackages()]
+    how: dict[str, Any] = {
+        "env": {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": ":".join(packages),
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        "cwd": "/", "capture_output": True, "text": True, "check": False, "timeout": 60,
+    }  # fmt: skip
+    interpreter = sys.executable
+    if os.geteuid() == 0 and not ourselves:
+        other = _interpreter_for_others()
+        if other is None:
+            lacking("ordinary-user", "no interpreter of this version outside a private directory")
+            raise AssertionError
+        interpreter, how = other, {**how, "user": NOBODY, "group": NOBODY, "extra_groups": []}
+    usable = subprocess.run([interpreter, "-c", "import omni_mcp.engines.sandbox.cells"], **how)
+    if usable.returncode != 0:
+        lacking("ordinary-user", f"an ordinary user cannot import the package here: {usable.stderr[-200:]!r}")
+    done = subprocess.run([interpreter, str(script), *arguments], **how)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 @pytest.fixture(scope="session")

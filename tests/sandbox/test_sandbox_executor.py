@@ -16,6 +16,9 @@ from omni_mcp.contracts.errors import (
     InvalidArguments,
     InvalidResult,
     NotFound,
+    QuotaExceeded,
+    RateLimited,
+    Refused,
     SandboxKilled,
     SandboxUnavailable,
     TimedOut,
@@ -232,22 +235,46 @@ async def test_without_a_workspace_nothing_survives(executor: SandboxExecutor) -
     assert [number(await executor.execute(call_of("count_up"))) for _ in range(2)] == [1, 1]
 
 
-async def test_a_full_project_can_be_read_but_not_written(
-    sandbox: BubblewrapSandbox, shelf: Shelf, tmp_path: Path
-) -> None:
-    executor = SandboxExecutor(sandbox, shelf, Workspaces(tmp_path / "w", quota_entries=0))
-    answer = await executor.execute(call_of("count_up", workspace="project"))
-    assert number(answer) == 1
-    answer = await executor.execute(call_of("count_up", workspace="project"))
-
-    assert "Read-only file system" in answer.body["content"][0]["text"]
-
-
 async def test_packages_of_the_gateway_can_be_given_to_a_cell(executor: SandboxExecutor) -> None:
     names = ("jsonschema", "attrs", "referencing", "rpds-py", "jsonschema-specifications", "typing_extensions")
     answer = await executor.execute(call_of("versions", packages=names))
 
     assert answer.body["structuredContent"] == {"file": "/packages/jsonschema/__init__.py"}
+
+
+class FullShelf(Shelf):
+    """No room for anything."""
+
+    async def put(self, data: bytes, *, media_type: str, owner: str, run: str, name: str | None = None) -> ArtifactRef:
+        raise QuotaExceeded("your artifacts have as many bytes as they may")
+
+
+async def test_files_that_cannot_be_kept_are_named_in_an_error_that_does_not_deny_the_run(
+    sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    executor = SandboxExecutor(sandbox, FullShelf(), Workspaces(tmp_path / "w"))
+    answer = await executor.execute(call_of("leave_files", workspace="fresh"))
+
+    texts = [block["text"] for block in answer.body["content"]]
+    assert (answer.is_error, answer.body["isError"], answer.artifacts) == (True, True, ())
+    assert answer.body["structuredContent"] == {"left": 2}
+    assert any("out/report.txt (8 bytes) is lost, the tool ran: your artifacts have" in text for text in texts)
+
+
+async def test_a_full_queue_of_cells_is_a_refusal_and_nothing_was_dispatched(
+    opened: Opener, shelf: Shelf, tmp_path: Path
+) -> None:
+    for settings in ({"waiting_limit": 0}, {"wait_limit_s": 0.2}):
+        async with opened(max_jobs=1, **settings) as sandbox:
+            executor = SandboxExecutor(usable(sandbox), shelf, Workspaces(tmp_path / "w"))
+            calls = [call_of("take_time", {"s": 1}), call_of("count_up", workspace="project")]
+            answered, refused = await asyncio.gather(*map(executor.execute, calls), return_exceptions=True)
+
+        assert isinstance(answered, Answer)
+        assert isinstance(refused, RateLimited)
+        assert isinstance(refused, Refused)
+        assert refused.data["retry_after_s"]
+        assert not list((tmp_path / "w").rglob("number"))
 
 
 async def test_a_package_that_is_not_installed_makes_the_tool_unavailable(executor: SandboxExecutor) -> None:

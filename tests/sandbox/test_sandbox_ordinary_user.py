@@ -2,71 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import site
 import socket
-import subprocess
-import sys
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import omni_mcp
 from omni_mcp.paths import bundled
-from tests.sandbox.conftest import HERE, lacking
+from tests.sandbox.conftest import HERE, lacking, run_as_ordinary_user
 
 pytestmark = pytest.mark.sandbox
-_NOBODY = 65534
-
-
-def _interpreter_for_others() -> str | None:
-    """Return a Python of our version that everybody can run."""
-    for place in ("/usr/bin", "/usr/local/bin"):
-        found = shutil.which(f"python{sysconfig.get_python_version()}", path=place)
-        if found:
-            return found
-    return None
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """What an ordinary user's jobs could do. Run as that user if we are root, else as ourselves."""
-    packages = [str(Path(omni_mcp.__path__[0]).parent), *site.getsitepackages()]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": ":".join(packages),
-        "LANG": "C.UTF-8",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    interpreter, who = sys.executable, {}
-    if os.geteuid() == 0:
-        other = _interpreter_for_others()
-        if other is None:
-            lacking("ordinary-user", "no interpreter of this version outside a private directory")
-            raise AssertionError
-        interpreter, who = other, {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
-    command = [interpreter, str(HERE / "ordinary_user.py"), str(bundled("sandbox"))]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        usable = subprocess.run(
-            [interpreter, "-c", "import omni_mcp.engines.sandbox.cells"],
-            env=environment,
-            cwd="/",
-            capture_output=True,
-            check=False,
-            **who,
-        )  # type: ignore[call-overload]
-        if usable.returncode != 0:
-            lacking("ordinary-user", f"an ordinary user cannot import the package here: {usable.stderr[-200:]!r}")
-        done = subprocess.run(
-            [*command, port], env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False, **who
-        )  # type: ignore[call-overload]
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+        result = run_as_ordinary_user(HERE / "ordinary_user.py", str(bundled("sandbox")), port)
     if result["isolation"]["posture"] == "none":
         lacking("userns", f"no sandbox for an ordinary user: {result['isolation']['missing']}")
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 from failure import ToolFailure  # type: ignore[import-not-found,unused-ignore]  # it is there inside a cell
@@ -81,3 +82,42 @@ def versions(arguments: dict[str, Any]) -> dict[str, Any]:
     import jsonschema
 
     return {"file": jsonschema.__file__}
+
+
+def nest(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Make directories in one another."""
+    for _ in range(arguments["levels"]):
+        os.mkdir(arguments["name"])
+        os.chdir(arguments["name"])
+    return {}
+
+
+def close_doors(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take every permission from a directory inside, and from the workspace itself."""
+    os.mkdir("inner")
+    with open("inner/file", "wb") as file:
+        file.write(bytes(arguments["bytes"]))
+    places = [os.open(name, os.O_RDONLY) for name in ("inner", ".")]
+    for place in places:
+        os.fchmod(place, 0)
+    return {"modes": [os.fstat(place).st_mode & 0o777 for place in places]}
+
+
+def fill(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Write so many files of 1 MiB, with a pause after each."""
+    for number in range(arguments["mib"]):
+        with open(f"fill{number}", "wb") as file:
+            file.write(os.urandom(1 << 20))
+        time.sleep(arguments["pause_s"])
+    return {}
+
+
+def make_files(arguments: dict[str, Any]) -> dict[str, Any]:
+    for number in range(arguments["files"]):
+        os.close(os.open(f"file{number}", os.O_CREAT | os.O_WRONLY))
+    return {}
+
+
+def take_time(arguments: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(arguments["s"])
+    return {}

@@ -273,7 +273,7 @@ async def test_half_a_line_is_held_only_where_there_is_room_for_it() -> None:
     ):
         first.send(b'{"pad":"' + b"x" * 80_000)
         await holding(world, 80_008)
-        second.send(b'{"pad":"' + b"x" * 80_000 + b'"}\n')
+        second.send(b'{"pad":"' + b"x" * 900_000 + b'"}\n')
         second.send(request("ping", id="after"))
         answers = [await second.receive(), await second.receive()]
         assert (await other.ask("ping"))["result"] == {}, "only who holds too much is turned away"

@@ -63,6 +63,23 @@ def test_a_daemon_that_holds_the_output_does_not_hold_the_call(workspace: Path) 
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("stdin", ["", "x" * 200_000], ids=["no input", "input that nobody reads"])
+@pytest.mark.parametrize("how", ["exec >out/log 2>&1", "exec >&- 2>&-"])
+def test_a_program_that_closes_or_redirects_its_output_runs_to_its_end(workspace: Path, how: str, stdin: str) -> None:
+    result = shell_run({"command": f"{how}; sleep 0.3; touch out/done; exit 7", "stdin": stdin})
+    assert (workspace / "out" / "done").exists()
+    assert (result["exit_code"], "signal" in result) == (7, False)
+
+
+def test_what_such_a_program_leaves_behind_is_ended_with_it(workspace: Path) -> None:
+    shell_run({"command": "exec >/dev/null 2>&1; (sleep 30; touch late) & echo $! > child; sleep 0.1"})
+    stat = Path(f"/proc/{(workspace / 'child').read_text().strip()}/stat")
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and stat.exists() and ") Z " not in stat.read_text():
+        pass
+    assert not stat.exists() or ") Z " in stat.read_text()
+
+
 def test_bytes_that_are_no_text_are_replaced(workspace: Path) -> None:
     assert shell_run({"command": "printf '\\377ok'"})["stdout"] == "�ok"
 

@@ -76,6 +76,6 @@ def translated(error: sqlite3.Error, file: Path) -> LogUnavailable | LogCorrupt:
     if code in _CORRUPT_CODES:
         return LogCorrupt("the run log is damaged", detail=f"{file}: {error}. {REPAIR_HINT}")
     if code in _LOCK_CODES:
-        detail = f"{file} was locked by another process for more than {BUSY_TIMEOUT_S:g} s"
+        detail = f"{file} is locked by another process"
         return LogUnavailable("the run log cannot be written", detail=detail)
     return LogUnavailable("the run log cannot be written", detail=f"{file}: {error}")

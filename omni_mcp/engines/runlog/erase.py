@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -105,6 +105,7 @@ class Eraser:
         return done
 
     def _erase(self, run: str, call: str | None, reason: str, done: Erasure) -> None:
+        self._empty_wal()
         artifacts = self._artifacts_of(run, call)
         with self._ledger.transaction() as group, self._allowed():
             run_key = self._run_key(run)
@@ -214,6 +215,11 @@ class Eraser:
             yield
         finally:
             self._connection.create_function(_MAY_ERASE, 0, None)
+
+    def _empty_wal(self) -> None:
+        """Move the write-ahead log into the file if nobody reads: on a full disk its room is all there is."""
+        with suppress(sqlite3.OperationalError):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _clean_up(self) -> bool:
         """Give free pages back and cut the write-ahead log; False if readers kept it busy all the time."""

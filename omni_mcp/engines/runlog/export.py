@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import orjson
 
@@ -15,6 +15,7 @@ from omni_mcp.contracts.errors import LogCorrupt, NotFound
 from omni_mcp.contracts.events import CONTRACT_VERSION
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject, canonical
+from omni_mcp.engines.runlog.anchor import KnownHead
 from omni_mcp.engines.runlog.connection import open_reader, translated
 from omni_mcp.engines.runlog.keys import LogKeys
 from omni_mcp.engines.runlog.rows import SELECT_EVENT, Row, event_of
@@ -24,8 +25,15 @@ FORMAT, FORMAT_VERSION = "omni-mcp run log", 1
 LINE_LIMIT_BYTES = 256 * 1024 * 1024
 
 
-def export(file: Path, out: BinaryIO, *, run: str | None) -> int:
-    """Write one run, or all of them if *run* is None, to *out*; returns the number of events.
+class Exported(NamedTuple):
+    """What was written, and the head of the whole log at that moment as `COUNT:HASH`."""
+
+    events: int
+    head: str
+
+
+def export(file: Path, out: BinaryIO, *, run: str | None) -> Exported:
+    """Write one run, or all of them if *run* is None, to *out*.
 
     Raises:
         NotFound: there is no such run.
@@ -39,7 +47,7 @@ def export(file: Path, out: BinaryIO, *, run: str | None) -> int:
             raise translated(error, file) from error
 
 
-def _write(connection: sqlite3.Connection, out: BinaryIO, run: str | None) -> int:
+def _write(connection: sqlite3.Connection, out: BinaryIO, run: str | None) -> Exported:
     heads = list(heads_in(connection, run))
     if run is not None and not heads:
         raise NotFound("there is no such run", detail=f"run {run!r} was never created")
@@ -55,7 +63,8 @@ def _write(connection: sqlite3.Connection, out: BinaryIO, run: str | None) -> in
         count += 1
     for head in heads:
         _line(out, {"head": {"run": head.run, "count": head.count, "hash": head.hash.hex(), "mac": head.mac.hex()}})
-    return count
+    total = connection.execute("SELECT count, hash FROM global_head").fetchone()
+    return Exported(count, f"{total[0]}:{total[1].hex()}" if total else "")
 
 
 def _line(out: BinaryIO, value: JsonObject) -> None:
@@ -68,8 +77,8 @@ def is_export(file: Path) -> bool:
         return source.read(1) == b"{"
 
 
-def verify_export(file: Path, keys: LogKeys | None) -> Report:
-    """Verify an export without the database that it came from.
+def verify_export(file: Path, keys: LogKeys | None, known: Sequence[KnownHead] = ()) -> Report:
+    """Verify an export without the database that it came from, and that it contains the heads *known* from earlier.
 
     Raises:
         LogCorrupt: it is no export, or not a whole one.
@@ -81,7 +90,8 @@ def verify_export(file: Path, keys: LogKeys | None) -> Report:
                 "not an export that this program can read", detail=f"{file}: its first line names no known format"
             )
         heads: list[HeadRecord] = []
-        return verify_rows(_rows(source, file, heads), _Late(heads), keys, whole_log=header.get("scope") == "all")
+        whole_log = header.get("scope") == "all"
+        return verify_rows(_rows(source, file, heads), _Late(heads), keys, whole_log=whole_log, known=known)
 
 
 class _Late(list[HeadRecord]):

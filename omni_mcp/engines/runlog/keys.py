@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omni_mcp.contracts.errors import LogCorrupt
+from omni_mcp.paths import make_private_dir
 
 KEY_BYTES = 32
 HEAD_KEY_FILE, ARGUMENTS_KEY_FILE = "log-head.key", "log-arguments.key"
@@ -44,7 +45,7 @@ def find_keys(directory: Path) -> LogKeys | None:
 
 def make_keys(directory: Path) -> LogKeys:
     """Make both keys with mode 0600 in *directory* (0700) and return them."""
-    _private_directory(directory)
+    make_private_dir(directory)
     arguments = _read_or_make(directory / ARGUMENTS_KEY_FILE)
     return LogKeys(arguments=arguments, head=_read_or_make(directory / HEAD_KEY_FILE))
 
@@ -80,16 +81,3 @@ def _read_key(file: Path) -> bytes:
     if stat.S_IMODE(file.stat().st_mode) & 0o077:
         raise LogCorrupt("a key of the run log is readable by others", detail=f"run: chmod 600 {file}")
     return key
-
-
-def _private_directory(path: Path) -> Path:
-    """Make *path* with mode 0700 if it is missing; the same rule as for the rest of the data directory.
-
-    Raises:
-        PermissionError: it is a link, is somebody else's, or others may write to it.
-    """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = path.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
-        raise PermissionError(f"{path} must be a directory of yours that nobody else can write to (chmod 700 {path})")
-    return path

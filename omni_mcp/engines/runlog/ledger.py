@@ -86,6 +86,11 @@ class Ledger:
             pass
 
     @property
+    def head(self) -> GlobalHead:
+        """The global head as of the last transaction of this ledger; committed, and not to be changed."""
+        return self._total
+
+    @property
     def index_is_behind(self) -> bool:
         """Whether there are events that the search index does not have yet."""
         return self._indexed < self._total.count
@@ -119,6 +124,19 @@ class Ledger:
         """Bring the search index up to date, in a transaction of its own."""
         with self.transaction() as group:
             group.index()
+
+    def probe(self) -> None:
+        """Write without changing anything.
+
+        Raises:
+            LogUnavailable, LogCorrupt: the log cannot be written.
+        """
+        with self.transaction():
+            self.connection.execute("UPDATE search_state SET gid = gid")
+
+    def wait_for_lock(self, timeout_s: float) -> None:
+        """Set how long a transaction waits for the lock of another one."""
+        self.connection.execute(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
     def seen_by_others(self) -> int:
         return int(self.connection.execute("PRAGMA data_version").fetchone()[0])

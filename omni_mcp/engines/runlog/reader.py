@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from omni_mcp.contracts.errors import NotFound
-from omni_mcp.contracts.events import RunEvent
+from omni_mcp.contracts.events import RunEvent, payload_digest
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.connection import open_reader, translated
@@ -32,9 +32,8 @@ SCAN_EVENTS = 20_000  # how far back a query is looked for that has no word for 
 TAIL_POLL_S = 0.1
 
 _SELECT_RUN = (
-    "SELECT k.run, k.id, r.kind, r.project, r.principal, r.parent_run, r.trace_id, r.created_at_ns, r.closed_seq, "
-    "r.erased, h.count, e.erased_by, t.body, "
-    "r.calls, coalesce(c.open, 0) "
+    "SELECT k.id, r.created_at_ns, r.closed_seq, r.erased, h.count, r.calls, coalesce(c.open, 0), "
+    "e.erased_by, e.payload_digest, t.body "
     "FROM runs r JOIN run_keys k ON k.run = r.run JOIN heads h ON h.run = r.run "
     "JOIN events e ON e.run = r.run AND e.seq = 1 LEFT JOIN texts t ON t.gid = e.gid "
     "LEFT JOIN (SELECT run, count(*) AS open FROM open_calls GROUP BY run) c ON c.run = r.run "
@@ -66,7 +65,10 @@ class LogReader:
         self._connection.close()
 
     def runs(self, *, principal: str | None = None, limit: int = 50, before: str | None = None) -> list[JsonObject]:
-        """Return the newest runs first; *before* is the id of the last run of the page before."""
+        """Return the newest runs first; *before* is the id of the last run of the page before.
+
+        Whose a run is, is what its sealed first event says: the list only finds it quickly.
+        """
         where, values = ["1"], []
         if principal is not None:
             where.append("r.principal = ?")
@@ -75,7 +77,8 @@ class LogReader:
             where.append("r.run < (SELECT run FROM run_keys WHERE id = ?)")
             values.append(before)
         sql = f"{_SELECT_RUN} WHERE {' AND '.join(where)} ORDER BY r.run DESC LIMIT ?"
-        return [_run_of(row) for row in self._all(sql, (*values, _between(limit, RUNS_LIMIT)))]
+        found = [_run_of(row) for row in self._all(sql, (*values, _between(limit, RUNS_LIMIT)))]
+        return [run for run in found if principal is None or run["principal"] == principal]
 
     def get_run(self, run: str) -> JsonObject:
         """Return one run as `runs` does.
@@ -165,8 +168,11 @@ class LogReader:
 
     def _search(self, query: Query, principal: str | None, run: str | None, limit: int) -> list[RunEvent]:
         found: list[RunEvent] = []
+        owners: dict[str, str | None] = {}
         for row in self._candidates(query, principal, run):
-            if query.fits(row[BODY][SALT_BYTES:]):
+            if principal is not None and row[0] not in owners:
+                owners[row[0]] = self.get_run(row[0])["principal"]
+            if query.fits(row[BODY][SALT_BYTES:]) and (principal is None or owners[row[0]] == principal):
                 found.append(event_of(row))
             if len(found) == limit:
                 break
@@ -232,11 +238,23 @@ def _between(limit: int, cap: int) -> int:
 
 
 def _run_of(row: Row) -> JsonObject:
-    created, payload = row[7], payload_of(row[11], row[12])
-    told = orjson.loads(payload) if payload is not None else {}  # free texts are read where they stand, and only there
+    run, created, closed, erased, count, calls, open_calls, erased_by, digest, body = row
+    told = _sealed(erased_by, digest, body)
     return {
-        "id": row[1], "kind": row[2], "project": row[3], "principal": row[4], "thread": told.get("thread"),
-        "parent_run": row[5], "trace_id": row[6], "title": told.get("title"), "created_at": iso_time(created),
-        "created_at_ns": created, "last_seq": row[10], "open": row[8] is None, "calls": row[13], "open_calls": row[14],
-        "erased": row[9],
+        "id": run, "kind": told.get("run_kind"), "project": told.get("project"), "principal": told.get("principal"),
+        "thread": told.get("thread"), "parent_run": told.get("parent_run"), "trace_id": told.get("trace_id"),
+        "title": told.get("title"), "created_at": iso_time(created), "created_at_ns": created, "last_seq": count,
+        "open": closed is None, "calls": calls, "open_calls": open_calls, "erased": erased,
     }  # fmt: skip
+
+
+def _sealed(erased_by: int | None, digest: bytes, body: bytes | None) -> JsonObject:
+    """Return what the first event of a run says of it; nothing once it is erased, or if it is not what was sealed.
+
+    A run of which nothing is known is nobody's; `audit verify` names the event.
+    """
+    payload = payload_of(erased_by, body)
+    if payload is None or body is None or payload_digest(body[:SALT_BYTES], payload) != digest:
+        return {}
+    told = orjson.loads(payload)
+    return told if isinstance(told, dict) else {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from omni_mcp.contracts.errors import LogCorrupt
 from omni_mcp.contracts.events import CONTRACT_VERSION, NO_BODY, RunEvent, chain_hash, header_bytes, payload_digest
 
 SALT_BYTES = 16
@@ -80,8 +81,18 @@ def payload_of(erased_by: int | None, body: bytes | None) -> bytes | None:
 
 
 def event_of(row: Row) -> RunEvent:
-    """Return the event of a row of `SELECT_EVENT`. Not validated: the chain says whether it is what was written."""
+    """Return the event of a row of `SELECT_EVENT`. Not validated: the chain says whether it is what was written.
+
+    Raises:
+        LogCorrupt: its text is no JSON.
+    """
     payload = payload_of(row[11], row[BODY])
+    try:
+        told = None if payload is None else orjson.loads(payload)
+        privacy = () if row[10] == "[]" else tuple(orjson.loads(row[10]))
+    except (ValueError, TypeError) as error:
+        place = f"run {row[0]} event {row[1]} cannot be read: {error}; run `omni-mcp audit verify`"
+        raise LogCorrupt("the run log is damaged", detail=place) from error
     event = RunEvent.__new__(RunEvent)
     # What `model_construct` does, without its loop over the fields: a page of 1,000 events takes a third of the time.
     object.__setattr__(event, "__pydantic_fields_set__", _FIELDS)
@@ -90,8 +101,7 @@ def event_of(row: Row) -> RunEvent:
     values = {
         "v": row[4], "gid": row[2], "run": row[0], "seq": row[1], "at_ns": row[3], "kind": row[5], "code": row[6],
         "actor": row[7], "call": row[8], "parent": row[9],
-        "privacy": () if row[10] == "[]" else tuple(orjson.loads(row[10])),
-        "payload": None if payload is None else orjson.loads(payload), "erased_by": row[11],
+        "privacy": privacy, "payload": told, "erased_by": row[11],
         "salt": "" if payload is None else row[BODY][:SALT_BYTES].hex(), "payload_digest": row[12].hex(),
         "body_digest": row[13].hex(), "prev": row[14].hex(), "hash": row[15].hex(),
     }  # fmt: skip

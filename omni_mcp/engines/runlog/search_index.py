@@ -48,16 +48,24 @@ def shard_of(gid: int) -> str:
     return f"search_{gid // SHARD_EVENTS}"
 
 
-def shards(connection: sqlite3.Connection) -> list[str]:
+def shards(connection: sqlite3.Connection, *, schema: str = "main") -> list[str]:
     """Return the tables that exist, newest first."""
-    rows = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'search_[0-9]*'")
+    rows = connection.execute(
+        f"SELECT name FROM {schema}.sqlite_schema WHERE type = 'table' AND name GLOB 'search_[0-9]*'"
+    )
     names = [name for (name,) in rows if name.removeprefix("search_").isdigit()]
     return sorted(names, key=lambda name: -int(name.removeprefix("search_")))
 
 
 def indexed_gid(connection: sqlite3.Connection) -> int:
     """Return the global number up to which events are indexed."""
-    return int(connection.execute("SELECT gid FROM search_state").fetchone()[0])
+    return find_indexed_gid(connection) or 0
+
+
+def find_indexed_gid(connection: sqlite3.Connection, *, schema: str = "main") -> int | None:
+    """Return the global number up to which events are indexed; None if that is not on record."""
+    found = connection.execute(f"SELECT gid FROM {schema}.search_state").fetchone()
+    return None if found is None else int(found[0])
 
 
 def index_up_to(connection: sqlite3.Connection, gid: int) -> None:
@@ -108,16 +116,25 @@ def drop_index(connection: sqlite3.Connection) -> None:
     """Drop every table of the index."""
     for shard in shards(connection):
         connection.execute(f"DROP TABLE {shard}")
-    connection.execute("UPDATE search_state SET gid = 0")
+    connection.execute("INSERT OR REPLACE INTO search_state (id, gid) VALUES (1, 0)")
 
 
 def digest_of_index(connection: sqlite3.Connection) -> bytes:
     """Return a sha256 over every (term, event, position): how the segments lie in the file does not matter."""
     digest = hashlib.sha256(b"%d" % indexed_gid(connection))
     for shard in reversed(shards(connection)):
-        connection.execute(f"CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, {shard}, instance)")
+        digest.update(digest_of_shard(connection, shard))
+    return digest.digest()
+
+
+def digest_of_shard(connection: sqlite3.Connection, shard: str, *, schema: str = "main") -> bytes:
+    """Return a sha256 over every (term, event, position) of one table of the index."""
+    digest = hashlib.sha256()
+    connection.execute(f"CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab({schema}, {shard}, instance)")
+    try:
         for row in connection.execute("SELECT term, doc, offset FROM temp.vocabulary"):
             digest.update(repr(row).encode())
+    finally:
         connection.execute("DROP TABLE temp.vocabulary")
     return digest.digest()
 

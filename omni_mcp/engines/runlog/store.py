@@ -6,9 +6,10 @@ import asyncio
 import queue
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakSet
@@ -19,13 +20,17 @@ from omni_mcp.contracts.events import Draft, RunCreated, RunEvent, RunKind, draf
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, keyed_digest
 from omni_mcp.contracts.ports import Masker
+from omni_mcp.engines.runlog.anchor import ANCHOR_FILE, AnchorKeeper, check_anchor, find_anchor
 from omni_mcp.engines.runlog.connection import REPAIR_HINT, open_writer, translated
+from omni_mcp.engines.runlog.guards import SCHEMA, mend_triggers
 from omni_mcp.engines.runlog.keys import LogKeys, find_keys, make_keys
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
 from omni_mcp.engines.runlog.migrations import migrate, read_migrations
 from omni_mcp.engines.runlog.projections import rebuild, values_of
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.recovery import orphan_drafts
+from omni_mcp.engines.runlog.reserve import Reserve
+from omni_mcp.engines.runlog.search_index import drop_index, find_indexed_gid
 from omni_mcp.engines.runlog.storable import storable
 from omni_mcp.engines.runlog.subscriptions import Subscription
 from omni_mcp.engines.runlog.tickets import Ticket
@@ -43,18 +48,33 @@ class SqliteRunLog:
     """The port `RunLog`. Made by `open_run_log`; all methods belong to the event loop it was opened in."""
 
     def __init__(
-        self, file: Path, ledger: Ledger, keys: LogKeys, masker: Masker, now_ns: Callable[[], int], gateway_version: str
-    ) -> None:
-        self._keys = keys
+        self, file: Path, opened: OpenedLedger, anchor: AnchorKeeper, notices: Sequence[str], masker: Masker,
+        now_ns: Callable[[], int], gateway_version: str,
+    ) -> None:  # fmt: skip
+        self.notices = tuple(notices)  # what was found wrong at the start and did not keep the log from opening
+        self._keys = opened.keys
         self._masker = masker
         self._now_ns = now_ns
         self._gateway_version = gateway_version
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self._writer = Writer(ledger, self._announce)
+        self._writer = Writer(opened.ledger, anchor, self._announce)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="run-log-reader")
         self._readers: queue.SimpleQueue[LogReader] = queue.SimpleQueue()
         for _ in range(READERS):
             self._readers.put(LogReader(file))
+
+    # --- how it stands ------------------------------------------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last write succeeded, no outcome waits for a better time, and there is room in the queue."""
+        return self._writer.healthy
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What an operator should look at, in sentences; events are recorded nevertheless."""
+        now = self._writer.anchor_problem
+        return (*self.notices, now) if now else self.notices
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -232,23 +252,37 @@ async def open_run_log(
         keys: the directory of the key files, made if there is no log yet.
 
     Raises:
-        LogCorrupt: the file is damaged, was changed, is newer than this program, or its key is missing.
+        LogCorrupt: the file is damaged, was changed, is older than it was, is newer than this program, or its key is
+            missing.
         LogUnavailable: it is locked or cannot be written.
     """
-    ledger, log_keys = await asyncio.to_thread(open_ledger, file, keys, events_per_run=events_per_run)
+    opened = await asyncio.to_thread(open_ledger, file, keys, events_per_run=events_per_run)
     try:
-        log = SqliteRunLog(file, ledger, log_keys, masker, now_ns, gateway_version)
+        anchor = AnchorKeeper(keys, opened.keys, kept=opened.anchored)
+        unreserved = await asyncio.to_thread(Reserve(file.parent).hold)
+        notices = (*opened.notices, unreserved) if unreserved else opened.notices
+        log = SqliteRunLog(file, opened, anchor, notices, masker, now_ns, gateway_version)
         log.start()
         try:
             yield log
         finally:
             await log.close()
     finally:
-        await asyncio.to_thread(ledger.connection.close)
+        await asyncio.to_thread(opened.ledger.connection.close)
 
 
-def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> tuple[Ledger, LogKeys]:
-    """Open, check and migrate *file*, and return what writes to it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedLedger:
+    """What writes to a log, its keys, how many events its anchor knows, and what was found wrong on the way."""
+
+    ledger: Ledger
+    keys: LogKeys
+    anchored: int
+    notices: tuple[str, ...]
+
+
+def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> OpenedLedger:
+    """Open, check and migrate *file*, bring missing guards back, and return what writes to it.
 
     Raises:
         LogCorrupt, LogUnavailable: as `open_run_log` says.
@@ -257,7 +291,7 @@ def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> tuple[Ledger,
     is_new = not file.exists() or file.stat().st_size == 0
     if is_new and found is not None:
         detail = (
-            f"{file} is gone although its key is in {keys}. Restore it; for a new log, move the key files away first"
+            f"{file} is gone although its key is in {keys}. Restore it; for a new log, move the files log-* there away"
         )
         raise LogCorrupt("the run log is missing", detail=detail)
     try:
@@ -266,12 +300,21 @@ def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> tuple[Ledger,
         raise translated(error, file) from error
     try:
         _check(connection, file)
-        migrate(connection, read_migrations(Path(__file__).parent / "schema"))
+        migrate(connection, read_migrations(SCHEMA))
+        notices = [*mend_triggers(connection), *_mend_index(connection)]
         if found is None and connection.execute("SELECT EXISTS (SELECT 1 FROM events)").fetchone()[0]:
             detail = f"{keys} holds no key for {file}: restore it, or nothing can be authenticated"
             raise LogCorrupt("the key of the run log is missing", detail=detail)
         log_keys = found or make_keys(keys)
-        return Ledger(connection, file, log_keys, events_per_run=events_per_run), log_keys
+        ledger = Ledger(connection, file, log_keys, events_per_run=events_per_run)
+        anchor = find_anchor(keys, log_keys)
+        if anchor is not None:
+            check_anchor(connection, anchor, ledger.head)
+        elif ledger.head.count:
+            notices.append(f"{keys / ANCHOR_FILE} is gone: nobody can say whether the run log is older than it was")
+        return OpenedLedger(
+            ledger=ledger, keys=log_keys, anchored=anchor.count if anchor else 0, notices=tuple(notices)
+        )
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -284,6 +327,20 @@ def rebuild_projections(ledger: Ledger) -> None:
     with ledger.transaction():
         rebuild(ledger.connection)
         ledger.reload_index_state()
+
+
+def _mend_index(connection: sqlite3.Connection) -> list[str]:
+    """Drop a search index that lost its place; it fills again beside the next events."""
+    if find_indexed_gid(connection) is not None:
+        return []
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        drop_index(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    return ["the search index did not know how far it went; it is made anew"]
 
 
 def _check(connection: sqlite3.Connection, file: Path) -> None:

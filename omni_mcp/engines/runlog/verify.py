@@ -18,7 +18,10 @@ import orjson
 from omni_mcp.contracts.errors import LogCorrupt
 from omni_mcp.contracts.events import GENESIS, chain_hash, header_bytes, payload_digest
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.engines.runlog.anchor import KnownHead
+from omni_mcp.engines.runlog.compare import projection_faults
 from omni_mcp.engines.runlog.connection import open_reader, translated
+from omni_mcp.engines.runlog.guards import trigger_faults
 from omni_mcp.engines.runlog.heads import GLOBAL_NAME, roll
 from omni_mcp.engines.runlog.keys import LogKeys
 from omni_mcp.engines.runlog.rows import BODY, EVENT_COLUMNS, SALT_BYTES, Row
@@ -52,7 +55,8 @@ class Report:
     faults: list[Fault] = field(default_factory=list)
     heads_checked: bool = False
     scope: str = "all"
-    head: str = ""
+    head: str = ""  # of the whole log, as `COUNT:HASH`: for `--head` of a later verification
+    notes: list[str] = field(default_factory=list)  # what could not be checked
 
     @property
     def ok(self) -> bool:
@@ -62,7 +66,7 @@ class Report:
         return {
             "ok": self.ok, "scope": self.scope, "runs": self.runs, "events": self.events,
             "heads_checked": self.heads_checked, "head": self.head,
-            "faults": [fault.as_json() for fault in self.faults],
+            "notes": self.notes, "faults": [fault.as_json() for fault in self.faults],
             "erased": [{"run": run, "seq": seq} for run, seq in self.erased],
         }  # fmt: skip
 
@@ -105,9 +109,11 @@ class Verifier:
             self._fault(run, seq, f"changed: cannot be read ({type(error).__name__})")
             self._seq = max(self._seq, seq)
 
-    def finish(self, heads: Iterable[HeadRecord], *, whole_log: bool) -> Report:
-        """Compare all heads with what was seen and return the report."""
+    def finish(self, heads: Iterable[HeadRecord], *, whole_log: bool, known: Sequence[KnownHead] = ()) -> Report:
+        """Compare all heads, and those *known* from earlier, with what was seen and return the report."""
         self._end_run()
+        self._order.sort(key=lambda pair: pair[0])
+        self._check_known(known, whole_log=whole_log)
         seen: set[str] = set()
         for head in heads:
             if head.run == GLOBAL_NAME:
@@ -194,13 +200,31 @@ class Verifier:
         elif digest != head.hash:
             self._fault(head.run, count, "the chain was rewritten: it does not end where the head says")
 
+    def _check_known(self, known: Sequence[KnownHead], *, whole_log: bool) -> None:
+        """Check that the log contains what somebody noted of it earlier."""
+        if known and not whole_log:
+            self._fault("", 0, "this is one run, and the head to compare it with is one of the whole log")
+            return
+        wanted = {head.count for head in known}
+        rolling, last, at = GENESIS, 0, {0: GENESIS}
+        for last, digest in self._order if wanted else ():
+            rolling = roll(rolling, digest)
+            if last in wanted:
+                at[last] = rolling
+        for head in known:
+            if head.count > last:
+                told = f"it has {last} events, and had {head.count} by {head.source}"
+                self._fault("", 0, f"older than it was, or cut off at its end: {told}")
+            elif at.get(head.count) != head.hash:
+                self._fault("", 0, f"its first {head.count} events are not those that {head.source} knows")
+
     def _check_global(self, head: HeadRecord) -> None:
-        self.report.head = head.hash.hex()
+        self.report.head = f"{head.count}:{head.hash.hex()}"
         if not self._authentic(head):
             self._fault("", 0, "the global head does not fit the key: it was changed")
             return
         rolling, expected = GENESIS, 1
-        for gid, digest in sorted(self._order, key=lambda pair: pair[0]):
+        for gid, digest in self._order:
             if gid > expected:
                 self._fault("", 0, f"{_numbers(expected, gid - 1)} gone, with whatever run they belonged to")
             expected = gid + 1
@@ -241,8 +265,11 @@ _SELECT_ALL = (
 )
 
 
-def verify_database(file: Path, keys: LogKeys | None) -> Report:
+def verify_database(file: Path, keys: LogKeys | None, known: Sequence[KnownHead] = ()) -> Report:
     """Verify every event of the database in *file*, on one snapshot, while a gateway may be writing.
+
+    Also its triggers, that it contains the heads *known* from earlier, and that its projections say what its events
+    say; the latter on a snapshot of its own.
 
     Raises:
         LogUnavailable: there is no such file.
@@ -254,9 +281,12 @@ def verify_database(file: Path, keys: LogKeys | None) -> Report:
             verifier = Verifier(keys)
             for row in connection.execute(_SELECT_ALL):
                 verifier.take(row)
-            return verifier.finish(heads_in(connection), whole_log=True)
+            report = verifier.finish(heads_in(connection), whole_log=True, known=known)
+            report.faults += [Fault("", 0, what) for what in trigger_faults(connection)]
         except sqlite3.DatabaseError as error:
             raise translated(error, file) from error
+    report.faults += [Fault(run, 0, what) for run, what in projection_faults(file)]
+    return report
 
 
 def heads_in(connection: sqlite3.Connection, run: str | None = None) -> Iterator[HeadRecord]:
@@ -270,11 +300,14 @@ def heads_in(connection: sqlite3.Connection, run: str | None = None) -> Iterator
         yield HeadRecord(GLOBAL_NAME, count, digest, mac)
 
 
-def verify_rows(rows: Iterable[Row], heads: Sequence[HeadRecord], keys: LogKeys | None, *, whole_log: bool) -> Report:
+def verify_rows(
+    rows: Iterable[Row], heads: Sequence[HeadRecord], keys: LogKeys | None, *, whole_log: bool,
+    known: Sequence[KnownHead] = (),
+) -> Report:  # fmt: skip
     """Verify events from elsewhere, such as an export."""
     verifier = Verifier(keys)
     for row in rows:
         verifier.take(row)
     if not heads:
         raise LogCorrupt("the export is not complete", detail="it ends without the heads of its chains")
-    return verifier.finish(heads, whole_log=whole_log)
+    return verifier.finish(heads, whole_log=whole_log, known=known)

@@ -14,13 +14,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from omni_mcp.contracts.errors import LogUnavailable, OmniError
+from omni_mcp.engines.runlog.anchor import AnchorKeeper
+from omni_mcp.engines.runlog.connection import BUSY_TIMEOUT_S
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
 
 QUEUE_EVENTS = 8192
 QUEUE_BYTES = 64 * 1024 * 1024
 BACKLOG_EVENTS = 4096
 BACKLOG_BYTES = 64 * 1024 * 1024
-RETRY_S = 0.5  # how often a non-empty backlog is tried when nothing else is written
+RETRY_S = 0.5  # how often writing is tried, while it fails or outcomes wait, when nothing else is written
+BUSY_TIMEOUT_UNAVAILABLE_S = 0.1  # who comes while the log is known to be locked does not wait for it once more
 LINGER_BELOW_EVENTS = 64  # a group of so many is worth a commit at once
 LINGER_S = 0.002  # the loop's time to run the callers of the last group: at most this late is what is queued already
 IDLE_S = 0.1  # after so long without an event the search index is brought up to date
@@ -33,11 +36,13 @@ class Writer:
 
     Args:
         ledger: used by that thread only, from `start` to the end of `close`.
+        anchor: gets the newest head, in that thread.
         on_commit: called in the event loop, once for each commit.
     """
 
-    def __init__(self, ledger: Ledger, on_commit: Callable[[list[Notice]], None]) -> None:
+    def __init__(self, ledger: Ledger, anchor: AnchorKeeper, on_commit: Callable[[list[Notice]], None]) -> None:
         self._ledger = ledger
+        self._anchor = anchor
         self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Entry] = deque()
@@ -51,11 +56,22 @@ class Writer:
         self._backlog: deque[Entry] = deque()
         self._backlog_bytes = 0
         self._index_failed = False
+        self._failing = False
         self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last write succeeded, no outcome waits for a better time, and the queue takes more."""
+        return not self._failing and not self._backlog and not self._is_full(0)
+
+    @property
+    def anchor_problem(self) -> str:
+        """Why the newest head could not be anchored, or nothing."""
+        return self._anchor.problem
 
     async def close(self) -> None:
         """Write what is queued, then end. What cannot be written is refused."""
@@ -67,7 +83,7 @@ class Writer:
     def put(self, entry: Entry) -> None:
         """Queue *entry*. A full queue fails its ticket; an outcome then waits in the backlog instead."""
         with self._guard:
-            full = len(self._queue) >= QUEUE_EVENTS or self._bytes + len(entry.payload) > QUEUE_BYTES
+            full = self._is_full(len(entry.payload))
             if not full and not self._closing:
                 self._queue.append(entry)
                 self._bytes += len(entry.payload)
@@ -94,6 +110,9 @@ class Writer:
         self._wake.set()
         return await done
 
+    def _is_full(self, more_bytes: int) -> bool:
+        return len(self._queue) >= QUEUE_EVENTS or self._bytes + more_bytes > QUEUE_BYTES
+
     def _refuse_at_once(self, entry: Entry, why: str) -> None:
         entry.ticket.error = LogUnavailable("the run log cannot be written", detail=why)
         entry.ticket.settle()
@@ -111,18 +130,24 @@ class Writer:
             group = self._take()
             if group or self._backlog:
                 self._write(group)
+            elif self._failing:
+                self._probe()
             elif idle:
                 self._index_if_idle()
             while self._jobs:
                 self._jobs.popleft()()
+            self._anchor_if_due()
             if self._closing and not self._queue and not self._jobs:
                 self._index_if_idle()
+                self._anchor_if_due(at_once=True)
                 return
 
     def _patience(self) -> float | None:
-        if self._backlog:
+        if self._backlog or self._failing:
             return RETRY_S
-        return IDLE_S if self._ledger.index_is_behind and not self._index_failed else None
+        if self._ledger.index_is_behind and not self._index_failed:
+            return IDLE_S
+        return self._anchor.due_in_s(self._ledger.head.count)
 
     def _take(self) -> list[Entry]:
         with self._guard:
@@ -136,16 +161,38 @@ class Writer:
         try:
             notices = self._ledger.write([*waiting, *group])
         except OmniError as error:
+            self._stands(failing=True)
             self._refuse(group, LogUnavailable("the run log cannot be written", detail=error.detail))
             return
         except BaseException as error:
+            self._stands(failing=True)
             self._refuse(group, LogUnavailable("the run log cannot be written", detail=repr(error)))
             return
+        self._stands(failing=False)
         with self._guard:
             for _ in waiting:
                 self._backlog_bytes -= len(self._backlog.popleft().payload)
         self._index_failed = False
         self._tell(group, notices)
+
+    def _probe(self) -> None:
+        """Find out whether the log can be written again, though nobody asks for anything."""
+        try:
+            self._ledger.probe()
+        except OmniError:
+            return
+        self._stands(failing=False)
+
+    def _stands(self, *, failing: bool) -> None:
+        """Note whether the log can be written. While it cannot, each attempt waits a moment only for its lock."""
+        if failing != self._failing:
+            self._failing = failing
+            self._ledger.wait_for_lock(BUSY_TIMEOUT_UNAVAILABLE_S if failing else BUSY_TIMEOUT_S)
+
+    def _anchor_if_due(self, *, at_once: bool = False) -> None:
+        due_s = self._anchor.due_in_s(self._ledger.head.count)
+        if due_s is not None and (at_once or due_s == 0):
+            self._anchor.keep(self._ledger.head)
 
     def _refuse(self, group: list[Entry], error: LogUnavailable) -> None:
         for entry in group:

@@ -103,7 +103,7 @@ class BubblewrapSandbox:
         return self._end_of(job, profile, outcome, start_ms)
 
     async def _take_slot(self) -> bool:
-        if self._waiting >= self._waiting_limit:
+        if self._slots.locked() and self._waiting >= self._waiting_limit:
             return False
         self._waiting += 1
         try:
