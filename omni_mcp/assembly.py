@@ -90,7 +90,9 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
         )
     )
     recovered = len(await log.recover_orphans())
-    artifacts = await stack.enter_async_context(open_artifacts(home.artifacts, masker))
+    artifacts = await stack.enter_async_context(
+        open_artifacts(home.artifacts, masker, owner_quota_bytes=settings.limits.artifact_bytes_per_principal)
+    )
     run = await log.create_run(kind="gateway", principal=GATEWAY, actor="gateway", client={}, title="gateway")
     reports = Reports(log, run)
     policy = open_policy(home.policies, bundled("policies"))

@@ -40,6 +40,9 @@ class LimitSettings(Closed):
     pending_per_principal: int = Field(64, ge=1, description="Calls of one principal under way, waiting ones included.")
     pending_in_all: int = Field(1024, ge=1, description="Calls under way in all.")
     events_per_run: int = Field(100_000, ge=10, description="Events of one run; then its calls are refused.")
+    artifact_bytes_per_principal: int = Field(
+        1 << 30, ge=1 << 20, description="Bytes of artifacts that one principal's calls may leave."
+    )
     round_ttl_s: float = Field(600.0, gt=0, description="How long a multi-round call waits for its caller.")
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from omni_mcp.chain.masked_link import MaskedLink
 from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.call import Answer, Call, Handler, InputRequired, Result
-from omni_mcp.contracts.errors import InvalidResult, OmniError
+from omni_mcp.contracts.errors import InvalidResult, OmniError, QuotaExceeded
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.ports import Artifacts, Masker, Schemas
 from omni_mcp.contracts.tool import Entry
@@ -66,9 +66,12 @@ class CheckResult:
 
     async def _as_reference(self, call: Call, answer: Answer, size: int) -> Answer:
         data, media_type = _kept_form(answer.body)
-        ref = await self._artifacts.put(
-            data, media_type=media_type, owner=call.principal.key, run=call.run, name=f"result of {call.name}"
-        )
+        try:
+            ref = await self._artifacts.put(
+                data, media_type=media_type, owner=call.principal.key, run=call.run, name=f"result of {call.name}"
+            )
+        except QuotaExceeded as full:
+            raise InvalidResult(f"the result is too large to return and could not be kept: {full.message}") from full
         body = _reference_body(ref, data, size)
         if call.kind == "resource":
             note = {"uri": call.name, "mimeType": "text/plain", "text": body["content"][0]["text"]}

@@ -12,10 +12,10 @@ from omni_mcp.chain.crashpoint import reach
 from omni_mcp.chain.decide import LOG_SERVER
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.call import Answer, Call, Durable, Handler, InputRequired, Result
-from omni_mcp.contracts.errors import Internal, LogUnavailable, OmniError, OutcomeUnknown, Refused
+from omni_mcp.contracts.errors import Internal, LogUnavailable, OmniError, OutcomeUnknown, QuotaExceeded, Refused
 from omni_mcp.contracts.events import RoundAnswered, RoundAsked, ToolCall, ToolError, ToolResult, draft
 from omni_mcp.contracts.ids import iso_time
-from omni_mcp.contracts.json import JsonObject, canonical
+from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, digest_bytes
 from omni_mcp.contracts.manifest import Closed
 from omni_mcp.contracts.ports import Artifacts, Catalog, RunLog
 
@@ -124,13 +124,12 @@ class Record:
         """
         body = canonical(answer.body)
         kept: ArtifactRef | None = None
+        result: JsonValue = None if quiet else answer.body
         if len(body) > INLINE_LIMIT_BYTES and not quiet:
-            kept = await self._artifacts.put(
-                body, media_type="application/json", owner=call.principal.key, run=call.run, name=f"result of {call.id}"
-            )
+            kept, result = await self._kept_apart(call, body)
         return ToolResult(
             is_error=answer.is_error,
-            result=None if kept or quiet else answer.body,
+            result=result,
             artifact=kept,
             artifacts=tuple(ArtifactRef.model_validate(ref) for ref in answer.artifacts),
             where=answer.where,
@@ -139,6 +138,16 @@ class Record:
             duration_ms=duration_ms,
             bytes_out=len(body),
         )
+
+    async def _kept_apart(self, call: Call, body: bytes) -> tuple[ArtifactRef | None, JsonValue]:
+        """Store a large answer; where its owner has no room left, its digest and the reason stand in its place."""
+        try:
+            ref = await self._artifacts.put(
+                body, media_type="application/json", owner=call.principal.key, run=call.run, name=f"result of {call.id}"
+            )
+        except QuotaExceeded as full:
+            return None, {"not_kept": full.message, "digest": digest_bytes(body)}
+        return ref, None
 
     async def _record_error(self, call: Call, error: OmniError, duration_ms: float, *, quiet: bool) -> None:
         payload = _error_payload(call, error, duration_ms)

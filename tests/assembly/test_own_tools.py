@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,8 @@ labels: {read_only: false, destructive: false, egress: false, reads_private: fal
 MODULE = 'def words(arguments):\n    return {"words": len(arguments["text"].split())}\n'
 
 
-OWN_ONLY = pytest.param(
-    0o600,
-    marks=pytest.mark.xfail(
-        os.getuid() == 0, strict=True, reason="the cells of a root gateway run as another user, who cannot read it"
-    ),
-)
-
-
 @pytest.mark.usefixtures("cells")
-@pytest.mark.parametrize("mode", [0o644, OWN_ONLY])
+@pytest.mark.parametrize("mode", [0o644, 0o600])
 async def test_a_module_beside_its_manifest_runs_and_a_changed_module_is_a_changed_definition(
     mode: int, tmp_path: Path
 ) -> None:

@@ -130,3 +130,27 @@ async def test_a_search_does_not_tell_what_the_caller_may_not_see(tmp_path: Path
         for words in ("no accepted definition", "no rule matched", "mcp_remote", "entities"):
             found = await client.call("runs__search", {"query": words})
             assert found["structuredContent"]["events"] == [], words
+
+
+async def test_where_a_principal_has_no_room_left_its_large_answer_is_given_and_the_record_holds_its_digest(
+    tmp_path: Path,
+) -> None:
+    async def large(call: Call) -> Result:
+        return Answer(
+            body={"content": [{"type": "text", "text": call.id + "x" * 700_000}], "isError": False}, where="remote"
+        )
+
+    canary = Canary(tmp_path / "touched")
+    canary.tool("large", large)
+    canary.tool("larger", large, limits=Limits(output_limit_bytes=1024))
+    settings = Settings(limits=LimitSettings(artifact_bytes_per_principal=1 << 20))
+    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary) as here, here.client() as client:
+        answers = [await client.call("canary__large", {"n": n}) for n in range(3)]
+        refused = await client.call("canary__larger")
+        outcomes = [event async for event in _events(here) if event.kind == "tool_result"]
+
+    assert all(len(answer["content"][0]["text"]) > 700_000 for answer in answers)
+    assert error_of(refused)["code"] == "invalid_result"
+    payloads = [event.payload or {} for event in outcomes]
+    assert [bool(payload["artifact"]) for payload in payloads] == [True, False, False]
+    assert all(payload["result"]["digest"].startswith("sha256:") for payload in payloads[1:])

@@ -267,7 +267,6 @@ def tail_of(shown: str, request: tuple[str, dict[str, Any]]) -> str:
     return shown
 
 
-@pytest.mark.xfail(strict=True, reason="a subscription asks the policy about the template, not whose run it is")
 async def test_a_subscription_to_anothers_run_hears_nothing_of_it(here: LocalGateway) -> None:
     """When somebody is active is theirs too."""
     async with here.client(version="2025-11-25") as client, here.client(version="2025-11-25", principal=BOB) as other:
