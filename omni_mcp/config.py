@@ -36,7 +36,9 @@ class ServerSettings(Closed):
 class LimitSettings(Closed):
     """Caps on calls and runs."""
 
-    calls_per_minute: int = Field(600, ge=1, description="Calls of one principal.")
+    calls_per_minute: int = Field(
+        600, ge=1, description="Calls of one principal; its other requests have a rate of their own of this size."
+    )
     pending_per_principal: int = Field(64, ge=1, description="Calls of one principal under way, waiting ones included.")
     pending_in_all: int = Field(1024, ge=1, description="Calls under way in all.")
     events_per_run: int = Field(100_000, ge=10, description="Events of one run; then its calls are refused.")
