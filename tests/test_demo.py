@@ -1,4 +1,4 @@
-"""`omni-mcp demo` shows the main job with real clients, cleans up, and says what it lacks where no sandbox can be had."""
+"""`omni-mcp demo` shows the main job with real clients, cleans up, and says what it lacks without a sandbox."""
 
 from __future__ import annotations
 

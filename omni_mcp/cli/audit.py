@@ -125,6 +125,7 @@ def retention_run(older_than: str | None, as_json: bool) -> None:
         raise click.BadParameter(
             f"{older_than!r} is no age; write a number and s, m, h, d or w", param_hint="--older-than"
         )
+    refuse_missing(home.log_file)
     with Reserve(home.data).released():
         with _eraser(home) as eraser:
             done = eraser.retention(older_than_s=int(age[1]) * _SECONDS[age[2]], older_than=age[0])

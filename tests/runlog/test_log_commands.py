@@ -109,7 +109,7 @@ async def test_without_a_log_every_command_says_so_and_makes_nothing(home: Home)
     ):  # fmt: skip
         result = _run(home, *words)
         assert result.exit_code == 1 and "no run log yet" in result.output
-    assert not home.log_file.exists()
+    assert list(home.data.iterdir()) == []
 
 
 async def test_an_unclear_or_unknown_run_is_refused_with_the_next_step(home: Home) -> None:

@@ -79,6 +79,19 @@ async def test_a_log_that_comes_back_is_found_healthy_though_nobody_writes(place
         assert await texts(log, run) == []
 
 
+async def test_a_lock_that_the_search_index_waited_for_is_known_to_whoever_comes_next(place: Place) -> None:
+    async with place.open() as log:
+        run = await new_run(log)
+        await log.append(run, said("still to be indexed")).durable()
+        with _locked(place.file):
+            await asyncio.to_thread(_until, lambda: not _healthy(log))
+            began = time.monotonic()
+            with pytest.raises(LogUnavailable):
+                await log.append(run, said("refused")).durable()
+            assert time.monotonic() - began < 1
+        await asyncio.to_thread(_until, lambda: _healthy(log))
+
+
 async def test_a_full_queue_is_not_healthy(place: Place) -> None:
     async with place.open() as log:
         run = await new_run(log)

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from omni_mcp.cli.root import cli
 from omni_mcp.contracts.errors import LogCorrupt
-from omni_mcp.engines.runlog.anchor import ANCHOR_FILE, AnchorKeeper, find_anchor
+from omni_mcp.engines.runlog.anchor import ANCHOR_FILE, AnchorKeeper, check_anchor, find_anchor
+from omni_mcp.engines.runlog.connection import open_reader
 from omni_mcp.engines.runlog.heads import GlobalHead
 from omni_mcp.engines.runlog.keys import find_keys, make_keys
 from tests.runlog.conftest import Place, new_run, said
@@ -112,6 +114,20 @@ async def test_after_a_crash_the_log_may_be_ahead_of_its_anchor(place: Place) ->
     async with place.open() as log:
         assert log.notices == ()
     assert _verify(place)[0] == 0
+
+
+async def test_events_that_come_while_the_anchor_is_compared_are_no_fault(place: Place) -> None:
+    """The command line compares beside a gateway that goes on writing: with the head that it has read."""
+    await _write(place, 5)
+    keys = find_keys(place.keys)
+    assert keys is not None
+    anchor = find_anchor(place.keys, keys)
+    assert anchor is not None
+    await _write(place, 5)
+    with closing(open_reader(place.file)) as connection:
+        check_anchor(connection, anchor, GlobalHead(anchor.count, anchor.hash))
+        with pytest.raises(LogCorrupt, match="not the one"):
+            check_anchor(connection, anchor, GlobalHead(7, anchor.hash))
 
 
 @pytest.mark.parametrize(("old", "new"), [(b'"count":5', b'"count":4'), (b"{", b"["), (b'"mac"', b'"cam"')])

@@ -71,7 +71,8 @@ def check_anchor(connection: sqlite3.Connection, anchor: KnownHead, head: Global
         told = f"it has {head.count} events, and had {anchor.count} when {anchor.source} was written. {hint}"
         raise LogCorrupt("the run log is older than it was: events at its end are gone", detail=told)
     rolling = anchor.hash
-    for (digest,) in connection.execute("SELECT hash FROM events WHERE gid > ? ORDER BY gid", (anchor.count,)):
+    after = "SELECT hash FROM events WHERE gid > ? AND gid <= ? ORDER BY gid"
+    for (digest,) in connection.execute(after, (anchor.count, head.count)):
         rolling = roll(rolling, digest)
     if rolling != head.hash:
         told = f"it does not go on from event {anchor.count} as {anchor.source} knows it. {hint}"

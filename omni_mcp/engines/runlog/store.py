@@ -306,8 +306,8 @@ def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> OpenedLedger:
             detail = f"{keys} holds no key for {file}: restore it, or nothing can be authenticated"
             raise LogCorrupt("the key of the run log is missing", detail=detail)
         log_keys = found or make_keys(keys)
+        anchor = find_anchor(keys, log_keys)  # before the head: a gateway that writes meanwhile moves both on
         ledger = Ledger(connection, file, log_keys, events_per_run=events_per_run)
-        anchor = find_anchor(keys, log_keys)
         if anchor is not None:
             check_anchor(connection, anchor, ledger.head)
         elif ledger.head.count:

@@ -225,10 +225,10 @@ class Writer:
         if self._ledger.index_is_behind:
             try:
                 self._ledger.index()
-            except OmniError:
-                self._index_failed = (
-                    True  # nothing is lost: search reads past the index. Tried again after the next event
-                )
+            except OmniError as error:
+                self._index_failed = True  # nothing is lost: search reads past it. Tried again after the next event
+                if isinstance(error, LogUnavailable):
+                    self._stands(failing=True)
 
 
 def _finish(done: asyncio.Future[T], result: T) -> None:
