@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -422,3 +424,17 @@ async def test_a_yes_that_cannot_be_recorded_lets_nothing_through_and_is_found_w
     assert [code for code, _, _ in await story(log, run)] == [
         "approval_requested", "approval_decided", "approval_used",
     ]  # fmt: skip
+
+
+async def test_while_the_database_of_questions_is_locked_calls_are_refused_as_unavailable(
+    open_desk: OpenDesk, call_of: CallOf, state_file: Path
+) -> None:
+    async with open_desk() as desk:
+        other = sqlite3.connect(state_file, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            with pytest.raises(LogUnavailable):
+                await desk.ask(call_of(), ("ask",), "p1")
+        finally:
+            other.execute("ROLLBACK")
+            other.close()

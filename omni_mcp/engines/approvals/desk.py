@@ -137,16 +137,24 @@ class ApprovalDesk:
         Raises:
             ApprovalPending, ApprovalDenied, ApprovalExpired: as they say; withdrawn questions count as expired.
             RateLimited: too many questions are open.
-            LogUnavailable: the question or its use could not be recorded; an approval that was taken is spent.
+            LogUnavailable: the question or its use could not be kept or recorded; an approval that was taken is spent.
         """
         if call.tool is None:
             raise NotAllowed(call.name, detail="nobody is asked about what the catalog does not hold")
+        try:
+            return await self._ask(call, call.tool, question_rules, policy_version)
+        except sqlite3.OperationalError as error:
+            raise LogUnavailable("the question cannot be kept just now; try again", detail=str(error)) from error
+
+    async def _ask(
+        self, call: Call, tool: Entry, question_rules: tuple[str, ...], policy_version: str
+    ) -> ApprovalFacts:
         question = call.question or Question(rules=question_rules)
         parent = await _seq(call.parent)
         keep_s = self._wait_s if question.wait_s is None else question.wait_s
         deadline = asyncio.get_running_loop().time() + keep_s
         while True:
-            wanted = self._question(call, call.tool, question, question_rules, policy_version)
+            wanted = self._question(call, tool, question, question_rules, policy_version)
             again = call.round is not None
             claim = await self._thread.run(self._store.claim, wanted, parent_seq=parent, again=again)
             await self._record_decisions()
