@@ -5,12 +5,29 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.manifest import Closed, ServerName
+
+
+def _exact_host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.\-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?", value):
+        raise ValueError("must be one exact Host value such as mcp.example.org or mcp.example.org:8443; no wildcard")
+    return value
+
+
+def _exact_origin(value: str) -> str:
+    scheme, _, host = value.partition("://")
+    if scheme not in ("http", "https"):
+        raise ValueError("must be one exact origin such as https://app.example.org; no wildcard, no path")
+    return f"{scheme}://{_exact_host(host)}"
+
+
+Host = Annotated[str, AfterValidator(_exact_host)]
+Origin = Annotated[str, AfterValidator(_exact_origin)]
 
 
 class ServerSettings(Closed):
@@ -19,10 +36,10 @@ class ServerSettings(Closed):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(6464, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     behind_proxy: bool = Field(False, description="A proxy in front ends TLS; without it only loopback is bound.")
-    hosts: tuple[str, ...] = Field(
+    hosts: tuple[Host, ...] = Field(
         (), description="Further exact Host values that are accepted, such as mcp.example.org."
     )
-    origins: tuple[str, ...] = Field((), description="Exact Origin values that are accepted; browsers only.")
+    origins: tuple[Origin, ...] = Field((), description="Exact Origin values that are accepted; browsers only.")
     request_limit_bytes: int = Field(
         4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest message of a client."
     )
@@ -138,6 +155,20 @@ def _line_of(text: str, location: list[str]) -> int:
         if any(re.match(rf"\s*\"?{re.escape(key)}\"?\s*=", lines[number]) for key in location):
             return number + 1
     return start + 1 if location else 0
+
+
+def changed_keys(old: Settings, new: Settings) -> list[str]:
+    """Return the keys, such as `limits.calls_per_minute`, whose values differ."""
+    found = []
+    for name in Settings.model_fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, Closed):
+            found += [
+                f"{name}.{key}" for key in type(before).model_fields if getattr(before, key) != getattr(after, key)
+            ]
+        elif before != after:
+            found.append(name)
+    return found
 
 
 def read_secrets(settings: Settings, environment: dict[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from omni_mcp.chain.decide import Decisions
 from omni_mcp.chain.execute import Freeze
 from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
-from omni_mcp.config import Settings, load_settings
+from omni_mcp.config import Settings, changed_keys, load_settings
 from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.call import Call
 from omni_mcp.contracts.errors import ConfigError, LogUnavailable
@@ -82,6 +82,8 @@ class Gateway:
         self, settings: Settings, home: Home, engines: Engines, *, executors: Mapping[str, Executor],
         completers: Mapping[str, Completer],
     ) -> None:  # fmt: skip
+        self._settings_file_said: Settings | None = None  # at the first look: what options changed does not count
+        self._at_next_start: list[str] = []
         self._home = home
         self._engines = engines
         self._metrics = Metrics()
@@ -190,7 +192,10 @@ class Gateway:
                 "refused": list(engines.catalog.refused),
                 "problems": list(engines.reports.problems.get("manifests", ())),
             },
-            "settings": {"problems": list(engines.reports.problems.get("settings", ()))},
+            "settings": {
+                "problems": list(engines.reports.problems.get("settings", ())),
+                "at_next_start": self._at_next_start,
+            },
             "isolation": engines.sandbox.isolation().as_json(),
             "log": {
                 "file": str(self._home.log_file),
@@ -276,15 +281,20 @@ class Gateway:
             if await asyncio.to_thread(looks[0].settled_change):
                 self.reload_catalog()
             if await asyncio.to_thread(looks[1].settled_change):
-                self._check_settings()
+                self.check_settings()
             if time.monotonic() - swept_s > SWEEP_S:
                 swept_s = time.monotonic()
                 self._runbook.sweep()
 
-    def _check_settings(self) -> None:
+    def check_settings(self) -> None:
+        """Read omni.toml again: what is wrong is reported, what changed is named as waiting for the next start."""
         try:
-            load_settings(self._home.settings_file)
+            found = load_settings(self._home.settings_file)
         except ConfigError as error:
             self._engines.reports.rejected("settings", error.problems)
-        else:
-            self._engines.reports.mended("settings")
+            return
+        self._engines.reports.mended("settings")
+        self._settings_file_said = self._settings_file_said or found
+        self._at_next_start = changed_keys(self._settings_file_said, found)
+        if self._at_next_start:
+            structlog.get_logger("omni_mcp").warning("settings wait for the next start", keys=self._at_next_start)

@@ -174,3 +174,24 @@ async def test_a_reload_that_is_asked_for_names_every_problem_at_once(tmp_path: 
             await here.gateway.reload()
         files = {os.path.basename(problem.file) for problem in refused.value.problems}
         assert files == {"test.cedar", "words.yaml"}
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "https://*", "*.example.org", "app.example.org", "https://app.example.org/path"]
+)
+def test_an_origin_is_one_exact_origin(value: str, tmp_path: Path) -> None:
+    file = write_private(tmp_path / "omni.toml", f"[server]\norigins = [{value!r}]\n")
+    with pytest.raises(ConfigError) as refused:
+        load_settings(file)
+    assert "omni.toml:2: $.server.origins.0" in str(refused.value)
+
+
+async def test_settings_that_change_while_it_runs_are_named_as_waiting_for_the_next_start(tmp_path: Path) -> None:
+    home = home_in(tmp_path)
+    write_private(home.settings_file, "[limits]\ncalls_per_minute = 9\n")
+    async with local_gateway(ALLOW_ALL, directory=tmp_path) as here:
+        async with asyncio.timeout(10):
+            here.gateway.check_settings()
+            write_private(home.settings_file, "[limits]\ncalls_per_minute = 8\n")
+            while here.gateway.status()["settings"]["at_next_start"] != ["limits.calls_per_minute"]:
+                await asyncio.sleep(0.05)
