@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from omni_mcp.cli.main import COMMANDS
+from omni_mcp.cli.commands import COMMANDS
 from omni_mcp.contracts.errors import ConfigError, OmniError, SandboxUnavailable
 
 EXIT_FAILED, EXIT_NOT_HERE = 1, 3
