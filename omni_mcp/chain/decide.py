@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from omni_mcp.contracts.call import Call, Durable, Grant, Handler, InputRequired, Question, Result, grant_digest
+from omni_mcp.contracts.call import (
+    Call,
+    Durable,
+    Grant,
+    Handler,
+    InputRequired,
+    Principal,
+    Question,
+    Result,
+    grant_digest,
+)
 from omni_mcp.contracts.errors import NotAllowed, OutcomeUnknown
 from omni_mcp.contracts.events import PolicyDecided, draft
 from omni_mcp.contracts.json import canonical
@@ -45,12 +55,12 @@ class Decisions:
         return decision, self._log.append(call.run, event, parent=call.parent, quiet=quiet)
 
     def renewed(self, call: Call) -> Call:
-        """Return the call under a grant of the policy that is in force now: it may have changed while the call waited.
+        """Return the call under what is in force now: the policy or a standing grant may have gone while it waited.
 
         Raises:
-            NotAllowed: the policy in force now does not allow it.
+            NotAllowed: what is in force now does not allow it.
         """
-        if call.grant is None or call.tool is None or call.grant.policy_version == self._policy.version:
+        if call.grant is None or call.tool is None or self._holds(call.grant, call.principal, call.tool):
             return call
         by = call.grant.approved_by
         approval = None
@@ -59,9 +69,18 @@ class Decisions:
             approval = ApprovalFacts(id=call.grant.approval, by=by, arguments_digest=bound_to)
         decision, recorded = self.decide(call, approval=approval)
         if decision.verdict != "allow":
-            raise NotAllowed(call.name, detail=f"the policy changed while the call waited; {_reason(call, decision)}")
+            raise NotAllowed(call.name, detail=f"not allowed any more after its wait; {_reason(call, decision)}")
         grant = grant_for(call, call.tool, decision, approval)
         return replace(call, grant=grant, intents=(*call.intents, recorded))
+
+    def _holds(self, grant: Grant, principal: Principal, tool: Entry) -> bool:
+        """Whether what made *grant* is still in force."""
+        if grant.policy_version != self._policy.version:
+            return False
+        if grant.approval is None or grant.approved_by is not None:
+            return True
+        standing = self._standing.find(principal, tool)
+        return standing is not None and standing.id == grant.approval
 
     def still_asks(self, call: Call, now: Entry | None) -> bool:
         """Whether a waiting call, of the definition that is in force *now*, would still wait. Records nothing."""

@@ -15,6 +15,7 @@ from omni_mcp.contracts.errors import Frozen, Internal, NotAllowed, Refused, Tim
 from omni_mcp.contracts.ports import Catalog, Executor
 from omni_mcp.contracts.tool import Entry
 
+LOOKS = 3
 GRACE_S = 1.0  # an engine that keeps the deadline itself reports more than this stage can, so it goes first
 
 
@@ -49,7 +50,9 @@ class Execute:
         freeze: Freeze,
     ) -> None:
         self._executors = executors
-        self._places = {binding: FairSlots(capacity) for binding, capacity in places.items()}
+        self._places = {
+            binding: FairSlots(capacity, share=max(1, capacity - 1)) for binding, capacity in places.items()
+        }
         self._catalog = catalog
         self._decisions = decisions
         self._freeze = freeze
@@ -66,11 +69,20 @@ class Execute:
             await slots.enter_async_context(self._tool_slot(tool, call.principal.key))
             if (places := self._places.get(tool.binding)) is not None:
                 await slots.enter_async_context(places.taken(call.principal.key))
+            ready = await self._ready(call, tool)
+            reach("intent_durable")
+            return await self._dispatch(executor, ready, tool)
+
+    async def _ready(self, call: Call, tool: Entry) -> Call:
+        """Wait until everything is on disk, and look again whether it holds: that wait can be long, too."""
+        for _ in range(LOOKS):
             ready = self._still_allowed(call, tool)
             for intent in ready.intents:
                 await intent.durable()
-            reach("intent_durable")
-            return await self._dispatch(executor, ready, tool)
+            call = self._still_allowed(ready, tool)
+            if call is ready:
+                return ready
+        raise NotAllowed(call.name, detail="the rules changed again and again while the call waited")
 
     def _still_allowed(self, call: Call, tool: Entry) -> Call:
         """What was decided before the wait for a slot must hold after it."""

@@ -35,7 +35,8 @@ class Limit:
 
     async def __call__(self, call: Call, proceed: Handler) -> Result:
         who = call.principal.key
-        self._admit(who)
+        if call.round is None:  # a later round is the same call, and refusing it would not undo the first
+            self._admit(who)
         self._pending[who] += 1
         self._pending_total += 1
         try:
@@ -56,10 +57,10 @@ class Limit:
 
     def is_over(self, who: str) -> bool:
         """Whether the next call of *who* would be refused."""
-        return self._pending[who] >= self._pending_per_principal or self._calls.is_over(who, self._now_s())
+        return self._pending.get(who, 0) >= self._pending_per_principal or self._calls.is_over(who, self._now_s())
 
     def _admit(self, who: str) -> None:
-        if self._pending[who] >= self._pending_per_principal:
+        if self._pending.get(who, 0) >= self._pending_per_principal:
             raise RateLimited(
                 f"{self._pending_per_principal} calls are already under way; wait for one to end",
                 data={"retry_after_s": 1.0},

@@ -12,7 +12,15 @@ from omni_mcp.chain.crashpoint import reach
 from omni_mcp.chain.decide import LOG_SERVER
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.call import Answer, Call, Durable, Handler, InputRequired, Result
-from omni_mcp.contracts.errors import Internal, LogUnavailable, OmniError, OutcomeUnknown, QuotaExceeded, Refused
+from omni_mcp.contracts.errors import (
+    Internal,
+    LogUnavailable,
+    OmniError,
+    OutcomeUnknown,
+    QuotaExceeded,
+    RateLimited,
+    Refused,
+)
 from omni_mcp.contracts.events import RoundAnswered, RoundAsked, ToolCall, ToolError, ToolResult, draft
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, digest_bytes
@@ -28,6 +36,10 @@ class _OpenRound:
     parent: int
     actor: str
     timer: asyncio.TimerHandle
+
+
+ROUNDS_PER_PRINCIPAL = 64
+ROUNDS_IN_ALL = 1024
 
 
 class Record:
@@ -177,6 +189,9 @@ class Record:
 
     async def _suspend(self, call: Call, asked: InputRequired) -> InputRequired:
         """Keep the call open until its caller comes back or its time is over."""
+        mine = sum(waiting.actor == call.principal.key for waiting in self._rounds.values())
+        if mine >= ROUNDS_PER_PRINCIPAL or len(self._rounds) >= ROUNDS_IN_ALL:
+            raise RateLimited("too many calls wait for input; answer or cancel some first")
         number = (call.round.number if call.round else 1) + 1
         expires_at_ns = self._now_ns() + int(self._round_ttl_s * 1e9)
         payload = RoundAsked(round=number, requests=asked.requests, expires_at=iso_time(expires_at_ns))
@@ -204,9 +219,16 @@ class Record:
 
 def _honest(call: Call, error: OmniError) -> OmniError:
     """What was dispatched cannot be refused any more: a refusal on the way back leaves the outcome unknown."""
-    if isinstance(error, Refused) and call.trail.dispatched:
-        return OutcomeUnknown("the call was dispatched and its outcome cannot be recorded now", detail=error.detail)
+    if isinstance(error, Refused) and _ran(call):
+        return OutcomeUnknown(
+            f"the call was dispatched before it was refused ({error.code})", detail=f"{error.code}: {error.detail}"
+        )
     return error
+
+
+def _ran(call: Call) -> bool:
+    """Whether anything of the call was dispatched, be it in an earlier round."""
+    return call.trail.dispatched or call.round is not None
 
 
 def _error_payload(call: Call, error: OmniError, duration_ms: float) -> ToolError:
@@ -216,7 +238,7 @@ def _error_payload(call: Call, error: OmniError, duration_ms: float) -> ToolErro
         message=error.message,
         detail=error.detail,
         data=error.data,
-        dispatched=trail.dispatched and not isinstance(error, Refused),
+        dispatched=_ran(call) and not isinstance(error, Refused),
         where=trail.where,
         isolation=trail.isolation,
         usage=trail.usage,
@@ -225,11 +247,11 @@ def _error_payload(call: Call, error: OmniError, duration_ms: float) -> ToolErro
 
 
 def _cancelled(call: Call, duration_ms: float) -> ToolError:
-    effect = "the tool was stopped and may have taken effect" if call.trail.dispatched else "nothing was dispatched"
+    effect = "the tool was stopped and may have taken effect" if _ran(call) else "nothing was dispatched"
     return ToolError(
         code="cancelled",
         message=f"cancelled by the caller; {effect}",
-        dispatched=call.trail.dispatched,
+        dispatched=_ran(call),
         where=call.trail.where,
         isolation=call.trail.isolation,
         duration_ms=duration_ms,

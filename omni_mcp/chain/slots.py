@@ -11,10 +11,16 @@ from omni_mcp.contracts.errors import RateLimited
 
 
 class FairSlots:
-    """At most *capacity* holders at once; a free slot goes to the principals that wait in turn, oldest wait first."""
+    """At most *capacity* holders at once; a free slot goes to the principals that wait in turn, oldest wait first.
 
-    def __init__(self, capacity: int, *, wait_s: float = 120.0) -> None:
+    Args:
+        share: how many of them one principal may hold; unset, all.
+    """
+
+    def __init__(self, capacity: int, *, share: int | None = None, wait_s: float = 120.0) -> None:
         self._free = capacity
+        self._share = share or capacity
+        self._held: dict[str, int] = {}
         self._wait_s = wait_s
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._users = 0
@@ -37,13 +43,14 @@ class FairSlots:
             try:
                 yield
             finally:
-                self._pass_on()
+                self._give_back(who)
         finally:
             self._users -= 1
 
     async def _take(self, who: str) -> None:
-        if self._free > 0:
+        if self._free > 0 and self._held.get(who, 0) < self._share:
             self._free -= 1
+            self._held[who] = self._held.get(who, 0) + 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(who, deque()).append(turn)
@@ -62,7 +69,7 @@ class FairSlots:
     def _leave(self, who: str, turn: asyncio.Future[None]) -> None:
         """Stop waiting; a slot that was given in the same moment goes to the next."""
         if turn.done() and not turn.cancelled():
-            self._pass_on()
+            self._give_back(who)
             return
         queue = self._waiting.get(who)
         if queue is not None and turn in queue:
@@ -70,15 +77,26 @@ class FairSlots:
             if not queue:
                 del self._waiting[who]
 
-    def _pass_on(self) -> None:
-        while self._waiting:
-            who, queue = next(iter(self._waiting.items()))
-            turn = queue.popleft()
-            if queue:
-                self._waiting.move_to_end(who)
-            else:
-                del self._waiting[who]
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _give_back(self, who: str) -> None:
+        """Free one slot of *who*, and give it to the next that may have one."""
+        self._held[who] -= 1
+        if not self._held[who]:
+            del self._held[who]
         self._free += 1
+        for other in list(self._waiting):
+            if self._held.get(other, 0) < self._share and self._wake(other):
+                return
+
+    def _wake(self, who: str) -> bool:
+        queue = self._waiting.pop(who)
+        while queue:
+            turn = queue.popleft()
+            if turn.done():
+                continue
+            if queue:
+                self._waiting[who] = queue  # behind the others
+            self._free -= 1
+            self._held[who] = self._held.get(who, 0) + 1
+            turn.set_result(None)
+            return True
+        return False

@@ -195,6 +195,11 @@ class Calls:
         Raises:
             RpcError: -32602: the state was changed, used, is too old, or was made for another request.
         """
+        given = asked.params.get("inputResponses") or {}
+        for key, response in given.items():  # before the state is used up: a mistake can be mended
+            if not isinstance(response, dict):
+                path = {"path": f"$.params.inputResponses.{key}"}
+                raise RpcError(INVALID_PARAMS, "an input response must be an object", path)
         try:
             inside = self._seal.open(
                 asked.params["requestState"], bound=self._bound(asked, call), now_ns=self._now_ns()
@@ -207,7 +212,6 @@ class Calls:
                 "requestState is not valid; send the request again without it",
                 {"path": "$.params.requestState"},
             ) from fault
-        given = asked.params.get("inputResponses") or {}
         responses = {key: given[key] for key in inside.requests if key in given}
         follow = Round(
             number=inside.round, intent_seq=inside.intent_seq, carry=inside.carry, state=inside.state,

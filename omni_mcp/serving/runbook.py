@@ -54,6 +54,7 @@ class Runbook:
         self._idle_s = idle_s
         self._runs_per_principal = runs_per_principal
         self._now_s = now_s
+        self._creating: set[asyncio.Task[None]] = set()
         self._open: dict[tuple[str, str | None], _OpenRun] = {}
 
     async def open(self, principal: Principal, client: ClientFacts, *, trace_id: str | None = None) -> str:
@@ -84,7 +85,10 @@ class Runbook:
             self._make_room(principal.key)
             found = _OpenRun(asyncio.get_running_loop().create_future(), principal.key)
             self._open[key] = found
-            await self._create(key, found, principal, client, trace_id)
+            # A task of its own: whoever asked first may leave, and the others still wait for the run.
+            task = asyncio.create_task(self._create(key, found, principal, client, trace_id))
+            self._creating.add(task)
+            task.add_done_callback(self._creating.discard)
         found.users += 1
         try:
             yield await asyncio.shield(found.run)
@@ -105,14 +109,10 @@ class Runbook:
         entry.users += 1
         try:
             entry.run.set_result(await self.open(principal, client, trace_id=trace_id))
-        except BaseException as error:
+        except Exception as error:
             self._open.pop(key, None)
-            if isinstance(error, Exception):
-                entry.run.set_exception(error)
-                entry.run.exception()  # those who wait get it; without any it is not "never retrieved"
-            else:
-                entry.run.cancel()
-            raise
+            entry.run.set_exception(error)
+            entry.run.exception()  # those who wait get it; without any it is not "never retrieved"
         finally:
             entry.users -= 1
 

@@ -323,7 +323,7 @@ class ApprovalDesk:
         )
         try:
             await self._log.append(call.run, draft(payload, actor=GATEWAY, call=call.id), parent=parent).durable()
-        except LogUnavailable:
+        except OmniError:
             await self._thread.run(self._store.withdraw, [asked.id], note="the question could not be recorded")
             raise
 
