@@ -6,6 +6,7 @@ after the commit it speaks of and never before, so a database that is behind its
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
 import sqlite3
@@ -53,7 +54,8 @@ def find_anchor(directory: Path, keys: LogKeys) -> KnownHead | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LogCorrupt(
-            "the anchor of the run log is damaged", detail=f"{file}: {error!r}. {_way_out(file)}"
+            "the anchor of the run log is damaged; the log itself may be whole",
+            detail=f"{file}: {error!r}. If `omni-mcp audit verify` finds nothing else, move this file away and start",
         ) from error
     if not hmac.compare_digest(mac, keys.head_mac(_NAME, count, digest)):
         raise LogCorrupt("the anchor of the run log does not fit its key", detail=f"{file}. {_way_out(file)}")
@@ -110,7 +112,8 @@ def _replace(file: Path, content: bytes) -> None:
     part = file.with_suffix(".new")
     descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(descriptor, content)
+        if os.write(descriptor, content) != len(content):
+            raise OSError(errno.ENOSPC, "only a part of it could be written")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
