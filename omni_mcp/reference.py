@@ -87,7 +87,7 @@ def commands_page() -> str:
 
 
 def _command_help(command: click.Command, path: list[str]) -> str:
-    with click.Context(command, info_name=" ".join(path), max_content_width=100) as context:
+    with click.Context(command, info_name=" ".join(path), terminal_width=100) as context:
         text = f"## {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n"
         if isinstance(command, click.Group):
             for name in command.list_commands(context):
