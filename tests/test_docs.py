@@ -12,7 +12,6 @@ import click
 import pytest
 
 from omni_mcp.cli.root import cli
-from omni_mcp.reference import PAGES, REFERENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -63,8 +62,3 @@ def find(words: list[str]) -> click.Command | None:
         if command is None:
             return None
     return command
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_reference_page_equals_the_code(page: str) -> None:
-    assert (REFERENCE / page).read_text().endswith(PAGES[page]())

@@ -149,7 +149,8 @@ async def test_a_grant_given_while_no_gateway_ran_counts_from_the_first_call_on(
     await person(here, "grant", "canary__wipe", "--any-definition", "--expires", "1d", "--yes")
 
     async with local_gateway(settings=BRIEFLY, canary=canary, directory=tmp_path) as again, again.client() as client:
-        assert await code_of(client) is None
+        code = await code_of(client)
+        assert code is None, [event.payload for event in await again.events()][-3:]
         assert [event.code for event in await again.events()].count("standing_granted") == 1
 
 
