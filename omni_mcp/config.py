@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
 from omni_mcp.contracts.errors import ConfigError, Problem
-from omni_mcp.contracts.manifest import Closed, ServerName
+from omni_mcp.contracts.hosts import check_exact_host
+from omni_mcp.contracts.manifest import Closed, ServerName, ShareName
 
 
 def _exact_host(value: str) -> str:
@@ -24,6 +27,32 @@ def _exact_origin(value: str) -> str:
     if scheme not in ("http", "https"):
         raise ValueError("must be one exact origin such as https://app.example.org; no wildcard, no path")
     return f"{scheme}://{_exact_host(host)}"
+
+
+def _network(value: str) -> str:
+    if "/" not in value or ip_network(value).prefixlen == 0:
+        raise ValueError("must be an address range such as 10.1.0.0/16, and not all addresses")
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", value) or value.lower() in _TRANSPORT_HEADERS:
+        raise ValueError("must be the name of a header that carries a credential, such as Authorization")
+    return value
+
+
+_TRANSPORT_HEADERS = frozenset(
+    {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "expect", "keep-alive"}
+)
+
+
+def _shared_place(value: str) -> str:
+    place = Path(value)
+    if not place.is_absolute() or ".." in place.parts or len(place.parts) < 2:
+        raise ValueError("must be an absolute path of a directory below /")
+    if place.parts[1] in ("proc", "sys", "dev", "run"):
+        raise ValueError(f"nothing of /{place.parts[1]} can be shared")
+    return value
 
 
 Host = Annotated[str, AfterValidator(_exact_host)]
@@ -80,6 +109,29 @@ class SandboxSettings(Closed):
     cgroups: bool = Field(True, description="Use cgroups where they can be had.")
 
 
+class CredentialSettings(Closed):
+    """A header that the gateway adds to what some tools send to one host; no job sees its value."""
+
+    host: Annotated[str, AfterValidator(check_exact_host)]
+    header: Annotated[str, AfterValidator(_header_name)] = "Authorization"
+    secret: str
+    prefix: Annotated[str, Field(pattern=r"^[ -~]{0,64}$")] = ""
+    tools: tuple[Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*__\S{1,512}$")], ...]
+
+
+class EgressSettings(Closed):
+    """What jobs with a way out get beside it."""
+
+    networks: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (), description="Special address ranges, such as 10.1.0.0/16, that an allowed name may be in."
+    )
+    credentials: tuple[CredentialSettings, ...] = Field(
+        (),
+        description="Tables of `host`, `header`, `secret` (a name of `[secrets]`), `prefix` and `tools`: the header is "
+        "added to what those tools send to that host over TLS.",
+    )
+
+
 class RetentionSettings(Closed):
     """How long the texts of runs are kept."""
 
@@ -106,12 +158,16 @@ class Settings(Closed):
     limits: LimitSettings = LimitSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    egress: EgressSettings = EgressSettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
     profiles: dict[str, ProfileSettings] = Field(
         {}, description="Name = { servers = [...], names = `prefixed` or `identity` }: what `/mcp/NAME` shows."
     )
     secrets: dict[str, str] = Field({}, description="Name = `env:VARIABLE` or `file:/path`: references, never values.")
+    shares: dict[ShareName, Annotated[str, AfterValidator(_shared_place)]] = Field(
+        {}, description="Name = `/path` of a directory that manifests may name in `binding.shares`, read-only."
+    )
 
 
 def load_settings(file: Path) -> Settings:
@@ -127,13 +183,27 @@ def load_settings(file: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(file=str(file), line=0, path="", message=f"cannot be read: {error}")]) from error
     try:
-        return Settings.model_validate(tomllib.loads(text))
+        settings = Settings.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         place = re.search(r"line (\d+)", str(error))
         line = int(place.group(1)) if place else 0
         raise ConfigError([Problem(file=str(file), line=line, path="", message=str(error))]) from error
     except ValidationError as error:
         raise ConfigError([_problem(file, text, item) for item in error.errors()]) from error
+    if problems := list(_loose_ends(file, text, settings)):
+        raise ConfigError(problems)
+    return settings
+
+
+def _loose_ends(file: Path, text: str, settings: Settings) -> Iterator[Problem]:
+    """Find what names something that the file does not define."""
+    for number, credential in enumerate(settings.egress.credentials):
+        if credential.secret not in settings.secrets:
+            location = ["egress", "credentials", str(number), "secret"]
+            yield Problem(
+                file=str(file), line=_line_of(text, location), path="$." + ".".join(location),
+                message=f"[secrets] defines no {credential.secret!r}",
+            )  # fmt: skip
 
 
 def _problem(file: Path, text: str, item: object) -> Problem:
@@ -147,14 +217,22 @@ def _line_of(text: str, location: list[str]) -> int:
     """Find the line that sets the key: tomllib keeps no positions, so look for the table, then for the key below it."""
     lines = text.splitlines()
     start = 0
+    tables = 0  # of a list of tables, those that have begun
     for number, line in enumerate(lines):
-        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
-        if header and header.group(1).split(".") == location[: len(header.group(1).split("."))]:
-            start = number
+        header = re.match(r"\s*(\[+)\s*([^\]]+?)\s*\]+", line)
+        if header and (name := header.group(2).split(".")) == location[: len(name)]:
+            tables += header.group(1) == "[["
+            if header.group(1) == "[" or _index(location[len(name) :]) == tables - 1:
+                start = number
     for number in range(start, len(lines)):
         if any(re.match(rf"\s*\"?{re.escape(key)}\"?\s*=", lines[number]) for key in location):
             return number + 1
     return start + 1 if location else 0
+
+
+def _index(rest: Sequence[str]) -> int | None:
+    """Return the place in a list that a location goes on with."""
+    return int(rest[0]) if rest and rest[0].isdigit() else None
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:

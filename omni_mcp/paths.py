@@ -49,6 +49,11 @@ class Home:
         return self.config / "manifests"
 
     @property
+    def profiles(self) -> Path:
+        """The operator's own sandbox profiles."""
+        return self.config / "profiles"
+
+    @property
     def log_file(self) -> Path:
         return self.data / "runlog.db"
 
@@ -126,3 +131,17 @@ def make_private_dir(path: Path) -> Path:
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
         raise PermissionError(f"{path} must be a directory of yours that nobody else can write to (chmod 700 {path})")
     return path
+
+
+def ownership_fault(facts: os.stat_result, path: Path) -> str:
+    """Return why somebody else may have written *path*, and what to do; nothing if only we or root can have.
+
+    Root's files are as good as ours: whoever is root decides anyway, and images are often built that way.
+    """
+    if stat.S_ISLNK(facts.st_mode):
+        return "is a link; put the thing itself here"
+    if facts.st_uid not in (os.geteuid(), 0):
+        return f"belongs to user {facts.st_uid}; it must be yours (chown)"
+    if facts.st_mode & 0o022:
+        return f"others can write to it (mode {stat.S_IMODE(facts.st_mode):o}); mend it with: chmod go-w {path}"
+    return ""

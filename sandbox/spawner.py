@@ -1,17 +1,19 @@
-"""The process that starts cells: single-threaded, so it can do between fork and exec what a threaded gateway cannot.
+"""The process that starts templates: it has one thread, so it can do between fork and exec what the gateway cannot.
 
 bubblewrap's `--die-with-parent` follows the thread that started it; this process has one, for life. It lives as long
 as the gateway's end of its socket, and takes every cell with it. Standard library only;
 `python3 -I -S -B spawner.py FD`.
 
-Each message on the socket (SOCK_SEQPACKET) is one JSON object. In: `spawn` with five descriptors (0, 1, 2 of the
-job, control, result), `kill`. Out: `{"id", "pid"}` once, then `{"id", "exit"}`, negative for a signal.
+Each message on the socket (SOCK_SEQPACKET) is one JSON object. In: `sweep` (the cgroups to remove at the end, by what
+their paths begin with), `spawn` with four descriptors (0, 1, 2 and the control socket), `kill`. Out: `{"id", "pid"}`
+once, then `{"id", "exit"}`, negative for a signal.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import select
@@ -26,7 +28,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import kernel
 
 MESSAGE_LIMIT_BYTES = 256 * 1024
-DESCRIPTORS = 5
+DESCRIPTORS = 4
 EXIT_NOT_STARTED = 97
 _ABOVE_ALL = 200  # where received descriptors wait while the low numbers are laid out
 _STAGE = "/tmp"
@@ -43,7 +45,7 @@ class Spawner:
         self._channel = channel
         self._ids: dict[int, int] = {}  # pid of bubblewrap → id of the request
         self._pids: dict[int, int] = {}
-        self._cgroups: dict[int, list[str]] = {}
+        self._sweep: list[str] = []
 
     def serve(self) -> None:
         """Work until the gateway has gone, then end everything that was started."""
@@ -76,6 +78,8 @@ class Spawner:
             request = json.loads(data)
             if request["op"] == "spawn":
                 self._spawn(request, descriptors)
+            elif request["op"] == "sweep":
+                self._sweep = request["prefixes"]
             elif request["id"] in self._pids:
                 os.kill(self._pids[request["id"]], signal.SIGKILL)  # our child, not reaped: the number is still its own
         finally:
@@ -89,7 +93,6 @@ class Spawner:
             start_cell(request, descriptors)
         self._ids[pid] = request["id"]
         self._pids[request["id"]] = pid
-        self._cgroups[pid] = request["cgroups"]
         self._say({"id": request["id"], "pid": pid})
 
     def _reap(self) -> None:
@@ -99,7 +102,7 @@ class Spawner:
                 if pid == 0:
                     return
                 number = self._ids.pop(pid)
-                del self._pids[number], self._cgroups[pid]
+                del self._pids[number]
                 self._say({"id": number, "exit": os.waitstatus_to_exitcode(status)})
 
     def _say(self, message: Request) -> None:
@@ -107,27 +110,21 @@ class Spawner:
 
     def _end_all(self) -> None:
         """The gateway has gone: kill every cell, and remove the cgroups that it can no longer remove."""
-        groups = [group for groups in self._cgroups.values() for group in groups]
         for pid in self._ids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + _LAST_WORDS_S
-        while groups and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
-            groups = [group for group in groups if not _removed(os.path.dirname(group))]
+            groups = [group for prefix in self._sweep for group in glob.glob(f"{glob.escape(prefix)}*")]
+            for group in groups:
+                with contextlib.suppress(OSError):  # somebody in it is still dying
+                    os.rmdir(group)
+            if not groups:
+                return
             time.sleep(0.01)
-
-
-def _removed(group: str) -> bool:
-    try:
-        os.rmdir(group)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False  # somebody in it is still dying
-    return True
 
 
 def start_cell(request: Request, descriptors: list[int]) -> None:
@@ -156,7 +153,7 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
 
 
 def _lay_out(descriptors: list[int]) -> int:
-    """Put the five descriptors at 0 to 4, close every other, reset signals; returns the next free number."""
+    """Put the four descriptors at 0 to 3, close every other, reset signals; returns the next free number."""
     waiting = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _ABOVE_ALL) for descriptor in descriptors]
     for number, descriptor in enumerate(waiting):
         os.dup2(descriptor, number, inheritable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import socket
@@ -45,11 +46,23 @@ def receive(channel: socket.socket) -> dict[str, Any]:
     Raises:
         Gone: the other end closed, or sent more than a frame may hold.
     """
-    length = int.from_bytes(read_exactly(channel, 4), "big")
-    if length > FRAME_LIMIT_BYTES:
+    return _body(channel, read_exactly(channel, 4))
+
+
+def receive_with(channel: socket.socket, most: int) -> tuple[dict[str, Any], list[int]]:
+    """Read one frame and the open files that came with its first byte, at most *most*; they are not inherited.
+
+    Raises:
+        Gone: as `receive`.
+    """
+    found = array.array("i")  # socket.recv_fds of Python 3.11 forgets its flags
+    head, ancillary, _, _ = channel.recvmsg(4, socket.CMSG_SPACE(most * found.itemsize), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    if not head:
         raise Gone
-    frame: dict[str, Any] = json.loads(read_exactly(channel, length))
-    return frame
+    return _body(channel, head + read_exactly(channel, 4 - len(head))), list(found)
 
 
 def copy_to_file(channel: socket.socket, descriptor: int, count: int) -> None:
@@ -62,3 +75,11 @@ def copy_to_file(channel: socket.socket, descriptor: int, count: int) -> None:
         view = memoryview(part)
         while view:
             view = view[os.write(descriptor, view) :]
+
+
+def _body(channel: socket.socket, head: bytes) -> dict[str, Any]:
+    length = int.from_bytes(head, "big")
+    if length > FRAME_LIMIT_BYTES:
+        raise Gone
+    frame: dict[str, Any] = json.loads(read_exactly(channel, length))
+    return frame

@@ -9,6 +9,8 @@ import sys
 import traceback
 from typing import Any
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
 from failure import ToolFailure
 
 EXIT_OK = 0
@@ -33,6 +35,22 @@ def run(entry_point: str, arguments: dict[str, Any], result_fd: int) -> int:
     return code
 
 
+def hold(arguments: dict[str, Any]) -> int:
+    """Return an open file that holds *arguments*: they may be larger than a command line or a pipe."""
+    held = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    view = memoryview(json.dumps(arguments).encode())
+    while view:
+        view = view[os.write(held, view) :]
+    os.lseek(held, 0, os.SEEK_SET)
+    return held
+
+
+def command(entry_point: str, *, arguments_fd: int, result_fd: int) -> list[str]:
+    """Return the command that does what `run` does, in a fresh interpreter; see `main`."""
+    here = os.path.join(_HERE, "worker.py")
+    return [sys.executable, "-I", "-S", "-B", here, entry_point, str(arguments_fd), str(result_fd)]
+
+
 def _call(entry_point: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
     try:
         result = _find(entry_point)(arguments)
@@ -48,5 +66,20 @@ def _call(entry_point: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
 
 def _find(entry_point: str) -> Any:
     module, _, function = entry_point.partition(":")
-    sys.path[:0] = [os.path.join(_HERE, "tools"), *([_PACKAGES] if os.path.isdir(_PACKAGES) else [])]
+    for place in (_PACKAGES, os.path.join(_HERE, "tools")):
+        if place not in sys.path and os.path.isdir(place):
+            sys.path.insert(0, place)
     return getattr(importlib.import_module(module), function)
+
+
+def main() -> None:
+    """Started by `command`: entry point, descriptor of the arguments, descriptor for the result."""
+    entry_point, held, result = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    with open(held, "rb") as file:
+        arguments = json.loads(file.read())
+    os.set_inheritable(result, False)
+    os._exit(run(entry_point, arguments, result))
+
+
+if __name__ == "__main__":
+    main()

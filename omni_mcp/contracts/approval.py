@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.hosts import is_covered
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.contracts.manifest import Closed
+from omni_mcp.contracts.manifest import Closed, HostName
+from omni_mcp.contracts.policy import StandingFacts
 from omni_mcp.contracts.tool import Entry
 
 ApprovalState = Literal["pending", "approved", "denied", "expired", "used", "withdrawn"]
@@ -16,7 +19,7 @@ class Approval(Closed):
     """One question. Bound to the principal, the tool's definition and the raw arguments; used once.
 
     `arguments` is the masked copy that the person is shown; `arguments_digest` is the keyed hash of the raw ones.
-    Times are UTC nanoseconds since the epoch.
+    `hosts` is where the call would be given a way out to. Times are UTC nanoseconds since the epoch.
     """
 
     id: str
@@ -32,6 +35,7 @@ class Approval(Closed):
     arguments_digest: str
     arguments: JsonObject
     labels: JsonObject
+    hosts: tuple[str, ...] = ()
     rules: tuple[str, ...]
     approvers: tuple[str, ...] = ()
     policy_version: str
@@ -46,8 +50,9 @@ class StandingGrant(Closed):
     """A yes in advance: calls of tools in its scope are not asked about. It allows nothing that no rule allows.
 
     `principal` is a principal's key, or None for everyone of `project`; `tool` None is every tool of `server`.
-    `definitions` are the digests of the definitions that it is good for, None whatever the tools become. Times are UTC
-    nanoseconds since the epoch.
+    `definitions` are the digests of the definitions that it is good for, None whatever the tools become. `hosts` are
+    those that a call may reach beside the ones that its tool's manifest names; grants older than the field have None,
+    which is no other host. Times are UTC nanoseconds since the epoch.
     """
 
     id: str
@@ -56,6 +61,7 @@ class StandingGrant(Closed):
     server: str
     tool: str | None
     definitions: tuple[str, ...] | None
+    hosts: tuple[HostName, ...] | None = None
     given_by: str
     given_at_ns: int
     expires_at_ns: int
@@ -67,8 +73,10 @@ class StandingGrant(Closed):
         """Whether it is neither revoked nor expired at *at_ns*."""
         return self.revoked_at_ns is None and at_ns < self.expires_at_ns
 
-    def covers(self, principal: Principal, entry: Entry) -> bool:
-        """Whether a call of *entry* by *principal* is in its scope."""
+    def covers(self, principal: Principal, entry: Entry, hosts: Sequence[str] = ()) -> bool:
+        """Whether a call of *entry* by *principal* that may reach *hosts* is in its scope, every host of it."""
+        named = entry.manifest.hosts if entry.manifest is not None else ()
+        open_to = (*named, *(self.hosts or ()))
         return (
             entry.kind == "tool"
             and self.server == entry.server
@@ -76,4 +84,17 @@ class StandingGrant(Closed):
             and self.project == principal.project
             and self.principal in (None, principal.key)
             and (self.definitions is None or entry.digest in self.definitions)
+            and all(is_covered(host, open_to) for host in hosts)
         )
+
+
+class StandingGrants(Protocol):
+    """What people said yes to in advance."""
+
+    def find(self, principal: Principal, entry: Entry, hosts: Sequence[str]) -> StandingFacts | None:
+        """Return a standing grant that covers a call of *entry* by *principal* now and whose giving is on record.
+
+        *hosts* are all that the call may reach; the grant covers each of them. Synchronous: it is asked about every
+        call. A revocation shows within 200 ms.
+        """
+        ...

@@ -174,6 +174,7 @@ class StandingGranted(Closed):
     server: str
     tool: str | None
     definitions: tuple[str, ...] | None
+    hosts: tuple[str, ...] | None = None
     given_at: str
     expires_at: str
     note: str | None = None
@@ -325,6 +326,27 @@ class ServerState(Closed):
     detail: str = ""
 
 
+class EgressConnection(Closed):
+    """A job reached for a host through the gateway's proxy: what became of it. `bytes_sent` are the job's.
+
+    `more` counts further connections of the call with this verdict that have no event of their own; their bytes and
+    milliseconds are added to this one's.
+    """
+
+    code: Literal["egress_connection"] = "egress_connection"
+    host: str
+    port: int
+    method: str
+    verdict: Literal["open", "refused", "failed"]
+    reason: str = ""
+    address: str = ""
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    duration_ms: float = 0.0
+    credential: bool = False
+    more: int = 0
+
+
 SystemPayload = Annotated[
     PolicyDecided
     | ApprovalRequested
@@ -346,7 +368,8 @@ SystemPayload = Annotated[
     | QuotaReached
     | Erased
     | RetentionRun
-    | ServerState,
+    | ServerState
+    | EgressConnection,
     Field(discriminator="code"),
 ]
 
@@ -384,6 +407,7 @@ CODES: dict[str, type[Closed]] = {
         Erased,
         RetentionRun,
         ServerState,
+        EgressConnection,
     )
 }
 CONVERSATION_KINDS = frozenset({"user_message", "assistant_message_delta", "assistant_message"})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from omni_mcp.contracts.hosts import check_host, host_of_url
 from omni_mcp.contracts.json import JsonObject
 
 MANIFEST_VERSION = 1
@@ -17,6 +19,20 @@ Posture = Literal["full", "no-cgroup", "landlock", "none"]
 
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=48)]
 ServerName = Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$", max_length=24)]
+ShareName = Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$", max_length=48)]
+HostName = Annotated[str, AfterValidator(check_host)]
+
+
+_TAKEN_VARIABLES = re.compile(r"PATH|HOME|IFS|ENV|BASH.*|SHELL|TMPDIR|LANG|LD_.*|LC_.*|PYTHON.*|NODE_.*|.*_PROXY")
+
+
+def _check_secret(name: str) -> str:
+    """A secret's name becomes a variable of the job, so it must be one, and none that steers its programs."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
+        raise ValueError("a secret for a job is named by letters, digits and _, a letter first")
+    if _TAKEN_VARIABLES.fullmatch(name.upper()):
+        raise ValueError(f"{name.upper()} is a variable with a meaning of its own; name the secret otherwise")
+    return name
 
 
 class Closed(BaseModel):
@@ -77,6 +93,14 @@ class BindingSpec(Closed):
     artifact_argument: str | None = Field(
         None, description="Name of the argument whose artifact is copied into the cell before the job starts."
     )
+    egress_argument: str | None = Field(
+        None, description="Name of the argument whose http or https URL names a further host that the call reaches."
+    )
+    shares: tuple[ShareName, ...] = Field(
+        (),
+        max_length=8,
+        description="Directories that the operator shares under these names; the job reads them at `/shares/NAME`.",
+    )
 
 
 class Reversal(Closed):
@@ -124,8 +148,16 @@ class ToolManifest(Closed):
     output_schema: JsonObject | None = None
     binding: BindingSpec
     auth_type: Literal["none", "bearer", "api_key", "oauth2"] = "none"
-    secrets: tuple[str, ...] = Field((), description="Names of secrets that the job gets; never values.")
-    hosts: tuple[str, ...] = Field((), description="host:port entries that the job may reach when policy agrees.")
+    secrets: tuple[Annotated[str, AfterValidator(_check_secret)], ...] = Field(
+        (),
+        max_length=16,
+        description="Names of secrets of omni.toml that the job finds in its environment, in upper case; never values.",
+    )
+    hosts: tuple[HostName, ...] = Field(
+        (),
+        max_length=64,
+        description="`name:port` or `*.suffix:port` entries that the job may reach when policy agrees.",
+    )
     scopes: tuple[str, ...] = ()
     side_effects: SideEffects = "non_idempotent"
     reversible: Reversal | None = None
@@ -140,6 +172,25 @@ class ToolManifest(Closed):
     def _labels_agree(self) -> ToolManifest:
         if self.labels.read_only and (self.labels.destructive or self.side_effects == "non_idempotent"):
             raise ValueError("labels.read_only cannot go with labels.destructive or side_effects non_idempotent")
-        if self.hosts and not self.labels.egress:
-            raise ValueError("a tool with hosts must carry labels.egress")
+        if (self.hosts or self.binding.egress_argument is not None) and not self.labels.egress:
+            raise ValueError("a tool with hosts or an egress_argument must carry labels.egress")
         return self
+
+    @model_validator(mode="after")
+    def _egress_argument_is_a_text(self) -> ToolManifest:
+        name = self.binding.egress_argument
+        properties = self.input_schema.get("properties")
+        schema = properties.get(name) if isinstance(properties, dict) else None
+        if name is not None and not (isinstance(schema, dict) and schema.get("type") == "string"):
+            raise ValueError(f"binding.egress_argument: the input schema has no property {name!r} of type string")
+        return self
+
+    def hosts_for(self, arguments: object) -> tuple[str, ...]:
+        """Return the hosts to which a call with *arguments* is given a way out, each as `name:port` or a pattern.
+
+        An argument that should name a host and does not stands in it as `NO_HOST`.
+        """
+        name = self.binding.egress_argument
+        if name is None or not isinstance(arguments, dict) or name not in arguments:
+            return self.hosts
+        return tuple(dict.fromkeys((*self.hosts, host_of_url(arguments[name]))))

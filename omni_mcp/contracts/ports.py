@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
 from omni_mcp.contracts.approval import Approval
@@ -11,7 +11,7 @@ from omni_mcp.contracts.call import Call, Durable, Principal, Result
 from omni_mcp.contracts.events import Draft, RunEvent, RunKind
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
-from omni_mcp.contracts.sandbox import Isolation, Job, JobEnd
+from omni_mcp.contracts.sandbox import Connection, Isolation, Job, JobEnd, Streams
 from omni_mcp.contracts.tool import CallKind, Entry
 
 
@@ -247,10 +247,21 @@ class Sandbox(Protocol):
         """What can be had here, probed once at start."""
         ...
 
-    async def run(self, job: Job) -> JobEnd:
+    async def run(
+        self,
+        job: Job,
+        *,
+        streams: Streams | None = None,
+        on_connection: Callable[[Connection], None] | None = None,
+    ) -> JobEnd:
         """Run one job in one fresh cell and wait until nothing of it is left.
 
         A job that fails is a `JobEnd`, never an exception. Cancelling the task kills the cell first.
+
+        Args:
+            job: what to run.
+            streams: pass output on while it comes; without, it is collected in the `JobEnd`.
+            on_connection: told of each attempt to reach a host when it is over; must not block.
         """
         ...
 

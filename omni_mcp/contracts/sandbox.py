@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ EndReason = Literal[
     "disk",
     "file_size",
     "output_limit",
+    "policy",
     "cancelled",
     "overloaded",
     "sandbox_unavailable",
@@ -61,12 +63,58 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """A header that the gateway adds to requests for one host, so that the job never sees the secret in it.
+
+    `host` is `name:port` as it stands in a grant. The value stays out of every `repr`.
+    """
+
+    host: str
+    header: str
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """One attempt of a job to reach a host, and what became of it. Written into the record.
+
+    `reason` says why it was refused or failed, as a short code such as `not_granted`, `private_address`, `bad_request`.
+    """
+
+    host: str
+    port: int
+    method: str  # CONNECT, or the method of a plain request
+    verdict: Literal["open", "refused", "failed"]
+    reason: str = ""
+    address: str = ""
+    bytes_sent: int = 0  # by the job
+    bytes_received: int = 0
+    duration_ms: float = 0.0
+    credential: bool = False  # whether the gateway added one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """Where a job's output goes while it runs, instead of into its `JobEnd`; and what feeds its input.
+
+    `stdin` is the reading end of a pipe: the job gets it, whoever made it closes their copy when the job has ended. A
+    writer is awaited before more of its stream is read, so a slow reader slows the job down.
+    """
+
+    stdin: int
+    stdout: Callable[[bytes], Awaitable[None]]
+    stderr: Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One thing to run in one fresh cell.
 
     Either `argv` (a command) or `function` (`module:function` of `sandbox/tools`, called with `arguments`, which
     returns a JSON object). `files` are put into the workspace before the start, by relative path. `exports` says
-    whether the regular files that the job leaves below `out/` come back.
+    whether the regular files that the job leaves below `out/` come back. `egress` lists the `host:port` that it may
+    reach through the gateway's proxy, `networks` the special address ranges that such a host may turn out to be in.
+    A function that is `bundled` may run in the warmed interpreter; any other code is started as a program of its own.
     """
 
     profile: str
@@ -81,6 +129,9 @@ class Job:
     posture: Posture = "no-cgroup"
     exports: bool = False
     egress: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    credentials: tuple[Credential, ...] = ()
+    bundled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

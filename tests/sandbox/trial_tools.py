@@ -38,7 +38,7 @@ def not_an_object(arguments: dict[str, Any]) -> Any:
 
 def forge(arguments: dict[str, Any]) -> dict[str, Any]:
     """Write bytes of one's own choice where the result goes."""
-    os.write(4, arguments["text"].encode())
+    os.write(3, arguments["text"].encode())
     os._exit(0)
 
 

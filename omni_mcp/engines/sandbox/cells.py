@@ -7,18 +7,19 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 import orjson
 
 from omni_mcp.contracts.json import JsonObject, depth_of
-from omni_mcp.contracts.sandbox import POSTURES, EndReason, Isolation, Job, JobEnd
-from omni_mcp.engines.sandbox.cell import Outcome, StartFailed
+from omni_mcp.contracts.sandbox import POSTURES, Connection, EndReason, Isolation, Job, JobEnd, Streams
 from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
-from omni_mcp.engines.sandbox.factory import CellFactory
+from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.jobrun import JobRun, Outcome
 from omni_mcp.engines.sandbox.launcher import Launcher, base_interpreter, covers_workspace
+from omni_mcp.engines.sandbox.pool import WARM_CELLS, Pool
 from omni_mcp.engines.sandbox.probe import Missing, find_bwrap, probe
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, jobs_part, running_as_root
@@ -28,7 +29,7 @@ WAIT_LIMIT_S = 120.0
 RESULT_DEPTH = 64
 _ORDER_LIMIT_BYTES = 15 * 1024 * 1024  # process 1 refuses frames over 16 MiB
 _CRASH_EXIT = 70  # sandbox/worker.py, EXIT_CRASH
-_TOP_DIRECTORIES = ("/workspace", "/packages", "/mnt")
+_OURS = ("/proc", "/dev", "/sys", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/sandbox")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
 _WORDS: dict[EndReason, str] = {
@@ -41,19 +42,22 @@ _WORDS: dict[EndReason, str] = {
     "disk": "the job filled its workspace (limits.disk_mib, limits.inodes)",
     "file_size": "the job wrote a file larger than limits.file_size_mib",
     "output_limit": "the job wrote more output than limits.output_limit_bytes",
+    "policy": "the job made a system call that the sandbox kills for",
     "killed": "the cell was killed from outside",
 }
+
+OnConnection = Callable[[Connection], None]
 
 
 class BubblewrapSandbox:
     """Port `Sandbox`. Made by `open_sandbox`."""
 
     def __init__(
-        self, *, isolation: Isolation, factory: CellFactory | None, profiles: Mapping[str, Profile], max_jobs: int,
+        self, *, isolation: Isolation, pool: Pool | None, profiles: Mapping[str, Profile], max_jobs: int,
         waiting_limit: int, wait_limit_s: float,
     ) -> None:  # fmt: skip
         self._isolation = isolation
-        self._factory = factory
+        self._pool = pool
         self._profiles = profiles
         self.max_jobs = max_jobs
         self._slots = asyncio.Semaphore(max_jobs)
@@ -64,13 +68,25 @@ class BubblewrapSandbox:
     @property
     def spawner_pid(self) -> int | None:
         """The helper process that starts cells, for `status`."""
-        return self._factory.spawner_pid if self._factory else None
+        return self._pool.spawner_pid if self._pool else None
 
     def isolation(self) -> Isolation:
         """What can be had here, probed once at start."""
         return self._isolation
 
-    async def run(self, job: Job) -> JobEnd:
+    def held(self) -> dict[str, int]:
+        """How many templates run and how many cells are ready, for `status`."""
+        return self._pool.held if self._pool else {"templates": 0, "cells": 0}
+
+    async def warm_up(self, profile: str) -> None:
+        """Have a cell of *profile* ready ahead of its first job, where that can be."""
+        found = self._profiles.get(profile)
+        if found is not None and self._pool is not None and self._isolation.at_least(found.posture):
+            await self._pool.warm_up(found)
+
+    async def run(
+        self, job: Job, *, streams: Streams | None = None, on_connection: OnConnection | None = None
+    ) -> JobEnd:
         """Run one job in one fresh cell and wait until nothing of it is left.
 
         A job that fails is a `JobEnd`, never an exception. Cancelling the task kills the cell first.
@@ -79,7 +95,7 @@ class BubblewrapSandbox:
         if profile is None:
             return self._not_run(job, "start_failed", f"there is no sandbox profile {job.profile!r}")
         lacking = self._lacking(job, profile)
-        if lacking or self._factory is None:
+        if lacking or self._pool is None:
             return self._not_run(job, "sandbox_unavailable", lacking or "there is no sandbox here")
         fault = fault_of(job)
         if fault:
@@ -87,20 +103,21 @@ class BubblewrapSandbox:
         if not await self._take_slot():
             return self._not_run(job, "overloaded", "too many jobs are waiting for a cell; try again later")
         try:
-            return await self._run_in_cell(self._factory, profile, job)
+            return await self._run_in_cell(self._pool, profile, job, streams, on_connection or _tell_nobody)
         finally:
             self._slots.release()
 
-    async def _run_in_cell(self, factory: CellFactory, profile: Profile, job: Job) -> JobEnd:
+    async def _run_in_cell(
+        self, pool: Pool, profile: Profile, job: Job, streams: Streams | None, on_connection: OnConnection
+    ) -> JobEnd:
         started = time.monotonic()
         try:
-            async with factory.cell(profile, job) as cell:
-                await cell.open()
+            async with pool.cell(profile, job.mounts) as (cell, hot):
                 start_ms = (time.monotonic() - started) * 1000
-                outcome = await cell.run()
+                outcome = await JobRun(cell, job, streams=streams, on_connection=on_connection).to_its_end()
         except StartFailed as error:
             return self._not_run(job, "start_failed", str(error))
-        return self._end_of(job, profile, outcome, start_ms)
+        return self._end_of(job, profile, outcome, start_ms, hot=hot)
 
     async def _take_slot(self) -> bool:
         if self._slots.locked() and self._waiting >= self._waiting_limit:
@@ -123,14 +140,12 @@ class BubblewrapSandbox:
             return (
                 f"isolation {demanded!r} is demanded, {self._isolation.posture!r} can be had ({reasons or 'no reason'})"
             )
-        if job.egress:
-            return "network access cannot be granted to a cell yet"
         return ""
 
     def _not_run(self, job: Job, reason: EndReason, message: str) -> JobEnd:
         return JobEnd(reason=reason, message=message, isolation=self._isolation, limits=job.limits.model_dump())
 
-    def _end_of(self, job: Job, profile: Profile, outcome: Outcome, start_ms: float) -> JobEnd:
+    def _end_of(self, job: Job, profile: Profile, outcome: Outcome, start_ms: float, *, hot: bool) -> JobEnd:
         exit_code, number = _status_of(outcome)
         result, fault = _result_of(job, outcome)
         reason = _reason_of(job, outcome, exit_code, number, result)
@@ -142,9 +157,13 @@ class BubblewrapSandbox:
             reason=reason, exit_code=exit_code, signal=number,
             stdout=outcome.stdout, stderr=outcome.stderr, result=result,
             files=tuple(outcome.exported.files) if outcome.exported else (), message=not_started or message,
-            isolation=self._isolation, usage=_usage_of(outcome, start_ms),
+            isolation=self._isolation, usage=_usage_of(outcome, start_ms, hot=hot),
             limits={**job.limits.model_dump(), "cpus": profile.cpus},
         )  # fmt: skip
+
+
+def _tell_nobody(connection: Connection) -> None:
+    pass
 
 
 def fault_of(job: Job) -> str:
@@ -165,9 +184,10 @@ def fault_of(job: Job) -> str:
         return "the input files are larger than limits.disk_mib"
     for mount in job.mounts:
         inside = PurePosixPath(mount.inside)
-        if ".." in inside.parts or not any(
-            mount.inside == top or mount.inside.startswith(f"{top}/") for top in _TOP_DIRECTORIES
-        ):
+        if (
+            ".." in inside.parts or str(inside) != mount.inside or len(inside.parts) < 2 or inside.parts[0] != "/"
+            or f"/{inside.parts[1]}" in _OURS or mount.inside in ("/tmp", "/home", "/dev/shm")
+        ):  # fmt: skip
             return f"{mount.inside!r} is not a place for a directory of the host"
     try:
         size = len(orjson.dumps([job.arguments, job.argv, job.environment]))
@@ -222,6 +242,8 @@ def _reason_of(
 def _reason_of_signal(job: Job, outcome: Outcome, number: int) -> EndReason:
     if number == signal.SIGXFSZ:
         return "file_size"
+    if number == signal.SIGSYS:
+        return "policy"
     if number == signal.SIGXCPU or (number == signal.SIGKILL and outcome.cpu_s >= job.limits.cpu_s):
         return "cpu_time"
     return "signal"
@@ -234,14 +256,14 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _usage_of(outcome: Outcome, start_ms: float) -> JsonObject:
+def _usage_of(outcome: Outcome, start_ms: float, *, hot: bool) -> JsonObject:
     usage: JsonObject = {
         "wall_ms": round(outcome.wall_s * 1000, 3),
         "cpu_ms": round(outcome.cpu_s * 1000, 3),
         "start_ms": round(start_ms, 3),
         "memory_peak_bytes": outcome.peak_bytes,
         "bytes_out": outcome.bytes_out,
-        "temperature": "cold",
+        "temperature": "hot" if hot else "cold",
     }
     reached = ["disk"] if (outcome.frame or {}).get("full") else []
     reached += ["processes"] if outcome.forks_refused else []
@@ -262,6 +284,7 @@ async def open_sandbox(
     waiting_limit: int = WAITING_LIMIT,
     wait_limit_s: float = WAIT_LIMIT_S,
     use_cgroups: bool = True,
+    warm_cells: int = WARM_CELLS,
 ) -> AsyncIterator[BubblewrapSandbox]:
     """Find out what isolation can be had here and yield a sandbox that gives it; leaving kills every cell.
 
@@ -273,6 +296,7 @@ async def open_sandbox(
         waiting_limit: how many may queue; one more ends as `overloaded`, and so does one that waited *wait_limit_s*.
         wait_limit_s: see there.
         use_cgroups: False does without, and says so in the posture.
+        warm_cells: how many cells may be kept ready in all, each about a megabyte.
     """  # fmt: skip
     jobs = max_jobs or 2 * (os.cpu_count() or 1)
     uids = uid_range if running_as_root() else None
@@ -282,24 +306,24 @@ async def open_sandbox(
     if isinstance(bwrap, Missing):
         isolation = Isolation(posture="none", missing={bwrap.layer: bwrap.reason})
         yield BubblewrapSandbox(
-            isolation=isolation, factory=None, profiles=profiles, max_jobs=jobs,
+            isolation=isolation, pool=None, profiles=profiles, max_jobs=jobs,
             waiting_limit=waiting_limit, wait_limit_s=wait_limit_s,
         )  # fmt: skip
         return
     hierarchy = find_hierarchy() if use_cgroups else NoCgroups("switched off")
     no_cgroups = hierarchy if isinstance(hierarchy, NoCgroups) else None
     launcher = Launcher(bwrap=bwrap, interpreter=base_interpreter(), sandbox_dir=sandbox_dir, stage=uids is not None)
-    factory = CellFactory(
-        launcher=launcher, sandbox_dir=sandbox_dir, uids=uids,
+    pool = Pool(
+        launcher=launcher, sandbox_dir=sandbox_dir, uids=uids, warm_cells=warm_cells,
         hierarchy=None if isinstance(hierarchy, NoCgroups) else hierarchy,
     )  # fmt: skip
     try:
-        if factory.hierarchy is not None:
-            factory.hierarchy.sweep()
-        isolation = await probe(factory, no_cgroups)
+        if pool.hierarchy is not None:
+            pool.hierarchy.sweep()
+        isolation = await probe(pool, no_cgroups)
         yield BubblewrapSandbox(
-            isolation=isolation, factory=factory, profiles=profiles, max_jobs=jobs,
+            isolation=isolation, pool=pool, profiles=profiles, max_jobs=jobs,
             waiting_limit=waiting_limit, wait_limit_s=wait_limit_s,
         )  # fmt: skip
     finally:
-        await factory.close()
+        await pool.close()

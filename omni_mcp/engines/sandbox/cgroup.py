@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 from omni_mcp.contracts.manifest import Limits
+from omni_mcp.engines.sandbox.failures import CellStuck
 
 PREFIX = "omni-cell-"
-OWN_PROCESSES = 4  # bubblewrap, our process 1 and the moment in which one becomes the other
+OWN_PROCESSES = 2  # our process 1, and one to spare: the limit that counts exactly is RLIMIT_NPROC
+_REMOVE_TRIES = 500
+_REMOVE_STEP_S = 0.01
 _CPU_PERIOD_US = 100_000
 _NAME = re.compile(rf"^{PREFIX}(\d+)-(\d+)-[0-9a-f]+-\d+$")
 _KERNEL_MEMORY_MIB = 16  # what the cell itself takes: bubblewrap, process 1, page tables
@@ -25,6 +29,10 @@ class Group(Protocol):
     @property
     def procs_files(self) -> list[str]:
         """Files to write a pid into; one per hierarchy."""
+        ...
+
+    def limit(self, limits: Limits, cpus: float) -> None:
+        """Set what its processes may use together; it has no limit before."""
         ...
 
     def out_of_memory(self) -> bool:
@@ -51,7 +59,12 @@ class Hierarchy(Protocol):
 
     controllers: frozenset[str]
 
-    def create(self, number: int, *, limits: Limits, cpus: float) -> Group: ...
+    @property
+    def prefixes(self) -> list[str]:
+        """What the paths of all its groups, and of nobody else's, begin with."""
+        ...
+
+    def create(self, number: int) -> Group: ...
 
     def sweep(self) -> None:
         """Remove what gateways that have ended left behind."""
@@ -85,6 +98,20 @@ def find_hierarchy(proc: Path = Path("/proc")) -> Hierarchy | NoCgroups:
 
 
 _HOW = "systemd-run --user --scope -p Delegate=yes omni-mcp serve"
+
+
+async def remove_when_empty(group: Group) -> None:
+    """Remove *group*, killing what may still be in it.
+
+    Raises:
+        CellStuck: a process in it does not die.
+    """
+    for _ in range(_REMOVE_TRIES):
+        if group.remove():
+            return
+        group.kill()
+        await asyncio.sleep(_REMOVE_STEP_S)
+    raise CellStuck("the cell's cgroup cannot be removed: a process in it does not die")
 
 
 def _own_paths(text: str) -> dict[str, str]:
@@ -185,9 +212,25 @@ class GroupV1:
     def __init__(self, places: dict[str, Path]) -> None:
         self._places = places
 
+    def make(self) -> None:
+        for place in set(self._places.values()):  # cpu and cpuacct are often mounted together
+            place.mkdir()
+
     @property
     def procs_files(self) -> list[str]:
         return [str(place / "cgroup.procs") for place in self._places.values()]
+
+    def limit(self, limits: Limits, cpus: float) -> None:
+        places, memory = self._places, self._places["memory"]
+        most = str((limits.memory_mib + _KERNEL_MEMORY_MIB) << 20)
+        _write(memory / "memory.limit_in_bytes", most)
+        if (memory / "memory.memsw.limit_in_bytes").exists():
+            _write(memory / "memory.memsw.limit_in_bytes", most)
+        _write(memory / "memory.swappiness", "0")  # else a bomb is slowed down and not stopped
+        _write(places["pids"] / "pids.max", str(limits.processes + OWN_PROCESSES))
+        if "cpu" in places:
+            _write(places["cpu"] / "cpu.cfs_period_us", str(_CPU_PERIOD_US))
+            _write(places["cpu"] / "cpu.cfs_quota_us", str(int(cpus * _CPU_PERIOD_US)))
 
     def out_of_memory(self) -> bool:
         return bool(_read_counter(self._places["memory"] / "memory.oom_control", "oom_kill"))
@@ -219,30 +262,19 @@ class HierarchyV1:
         self._name = _name_of_ours()
         self.controllers = frozenset(places)
 
-    def create(self, number: int, *, limits: Limits, cpus: float) -> Group:
+    @property
+    def prefixes(self) -> list[str]:
+        return [f"{place / self._name}-" for place in self._places.values()]
+
+    def create(self, number: int) -> Group:
         name = f"{self._name}-{number}"
-        places = {controller: place / name for controller, place in self._places.items()}
-        group = GroupV1(places)
+        group = GroupV1({controller: place / name for controller, place in self._places.items()})
         try:
-            for place in places.values():
-                place.mkdir()
-            self._set_limits(places, limits, cpus)
+            group.make()
         except BaseException:
             group.remove()
             raise
         return group
-
-    def _set_limits(self, places: dict[str, Path], limits: Limits, cpus: float) -> None:
-        memory = places["memory"]
-        most = str((limits.memory_mib + _KERNEL_MEMORY_MIB) << 20)
-        _write(memory / "memory.limit_in_bytes", most)
-        if (memory / "memory.memsw.limit_in_bytes").exists():
-            _write(memory / "memory.memsw.limit_in_bytes", most)
-        _write(memory / "memory.swappiness", "0")  # else a bomb is slowed down and not stopped
-        _write(places["pids"] / "pids.max", str(limits.processes + OWN_PROCESSES))
-        if "cpu" in places:
-            _write(places["cpu"] / "cpu.cfs_period_us", str(_CPU_PERIOD_US))
-            _write(places["cpu"] / "cpu.cfs_quota_us", str(int(cpus * _CPU_PERIOD_US)))
 
     def sweep(self) -> None:
         for place in self._places.values():
@@ -252,12 +284,23 @@ class HierarchyV1:
 class GroupV2:
     """One directory."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, counts_cpu: bool) -> None:
         self._place = place
+        self._counts_cpu = counts_cpu
 
     @property
     def procs_files(self) -> list[str]:
         return [str(self._place / "cgroup.procs")]
+
+    def limit(self, limits: Limits, cpus: float) -> None:
+        place = self._place
+        _write(place / "memory.max", str((limits.memory_mib + _KERNEL_MEMORY_MIB) << 20))
+        if (place / "memory.swap.max").exists():
+            _write(place / "memory.swap.max", "0")
+        _write(place / "memory.oom.group", "1")  # else one child dies and the job idles on
+        _write(place / "pids.max", str(limits.processes + OWN_PROCESSES))
+        if self._counts_cpu:
+            _write(place / "cpu.max", f"{int(cpus * _CPU_PERIOD_US)} {_CPU_PERIOD_US}")
 
     def out_of_memory(self) -> bool:
         return bool(_read_counter(self._place / "memory.events", "oom_kill"))
@@ -290,21 +333,14 @@ class HierarchyV2:
         self._name = _name_of_ours()
         self.controllers = frozenset(_words(place / "cgroup.subtree_control"))
 
-    def create(self, number: int, *, limits: Limits, cpus: float) -> Group:
+    @property
+    def prefixes(self) -> list[str]:
+        return [f"{self._place / self._name}-"]
+
+    def create(self, number: int) -> Group:
         place = self._place / f"{self._name}-{number}"
         place.mkdir()
-        try:
-            _write(place / "memory.max", str((limits.memory_mib + _KERNEL_MEMORY_MIB) << 20))
-            if (place / "memory.swap.max").exists():
-                _write(place / "memory.swap.max", "0")
-            _write(place / "memory.oom.group", "1")  # else one child dies and the job idles on
-            _write(place / "pids.max", str(limits.processes + OWN_PROCESSES))
-            if "cpu" in self.controllers:
-                _write(place / "cpu.max", f"{int(cpus * _CPU_PERIOD_US)} {_CPU_PERIOD_US}")
-        except BaseException:
-            _removed(place)
-            raise
-        return GroupV2(place)
+        return GroupV2(place, counts_cpu="cpu" in self.controllers)
 
     def sweep(self) -> None:
         _sweep(self._place)

@@ -1,4 +1,4 @@
-"""Channel: the gateway's end of a cell's control socket. Frames in, frames out, one descriptor at a time."""
+"""Channel: the gateway's end of a control socket. Frames in and out, descriptors beside them."""
 
 from __future__ import annotations
 
@@ -42,18 +42,23 @@ class Channel:
         self.descriptor: int | None = None
         self._loop.add_reader(ours.fileno(), self._on_readable)
 
-    async def send(self, frame: JsonObject, files: tuple[bytes, ...] = ()) -> None:
-        """Send one frame, then raw bytes.
+    async def send(
+        self, frame: JsonObject, files: tuple[bytes, ...] = (), *, descriptors: tuple[int, ...] = ()
+    ) -> None:
+        """Send one frame with copies of open files, then raw bytes.
 
         Raises:
             ChannelClosed: nobody is there to read it.
         """
         body = orjson.dumps(frame)
+        message = len(body).to_bytes(4, "big") + body
         try:
-            await self._loop.sock_sendall(self._socket, len(body).to_bytes(4, "big") + body)
+            sent = socket.send_fds(self._socket, [message], list(descriptors)) if descriptors else 0
+            if sent < len(message):
+                await self._loop.sock_sendall(self._socket, memoryview(message)[sent:])
             for data in files:
                 await self._loop.sock_sendall(self._socket, data)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: our end is closed already
             raise ChannelClosed from error
 
     async def receive(self) -> JsonObject:

@@ -25,11 +25,13 @@ from omni_mcp.contracts.errors import (
 )
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import BindingSpec
-from omni_mcp.contracts.ports import Artifacts, Sandbox
+from omni_mcp.contracts.ports import Artifacts, RunLog, Sandbox
 from omni_mcp.contracts.sandbox import Job, JobEnd, Mount
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.sandbox.connections import ConnectionRecord
 from omni_mcp.engines.sandbox.launcher import WORKSPACE
 from omni_mcp.engines.sandbox.packages import Modules, package_mounts
+from omni_mcp.engines.sandbox.supplies import Supplies
 from omni_mcp.engines.sandbox.workspaces import Room, WorkspaceRefused, Workspaces
 
 ARTIFACT_FILE = "in/artifact"
@@ -39,9 +41,24 @@ _STDERR_KEPT = 2000  # characters of a failed job's stderr that go into the reco
 
 
 class SandboxExecutor:
-    """Port `Executor` for bindings of kind `sandbox_job`."""
+    """Port `Executor` for bindings of kind `sandbox_job`.
 
-    def __init__(self, sandbox: Sandbox, artifacts: Artifacts, workspaces: Workspaces) -> None:
+    Args:
+        log: gets the connections of jobs; without it no job is given a way out.
+        supplies: what the operator gives to jobs.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        artifacts: Artifacts,
+        workspaces: Workspaces,
+        *,
+        log: RunLog | None = None,
+        supplies: Supplies | None = None,
+    ) -> None:
+        self._log = log
+        self._supplies = supplies or Supplies()
         self._sandbox = sandbox
         self._artifacts = artifacts
         self._workspaces = workspaces
@@ -51,7 +68,8 @@ class SandboxExecutor:
         """Run the call's tool in a fresh cell.
 
         Raises:
-            SandboxUnavailable: the isolation it demands cannot be had; nothing was dispatched.
+            SandboxUnavailable: the isolation it demands, or what its manifest needs, cannot be had; nothing was
+                dispatched.
             RateLimited: too many jobs wait for a cell; nothing was dispatched.
             InvalidArguments: the artifact that it names is not the caller's to see; nothing was dispatched.
             TimedOut, SandboxKilled, InvalidResult: as they say.
@@ -63,12 +81,24 @@ class SandboxExecutor:
         room = await self._room(call, binding)
         job = await self._job(call, entry, binding, room)
         try:
-            end = await self._sandbox.run(job)
+            end = await self._run(call, job)
         finally:
             if room is not None and not room.full:
                 self._workspaces.job_ended(room.place)
         answer = await self._answer(call, end)
         return answer if room is None else await self._with_word_of(room, answer)
+
+    async def _run(self, call: Call, job: Job) -> JobEnd:
+        """Run the job; what it reached for is given to the log before this returns or raises."""
+        if not job.egress:
+            return await self._sandbox.run(job)
+        if self._log is None:
+            raise SandboxUnavailable("the tool cannot be given a way out here", detail="the executor has no run log")
+        record = ConnectionRecord(self._log, call)
+        try:
+            return await self._sandbox.run(job, on_connection=record.note)
+        finally:
+            record.close()
 
     def _demand_isolation(self, entry: Entry) -> None:
         isolation = self._sandbox.isolation()
@@ -80,6 +110,7 @@ class SandboxExecutor:
             )
 
     async def _job(self, call: Call, entry: Entry, binding: BindingSpec, room: Room | None) -> Job:
+        hosts = call.grant.egress if call.grant else ()
         return Job(
             profile=entry.profile or binding.profile,
             function=binding.entry_point,
@@ -89,11 +120,16 @@ class SandboxExecutor:
                 *([_workspace_mount(room, entry)] if room is not None else []),
                 *await asyncio.to_thread(package_mounts, binding.packages),
                 *await asyncio.to_thread(self._modules.mounts, entry),
+                *await asyncio.to_thread(self._supplies.mounts_for, entry),
             ),
+            environment=self._supplies.environment_for(entry),
             limits=entry.limits,
             posture=entry.posture,
             exports=binding.workspace == "fresh",
-            egress=call.grant.egress if call.grant else (),
+            egress=hosts,
+            networks=self._supplies.networks if hosts else (),
+            credentials=self._supplies.credentials_for(entry, hosts),
+            bundled=not entry.code_dir and not binding.packages,
         )
 
     async def _room(self, call: Call, binding: BindingSpec) -> Room | None:

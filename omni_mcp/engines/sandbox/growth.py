@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+from omni_mcp.contracts.sandbox import Job
+from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.tree import measure_tree
 
 _LOOK_EVERY_S = 0.025  # a page cache takes a gigabyte a second
@@ -52,3 +54,23 @@ class Growth:
     def _free_now(self) -> tuple[int, int]:
         facts = os.statvfs(self._place)
         return facts.f_bfree * facts.f_frsize, facts.f_ffree
+
+
+def growths_of(job: Job) -> list[Growth]:
+    """Return a Growth for each directory of the host that *job* may fill only so far.
+
+    Raises:
+        StartFailed: one of them is not there.
+    """
+    add_bytes, add_entries = job.limits.disk_mib << 20, job.limits.inodes
+    try:
+        return [
+            Growth(
+                mount.source, most_bytes=mount.most_bytes, most_entries=mount.most_entries,
+                add_bytes=add_bytes, add_entries=add_entries,
+            )
+            for mount in job.mounts
+            if mount.writable and mount.most_bytes is not None and mount.most_entries is not None
+        ]  # fmt: skip
+    except OSError as error:
+        raise StartFailed(f"a directory of the job is missing: {error.strerror}") from error

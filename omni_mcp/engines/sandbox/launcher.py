@@ -1,4 +1,4 @@
-"""Launcher: turns one job into bubblewrap's arguments: a minimal read-only root, no network, nobody's user.
+"""Launcher: writes bubblewrap's arguments for a template: a minimal read-only root, no network, nobody's user.
 
 What bubblewrap cannot say, `sandbox/init.py` does from the inside; what has to happen before it, `sandbox/spawner.py`.
 """
@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from omni_mcp.contracts.sandbox import Mount
+from omni_mcp.engines.sandbox.profiles import Profile
 
 WORKSPACE = "/workspace"
+HOME = "/home/cell"
+PROXY = "http://127.0.0.1:3128"  # sandbox/jobs.py, PROXY_PORT
 BUNDLE = "/sandbox"
 INSIDE_UID = 1000
 
@@ -26,7 +29,9 @@ _FLAGS = (
     "--as-pid-1", "--die-with-parent", "--new-session", "--clearenv", "--hostname", "cell",
     "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID),
     "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SYS_RESOURCE", "--cap-add", "CAP_SETPCAP",
+    "--cap-add", "CAP_NET_ADMIN",
 )  # fmt: skip
+_SHARED_DIRECTORIES = ("/tmp", "/dev/shm")
 _ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _DEVICE_LINKS = {
@@ -36,6 +41,9 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
 }
 _ETC_FROM_HOST = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
+_CERTIFICATES = (
+    "/etc/ssl", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted", "/etc/ca-certificates",
+)  # fmt: skip
 _ETC = {
     "/etc/passwd": f"cell:x:{INSIDE_UID}:{INSIDE_UID}::{WORKSPACE}:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
     "/etc/group": f"cell:x:{INSIDE_UID}:\nnogroup:x:65534:\n",
@@ -83,26 +91,38 @@ class Launcher:
         return self._interpreter
 
     def request(
-        self, number: int, *, mounts: Sequence[Mount], uid: int | None, cgroups: Sequence[str], proc: bool
+        self,
+        number: int,
+        *,
+        profile: Profile,
+        mounts: Sequence[Mount],
+        uid: int | None,
+        cgroups: Sequence[str],
+        proc: bool,
     ) -> dict[str, Any]:
-        """Return the message that makes the spawner start one cell.
+        """Return the message that makes the spawner start one template.
 
         Args:
             number: the request's id.
-            uid: whom the cell runs as; None: whoever runs the gateway.
+            profile: what its jobs see besides the minimal root.
+            mounts: what else they see; nobody's but theirs.
+            uid: whom they run as; None: whoever runs the gateway.
             cgroups: the `cgroup.procs` files to join first.
-            proc: give the cell a /proc of its own; without, it has an empty one.
+            proc: give them a /proc of their own; without, it is empty.
         """
         sources: list[str] = []
         words: list[Word] = [*_FLAGS, "--setenv", "PATH", "/usr/bin:/bin"]
         words += self._system(sources)
+        for path in (*profile.read, *(_CERTIFICATES if profile.certificates else ())):
+            words += ["--ro-bind-try", _source(sources, path) if os.path.exists(path) else path, path]
         for index, path in enumerate(_ETC):
             words += ["--perms", "0444", "--file", {"data": index}, path]
         words += ["--proc", "/proc"] if proc else ["--dir", "/proc"]
         words += _devices()
         words += ["--perms", "1777", "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/dev/shm"]
-        if not covers_workspace(mounts):
-            words += ["--perms", "0700", "--tmpfs", WORKSPACE]
+        for place in self.own_directories(profile, mounts):
+            if place not in _SHARED_DIRECTORIES:
+                words += ["--perms", "0700", "--tmpfs", place]
         for mount in mounts:
             words += ["--bind" if mount.writable else "--ro-bind", _source(sources, str(mount.source)), mount.inside]
         words += ["--remount-ro", "/", "--chdir", WORKSPACE]
@@ -112,14 +132,20 @@ class Launcher:
             "data": list(_ETC.values()), "uid": uid, "stage": self._stage, "cgroups": list(cgroups),
         }  # fmt: skip
 
-    def environment(self) -> dict[str, str]:
-        """Return what every job finds in its environment."""
+    def own_directories(self, profile: Profile, mounts: Sequence[Mount]) -> list[str]:
+        """Return the directories that are empty, bounded and each cell's own: where nothing of the host is mounted."""
+        wanted = [WORKSPACE, *_SHARED_DIRECTORIES, *([HOME] if profile.home != "workspace" else [])]
+        taken = {mount.inside for mount in mounts}
+        return [place for place in wanted if place not in taken]
+
+    def environment(self, profile: Profile) -> dict[str, str]:
+        """Return what every job of *profile* finds in its environment."""
         own = os.path.dirname(self._interpreter.binary)
         places = [own] if not _within(own, "/usr") else []
         path = ":".join([*places, "/usr/local/bin", "/usr/bin", "/bin"])
         return {
             "PATH": path,
-            "HOME": WORKSPACE,
+            "HOME": WORKSPACE if profile.home == "workspace" else HOME,
             "TMPDIR": "/tmp",
             "USER": "cell",
             "LOGNAME": "cell",
@@ -144,6 +170,12 @@ class Launcher:
 def covers_workspace(mounts: Sequence[Mount]) -> bool:
     """Whether one of *mounts* is the workspace itself."""
     return any(mount.inside == WORKSPACE for mount in mounts)
+
+
+def proxy_environment() -> dict[str, str]:
+    """Return how a job with granted hosts learns of the way out."""
+    names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
+    return {**dict.fromkeys(names, PROXY), "no_proxy": "", "NO_PROXY": "", "NODE_USE_ENV_PROXY": "1"}
 
 
 def _source(sources: list[str], path: str) -> Word:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 _CHUNK_BYTES = 1 << 16
+_LAST_DELIVERY_S = 5.0  # for whoever was given the output while it came and is slow to take the rest
+
+Sink = Callable[[bytes], Awaitable[None]]
 
 
 class Budget:
@@ -30,21 +34,30 @@ class Budget:
 
 
 class Output:
-    """The reading end of one pipe. Owns the descriptor."""
+    """The reading end of one pipe: kept, or passed on to *sink* while it comes. Owns the descriptor."""
 
-    def __init__(self, descriptor: int, budget: Budget) -> None:
+    def __init__(self, descriptor: int, budget: Budget, sink: Sink | None = None) -> None:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._budget = budget
+        self._sink = sink
         self._parts: list[bytes] = []
+        self._delivery: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._reading = True
+        self._open = True
         self._loop.add_reader(descriptor, self._read_some)
 
-    def finish(self) -> bytes:
-        """Take what is still in the pipe, close it, and return everything. The writers are dead by now."""
-        while self._reading and self._read_some():
-            pass
+    async def finish(self) -> bytes:
+        """Take what is still in the pipe, close it, and return what was kept. The writers are dead by now."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_DELIVERY_S):
+                while self._open:
+                    if self._delivery is not None:
+                        await asyncio.shield(self._delivery)
+                    elif not self._read_some():
+                        break
+        if self._delivery is not None:
+            self._delivery.cancel()
         self._stop()
         return b"".join(self._parts)
 
@@ -57,14 +70,30 @@ class Output:
             self._stop()
             return False
         fits = self._budget.take(data)
-        self._parts.append(fits)
-        if len(fits) < len(data):
+        if self._sink is None:
+            self._parts.append(fits)
+        elif fits:
+            self._deliver(self._sink, fits)
+        if len(fits) < len(data) and self._delivery is None:
             self._stop()  # whoever goes on writing blocks, and is killed
             return False
         return True
 
+    def _deliver(self, sink: Sink, data: bytes) -> None:
+        """Hand *data* on and read no more until it is taken: a slow reader slows the job down."""
+        self._loop.remove_reader(self._descriptor)
+        self._delivery = asyncio.ensure_future(sink(data))
+        self._delivery.add_done_callback(self._delivered)
+
+    def _delivered(self, delivery: asyncio.Task[None]) -> None:
+        self._delivery = None
+        if delivery.cancelled() or delivery.exception() is not None or self._budget.over:
+            self._stop()  # nobody takes it any more
+        elif self._open:
+            self._loop.add_reader(self._descriptor, self._read_some)
+
     def _stop(self) -> None:
-        if self._reading:
-            self._reading = False
+        if self._open:
+            self._open = False
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)

@@ -14,10 +14,11 @@ import orjson
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Isolation, Job
-from omni_mcp.engines.sandbox.cell import Cell, StartFailed
 from omni_mcp.engines.sandbox.cgroup import NoCgroups
-from omni_mcp.engines.sandbox.factory import CellFactory
+from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.jobrun import JobRun, Outcome
 from omni_mcp.engines.sandbox.launcher import INSIDE_UID
+from omni_mcp.engines.sandbox.pool import Pool
 from omni_mcp.engines.sandbox.profiles import Profile
 
 OLDEST_BWRAP = (0, 8)
@@ -33,7 +34,7 @@ LAYERS = (
 )
 _HOST_PATHS = ("/etc/shadow", "/var", "/run", "/sys", "/boot", "/mnt")
 _PROBE_LIMITS = Limits(timeout_s=20, memory_mib=128, disk_mib=7, inodes=64, processes=16, cpu_s=10)
-_PROFILE = Profile(profile=1, description="The sandbox's look at itself.")
+_PROFILE = Profile(profile=1, description="The sandbox's look at itself.", warm=0)
 
 _INSTALL = "install bubblewrap 0.8 or newer: `apt install bubblewrap`, `dnf install bubblewrap`, `pacman -S bubblewrap`"
 # How bubblewrap, or the kernel through it, says no: (what it says, the missing layer, what to do)
@@ -91,23 +92,23 @@ def explain_refusal(words: str) -> Missing:
     return Missing("start", f"a cell cannot be started: {words[-300:]}")
 
 
-async def probe(factory: CellFactory, no_cgroups: NoCgroups | None) -> Isolation:
+async def probe(pool: Pool, no_cgroups: NoCgroups | None) -> Isolation:
     """Make one cell after the other, each asking for less, and report the first that stands as it should.
 
-    Settles `factory.proc` and `factory.hierarchy`. Never raises for what the machine lacks.
+    Settles `pool.proc` and `pool.hierarchy`. Never raises for what the machine lacks.
     """
     missing: dict[str, str] = {}
     if no_cgroups is not None:
         missing["cgroup"] = no_cgroups.reason
     while True:
-        report = await _look(factory)
+        report = await _look(pool)
         if not isinstance(report, Missing):
-            return _judge(factory, report, missing)
+            return _judge(pool, report, missing)
         missing[report.layer] = report.reason
-        if report.layer == "proc" and factory.proc:
-            factory.proc = False
-        elif report.layer == "cgroup" and factory.hierarchy is not None:
-            factory.hierarchy = None
+        if report.layer == "proc" and pool.proc:
+            pool.proc = False
+        elif report.layer == "cgroup" and pool.hierarchy is not None:
+            pool.hierarchy = None
         else:
             return Isolation(posture="none", missing=missing)
 
@@ -118,21 +119,25 @@ class _Report:
     facts: JsonObject
 
 
-async def _look(factory: CellFactory) -> _Report | Missing:
+async def _look(pool: Pool) -> _Report | Missing:
     job = Job(
-        profile="", function="selfcheck:report", arguments={"secret_paths": list(_HOST_PATHS)}, limits=_PROBE_LIMITS
+        profile="",
+        function="selfcheck:report",
+        arguments={"secret_paths": list(_HOST_PATHS)},
+        limits=_PROBE_LIMITS,
+        bundled=True,
     )
     try:
-        async with factory.cell(_PROFILE, job) as cell:
-            layers = await cell.open()
-            return await _facts(cell, layers)
+        async with pool.cell(_PROFILE, ()) as (cell, _):
+            return _facts(await JobRun(cell, job).to_its_end())
     except StartFailed as error:
         words = str(error)
         return Missing("cgroup", words) if words.startswith("cgroup:") else explain_refusal(words)
+    finally:
+        await pool.drop_templates()
 
 
-async def _facts(cell: Cell, layers: list[str]) -> _Report | Missing:
-    outcome = await cell.run()
+def _facts(outcome: Outcome) -> _Report | Missing:
     try:
         facts = orjson.loads(outcome.result)
     except orjson.JSONDecodeError:
@@ -142,7 +147,7 @@ async def _facts(cell: Cell, layers: list[str]) -> _Report | Missing:
         )
     if "error" in facts:
         return Missing("start", f"the look from inside failed: {facts['error']}")
-    return _Report(layers, facts)
+    return _Report([str(layer) for layer in (outcome.frame or {}).get("layers", [])], facts)
 
 
 def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
@@ -161,7 +166,7 @@ def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
     demand("tmpfs-limits", facts["workspace_bytes"] == _PROBE_LIMITS.disk_mib << 20, facts["workspace_bytes"])
     demand("rlimits", 0 < facts["processes"] <= _PROBE_LIMITS.processes + 1, facts["processes"])
     demand("environment", not facts["outer_environment_readable"], "process 1 can be read")
-    demand("descriptors", facts["descriptors"] in ([0, 1, 2], [0, 1, 2, 4]), facts["descriptors"])
+    demand("descriptors", facts["descriptors"] in ([0, 1, 2], [0, 1, 2, 3]), facts["descriptors"])
     demand("seccomp", facts["new_user_namespace"] == "EPERM", facts["new_user_namespace"])
     if proc:
         nothing = {"0000000000000000"}
@@ -171,15 +176,15 @@ def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
     return faults
 
 
-def _judge(factory: CellFactory, report: _Report, missing: dict[str, str]) -> Isolation:
-    faults = faults_of(report.facts, proc=factory.proc)
+def _judge(pool: Pool, report: _Report, missing: dict[str, str]) -> Isolation:
+    faults = faults_of(report.facts, proc=pool.proc)
     if faults:
         return Isolation(posture="none", missing={**missing, **faults})
     layers = dict.fromkeys([*LAYERS, *report.layers])
-    if factory.runs_as_others:
+    if pool.runs_as_others:
         layers["own-uid"] = None
-    if factory.hierarchy is not None:
-        layers.update(dict.fromkeys(f"cgroup-{name}" for name in sorted(factory.hierarchy.controllers - {"cpuacct"})))
+    if pool.hierarchy is not None:
+        layers.update(dict.fromkeys(f"cgroup-{name}" for name in sorted(pool.hierarchy.controllers - {"cpuacct"})))
         return Isolation(posture="full", layers=tuple(layers), missing=missing)
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         reason = "the kernel does not list children (CONFIG_PROC_CHILDREN), and no cgroup counts memory"

@@ -1,4 +1,4 @@
-"""SpawnerLink: the gateway's end of the helper process that starts cells."""
+"""SpawnerLink: the gateway's end of the helper process that starts templates."""
 
 from __future__ import annotations
 
@@ -55,8 +55,16 @@ class SpawnerLink:
     def pid(self) -> int:
         return self._process.pid
 
+    async def sweep_at_the_end(self, prefixes: Sequence[str]) -> None:
+        """Have the helper remove the cgroups whose paths begin so, when it ends: the gateway may be dead by then.
+
+        Raises:
+            SpawnerGone: the helper has ended.
+        """
+        await self._send({"op": "sweep", "prefixes": list(prefixes)}, ())
+
     async def spawn(self, request: dict[str, Any], descriptors: Sequence[int]) -> asyncio.Future[int]:
-        """Start one cell; the future becomes bubblewrap's exit code, negative for a signal.
+        """Start one template; the future becomes bubblewrap's exit code, negative for a signal.
 
         Raises:
             SpawnerGone: the helper has ended.
@@ -72,7 +80,7 @@ class SpawnerLink:
         return exited
 
     async def kill(self, number: int) -> None:
-        """Kill the cell of request *number*, if it still runs."""
+        """Kill the template of request *number*, if it still runs."""
         if number in self._exits:
             with contextlib.suppress(SpawnerGone):
                 await self._send({"op": "kill", "id": number}, ())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+from omni_mcp.contracts.sandbox import Mount
+from omni_mcp.engines.sandbox.failures import StartFailed
 
 DEFAULT_RANGE = range(61000, 62000)  # between the users of usual distributions and systemd's dynamic users (61184 on
 # some hosts: systemd allocates those only on demand; choose another range where that matters)
@@ -19,9 +23,10 @@ def owners_part(uids: range) -> range:
 
 
 class UidPool:
-    """Gives each running job a uid that no other running job has."""
+    """Gives each template a uid that no other template has."""
 
     def __init__(self, uids: range) -> None:
+        self._uids = uids
         self._free = list(reversed(uids))
 
     def take(self) -> int:
@@ -31,7 +36,28 @@ class UidPool:
         return self._free.pop()
 
     def give_back(self, uid: int) -> None:
-        self._free.append(uid)
+        """Take *uid* back if it is one of ours; those of directories that survive calls are not."""
+        if uid in self._uids:
+            self._free.append(uid)
+
+
+def owner_of(mounts: Sequence[Mount], uids: range | None, *, workspace: str) -> int | None:
+    """Return the uid that must run a job because a directory of it is theirs alone; None if any will do.
+
+    Raises:
+        StartFailed: a directory is missing, or the directories belong to several users, or not to one of *uids*.
+    """
+    if uids is None:
+        return None
+    try:
+        owners = {(mount.source.lstat().st_uid, mount.writable) for mount in mounts
+                  if mount.writable or mount.inside == workspace}  # fmt: skip
+    except OSError as error:
+        raise StartFailed(f"a directory of the job is missing: {error.strerror}") from error
+    ours = {uid for uid, _ in owners if uid in uids}
+    if len(ours) > 1 or any(writable and uid not in ours for uid, writable in owners):
+        raise StartFailed("the job's writable directories must belong to one uid of the sandbox's range")
+    return ours.pop() if ours else None
 
 
 def running_as_root() -> bool:

@@ -19,9 +19,9 @@ class Usage:
     processes: int
 
 
-def measure(root_pid: int) -> Usage:
-    """Measure *root_pid* and all its descendants."""
-    memory, cpu, pids = 0, 0.0, _family(root_pid)
+def measure(init_pid: int) -> Usage:
+    """Measure all descendants of process 1 of a cell, which is ours and shares its memory with its template."""
+    memory, cpu, pids = 0, 0.0, _family(init_pid)[1:]
     for pid in pids:
         memory += _memory_of(pid)
         cpu += _cpu_of(pid)

@@ -1,0 +1,248 @@
+"""JobRun: one job in one cell, from the order to the last byte, ended by itself or by the first limit that it meets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.sandbox import Connection, EndReason, Job, Streams
+from omni_mcp.engines.sandbox.cell import Cell
+from omni_mcp.engines.sandbox.channel import ChannelClosed
+from omni_mcp.engines.sandbox.egress.grant import EgressGrant
+from omni_mcp.engines.sandbox.egress.proxy import serve_egress
+from omni_mcp.engines.sandbox.export import Exported, export_and_close
+from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.growth import Growth, growths_of
+from omni_mcp.engines.sandbox.launcher import proxy_environment
+from omni_mcp.engines.sandbox.pipes import Pipes
+from omni_mcp.engines.sandbox.watch import measure
+
+_WATCH_EVERY_S = 0.1
+_SHARED_BYTES = 1 << 20  # /tmp and /dev/shm besides the workspace are as large as it; a cell keeps at least this
+_NICE_STACK_BYTES = 8 << 20
+_HARDEST_STACK_BYTES = 64 << 20
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a job ended, before it is put into words. The first cause wins."""
+
+    cause: EndReason | None = None
+    frame: JsonObject | None = None  # process 1's report, if it came
+    wall_s: float = 0.0
+    peak_bytes: int = 0
+    cpu_s: float = 0.0
+    stdout: bytes = b""
+    stderr: bytes = b""
+    result: bytes = b""
+    bytes_out: int = 0
+    forks_refused: bool = False
+    exported: Exported | None = None
+
+
+class JobRun:
+    """Made for one job, used once.
+
+    Raises:
+        StartFailed: a directory that the job is to have is not there, or its grant for hosts makes no sense.
+    """
+
+    def __init__(
+        self, cell: Cell, job: Job, *, streams: Streams | None = None,
+        on_connection: Callable[[Connection], None] = lambda connection: None,
+    ) -> None:  # fmt: skip
+        self._cell = cell
+        self._job = job
+        self._on_connection = on_connection
+        self._grant = _grant_of(job)
+        self._growths = growths_of(job)
+        self._over: asyncio.Future[EndReason | None] = asyncio.get_running_loop().create_future()
+        self._pipes = Pipes(job, streams, lambda: self._end("output_limit"))
+        self._outcome = Outcome()
+
+    async def to_its_end(self) -> Outcome:
+        """Run the job to its end, or to the limit that ends it; nothing of it runs when this returns.
+
+        Raises:
+            StartFailed: the wall could not be finished, or a limit not be set.
+        """
+        try:
+            self._set_limits()
+            await self._run()
+            await self._collect()
+        finally:
+            await self._pipes.finish()
+        return self._outcome
+
+    def _set_limits(self) -> None:
+        if self._cell.group is not None:
+            try:
+                self._cell.group.limit(self._job.limits, self._cell.profile.cpus)
+            except OSError as error:
+                raise StartFailed(f"cgroup: {error}") from error
+
+    async def _run(self) -> None:
+        started = time.monotonic()
+        works = [self._converse(), self._watch(), *map(self._watch_growth, self._growths)]
+        tasks = [asyncio.ensure_future(work) for work in works]
+        for task in tasks:
+            task.add_done_callback(self._on_task_done)
+        try:
+            async with asyncio.timeout(self._job.limits.timeout_s):
+                self._outcome.cause = await asyncio.shield(self._over)
+        except TimeoutError:
+            self._end("timeout")
+            self._outcome.cause = await self._over
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._outcome.wall_s = time.monotonic() - started
+
+    def _end(self, cause: EndReason | None) -> None:
+        if not self._over.done():
+            self._over.set_result(cause)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """A fault of our own ends the job at once, and shows."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._over.done():
+            self._over.set_exception(error)
+
+    async def _converse(self) -> None:
+        """Hand over the job, serve its way out, and wait for process 1's report."""
+        channel = self._cell.channel
+        async with AsyncExitStack() as stack:
+            try:
+                await channel.send(self._order(), tuple(self._job.files.values()), descriptors=self._pipes.given)
+                self._pipes.close_given()
+                frame = await channel.receive()
+                if frame.get("kind") == "listening":
+                    await self._open_way_out(stack)
+                    frame = await channel.receive()
+            except ChannelClosed:
+                group = self._cell.group
+                self._end("memory" if group is not None and group.out_of_memory() else "killed")
+                return
+        if frame.get("kind") == "failed":
+            raise StartFailed(str(frame.get("what", "process 1 failed")))
+        if frame.get("kind") != "ended":
+            self._end("killed")
+            return
+        self._outcome.frame = frame
+        self._end(None)
+
+    async def _open_way_out(self, stack: AsyncExitStack) -> None:
+        """Serve the proxy on the socket that process 1 made in the cell's own network."""
+        descriptor = self._cell.channel.take_descriptor()
+        if descriptor is None or self._grant is None:
+            raise StartFailed("the cell has no way out to serve")
+        listener = socket.socket(fileno=descriptor)
+        await stack.enter_async_context(serve_egress(listener, self._grant, on_connection=self._on_connection))
+
+    def _order(self) -> JsonObject:
+        job = self._job
+        way_out = proxy_environment() if job.egress else {}
+        return {
+            "argv": list(job.argv), "function": job.function, "arguments": job.arguments, "bundled": job.bundled,
+            "environment": {**self._cell.environment, **way_out, **job.environment},
+            "rlimits": self._rlimits(), "exports": job.exports, "listen": bool(job.egress),
+            "sizes": {"disk_bytes": max(job.limits.disk_mib << 20, _SHARED_BYTES), "inodes": job.limits.inodes},
+            "files": [{"path": path, "size": len(data)} for path, data in job.files.items()],
+        }  # fmt: skip
+
+    def _rlimits(self) -> dict[str, tuple[int, int]]:
+        limits = self._job.limits
+        cpu_s = max(1, int(limits.cpu_s + 0.999))
+        rlimits: dict[str, tuple[int, int]] = {
+            "RLIMIT_CORE": (0, 0),
+            "RLIMIT_CPU": (cpu_s, cpu_s + 1),
+            "RLIMIT_FSIZE": (limits.file_size_mib << 20, limits.file_size_mib << 20),
+            "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
+            "RLIMIT_NPROC": (limits.processes + 1, limits.processes + 1),  # process 1 counts too
+            "RLIMIT_STACK": (_NICE_STACK_BYTES, _HARDEST_STACK_BYTES),
+            "RLIMIT_MEMLOCK": (1 << 20, 1 << 20),
+            "RLIMIT_MSGQUEUE": (0, 0),
+        }
+        if self._cell.group is None:
+            rlimits["RLIMIT_DATA"] = (limits.memory_mib << 20, limits.memory_mib << 20)
+        return rlimits
+
+    async def _watch(self) -> None:
+        """Look every 100 ms at what a limit of one process cannot see: all of them together."""
+        while True:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            cause = self._cause_seen()
+            if cause is not None:
+                self._end(cause)
+                return
+
+    async def _watch_growth(self, growth: Growth) -> None:
+        await growth.exceeded()
+        self._end("disk")
+
+    def _cause_seen(self) -> EndReason | None:
+        limits, group = self._job.limits, self._cell.group
+        cpu_s = None
+        if group is not None:
+            cpu_s = group.cpu_s()
+            if group.out_of_memory():
+                return "memory"  # one of them is dead already; the rest would idle until the time is up
+        elif self._cell.init_pid is not None:
+            usage = measure(self._cell.init_pid)
+            self._outcome.peak_bytes = max(self._outcome.peak_bytes, usage.memory_bytes)
+            cpu_s = usage.cpu_s
+            if usage.memory_bytes > limits.memory_mib << 20:
+                return "memory"
+        return "cpu_time" if cpu_s is not None and cpu_s > limits.cpu_s else None
+
+    async def _collect(self) -> None:
+        """Take what the job left. The order matters: nothing of it may run while we look."""
+        outcome, group = self._outcome, self._cell.group
+        ended_itself = outcome.cause is None
+        if not ended_itself:
+            await self._cell.kill()
+        await self._take_files(wanted=ended_itself and self._job.exports)
+        kept = await self._pipes.finish()
+        outcome.stdout, outcome.stderr, outcome.result = kept["stdout"], kept["stderr"], kept["result"]
+        outcome.bytes_out = self._pipes.bytes_out
+        if ended_itself and self._pipes.over:
+            outcome.cause = "output_limit"  # it wrote more at the very end than it may
+        if ended_itself and [growth for growth in self._growths if await growth.is_exceeded()]:
+            outcome.cause = "disk"  # likewise
+        if outcome.cause is None and group is not None and group.out_of_memory():
+            outcome.cause = "memory"
+        self._count()
+
+    async def _take_files(self, *, wanted: bool) -> None:
+        descriptor = self._cell.channel.take_descriptor()
+        if descriptor is None:
+            return
+        if wanted:
+            self._outcome.exported = await asyncio.to_thread(export_and_close, descriptor)
+        else:
+            os.close(descriptor)
+
+    def _count(self) -> None:
+        outcome, group, frame = self._outcome, self._cell.group, self._outcome.frame or {}
+        counted_cpu_s = group.cpu_s() if group is not None else None
+        outcome.cpu_s = counted_cpu_s if counted_cpu_s is not None else float(frame.get("cpu_s", 0.0))
+        outcome.peak_bytes = max(
+            outcome.peak_bytes, group.peak_bytes() if group is not None else int(frame.get("peak_bytes", 0))
+        )
+        outcome.forks_refused = group is not None and group.forks_refused()
+
+
+def _grant_of(job: Job) -> EgressGrant | None:
+    if not job.egress:
+        return None
+    try:
+        return EgressGrant(hosts=job.egress, networks=job.networks, credentials=job.credentials)
+    except ValueError as error:
+        raise StartFailed(f"the hosts that the job may reach: {error}") from error

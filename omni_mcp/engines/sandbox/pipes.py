@@ -1,0 +1,69 @@
+"""Pipes: the descriptors that a job is given, and what comes out of them on our side."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from omni_mcp.contracts.sandbox import Job, Streams
+from omni_mcp.engines.sandbox.output import Budget, Output
+
+
+class Pipes:
+    """Of one job: its stdin, stdout, stderr, and the pipe in which a function returns its result.
+
+    Output counts against `limits.output_limit_bytes`, a function's result against as much again; *exceeded* is called
+    when either is used up.
+    """
+
+    def __init__(self, job: Job, streams: Streams | None, exceeded: Callable[[], None]) -> None:
+        text = Budget(job.limits.output_limit_bytes, exceeded)
+        self._budgets = (text, Budget(job.limits.output_limit_bytes, exceeded))
+        self.given: tuple[int, ...] = ()
+        stdin = _sealed_file(job.stdin) if streams is None else os.dup(streams.stdin)
+        ends = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+        self.given = (stdin, *(writer for _, writer in ends))
+        sinks = (streams.stdout, streams.stderr) if streams is not None else (None, None)
+        self._outputs = [
+            Output(ends[0][0], text, sinks[0]),
+            Output(ends[1][0], text, sinks[1]),
+            Output(ends[2][0], self._budgets[1]),
+        ]
+
+    @property
+    def bytes_out(self) -> int:
+        """What came so far."""
+        return sum(budget.taken for budget in self._budgets)
+
+    @property
+    def over(self) -> bool:
+        """Whether more came than may."""
+        return any(budget.over for budget in self._budgets)
+
+    def close_given(self) -> None:
+        """Close our copies of the job's descriptors: it has its own now."""
+        for descriptor in self.given:
+            os.close(descriptor)
+        self.given = ()
+
+    async def finish(self) -> Mapping[str, bytes]:
+        """Take what is left and close everything; returns what was kept of stdout, stderr and result."""
+        self.close_given()
+        names = ("stdout", "stderr", "result")
+        return {name: await output.finish() for name, output in zip(names, self._outputs, strict=True)}
+
+
+def _sealed_file(content: bytes) -> int:
+    """Return a descriptor that reads *content* and cannot be written: no writer to feed, no pipe to block on."""
+    if not content:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    seals: Any = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor

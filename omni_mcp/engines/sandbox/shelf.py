@@ -1,0 +1,113 @@
+"""Shelf: one template and the cells that it has ready, as many as are likely to be wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from omni_mcp.engines.sandbox.cell import Cell
+from omni_mcp.engines.sandbox.cgroup import Group, Hierarchy, remove_when_empty
+from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.template import Template
+
+CELLS_OF_A_TEMPLATE = 1000  # then a new template takes its place
+
+
+class Shelf:
+    """Cells of one template. `take` one, `destroy` it after use; `fill` and `close` are the pool's."""
+
+    def __init__(self, template: Template, hierarchy: Hierarchy | None, numbers: Iterator[int]) -> None:
+        self.template = template
+        self._hierarchy = hierarchy
+        self._numbers = numbers
+        self.ready: deque[Cell] = deque()
+        self.in_use = 0
+        self.unused = asyncio.Event()
+        self.unused.set()
+        self.most_in_use = 0
+        self.used_at_s = time.monotonic()
+        self._filling: asyncio.Task[None] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can give one more cell."""
+        return bool(self.ready) or self.template.usable
+
+    @property
+    def worn(self) -> bool:
+        """Whether its template has made as many cells as one should."""
+        return self.template.made >= CELLS_OF_A_TEMPLATE
+
+    async def take(self) -> tuple[Cell, bool]:
+        """Return a cell, and whether it was ready.
+
+        Raises:
+            StartFailed: none can be made.
+        """
+        self.in_use += 1
+        self.unused.clear()
+        self.most_in_use = max(self.most_in_use, self.in_use)
+        self.used_at_s = time.monotonic()
+        try:
+            while self.ready:
+                cell = self.ready.popleft()
+                if cell.alive:
+                    return cell, True
+                await cell.destroy()
+            return await self._make(), False
+        except BaseException:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Say that a cell that was taken is used up."""
+        self.in_use -= 1
+        self.used_at_s = time.monotonic()
+        if not self.in_use:
+            self.unused.set()
+
+    def fill(self, target: int) -> None:
+        """See to it that *target* cells are ready soon; the caller is not kept."""
+        missing = target - len(self.ready)
+        if missing > 0 and self.template.plan.proc and (self._filling is None or self._filling.done()):
+            self._filling = asyncio.create_task(self._fill(target))
+
+    async def close(self) -> None:
+        """End the template and every cell of it that is ready."""
+        if self._filling is not None:
+            self._filling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._filling
+        while self.ready:
+            await self.ready.popleft().destroy()
+        await self.template.close()
+        group = self.template.plan.group
+        if group is not None:
+            await remove_when_empty(group)
+
+    async def _fill(self, target: int) -> None:
+        with contextlib.suppress(StartFailed):  # whoever wants one will hear why
+            while len(self.ready) < target:
+                self.ready.append(await self._make())
+
+    async def _make(self) -> Cell:
+        number = next(self._numbers)
+        return await self.template.make_cell(number, _new_group(self._hierarchy, number))
+
+
+def _new_group(hierarchy: Hierarchy | None, number: int) -> Group | None:
+    if hierarchy is None:
+        return None
+    try:
+        return hierarchy.create(number)
+    except OSError as error:
+        raise StartFailed(f"cgroup: {error}") from error
+
+
+def numbers() -> Iterator[int]:
+    """Return the numbers of templates and cells: each is the name of a cgroup too."""
+    return itertools.count(1)

@@ -1,0 +1,161 @@
+"""Template: one bubblewrap with our process 1 in it, which has imported what its jobs need and forks cells."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.sandbox import Mount
+from omni_mcp.engines.sandbox.cell import Cell
+from omni_mcp.engines.sandbox.cgroup import Group
+from omni_mcp.engines.sandbox.channel import Channel, ChannelClosed
+from omni_mcp.engines.sandbox.failures import CellStuck, StartFailed
+from omni_mcp.engines.sandbox.launcher import Launcher
+from omni_mcp.engines.sandbox.output import Budget, Output
+from omni_mcp.engines.sandbox.profiles import Profile
+from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
+
+_WORDS_LIMIT_BYTES = 16 * 1024
+_WORDS_WAIT_S = 1.0
+_DEATH_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a template is made with: whom it runs as, what it sees, whether it gets a /proc."""
+
+    number: int
+    profile: Profile
+    mounts: tuple[Mount, ...]
+    uid: int | None
+    group: Group | None
+    proc: bool
+
+
+class Template:
+    """Made by `open`, asked for cells by `make_cell`, ended by `close`, which may be called at any time and twice."""
+
+    def __init__(self, plan: Plan, spawner: SpawnerLink, launcher: Launcher) -> None:
+        self.plan = plan
+        self.made = 0
+        self._spawner = spawner
+        self._launcher = launcher
+        self._channel: Channel | None = None
+        self._exited: asyncio.Future[int] | None = None
+        self._words: Output | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can still make a cell."""
+        if self._exited is None or self._exited.done():
+            return False
+        return self.plan.proc or self.made == 0  # without /proc it becomes its only cell
+
+    async def open(self) -> None:
+        """Start it and wait until it has imported what it is to have ready.
+
+        Raises:
+            StartFailed: with the words of whoever failed.
+        """
+        ours, theirs = socket.socketpair()
+        self._channel = Channel(ours)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self._words = Output(reader, Budget(_WORDS_LIMIT_BYTES, lambda: None))
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        plan = self.plan
+        request = self._launcher.request(
+            plan.number, profile=plan.profile, mounts=plan.mounts, uid=plan.uid, proc=plan.proc,
+            cgroups=plan.group.procs_files if plan.group else (),
+        )  # fmt: skip
+        try:
+            self._exited = await self._spawner.spawn(request, (nothing, nothing, writer, theirs.fileno()))
+        except SpawnerGone as error:
+            raise StartFailed("the process that starts cells has ended") from error
+        finally:
+            theirs.close()
+            os.close(writer)
+            os.close(nothing)
+        await self._wait_until_ready()
+
+    async def make_cell(self, number: int, group: Group | None) -> Cell:
+        """Fork a cell and wait until its wall stands; whoever gets it destroys it, and the group with it.
+
+        Raises:
+            StartFailed: with the words of whoever failed.
+        """
+        ours, theirs = socket.socketpair()
+        cell = Cell(number, Channel(ours), group, profile=self.plan.profile, environment=self._environment())
+        self.made += 1
+        try:
+            async with asyncio.timeout(self.plan.profile.start_limit_s):
+                with theirs:
+                    await self._open_channel.send({"kind": "cell"}, descriptors=(theirs.fileno(),))
+                await cell.wait_until_ready()
+        except TimeoutError as error:
+            await cell.destroy()
+            raise StartFailed(f"the cell was not ready after {self.plan.profile.start_limit_s:g} s") from error
+        except ChannelClosed as error:
+            await cell.destroy()
+            raise StartFailed(await self._last_words()) from error
+        except BaseException:
+            await cell.destroy()
+            raise
+        return cell
+
+    async def close(self) -> None:
+        """Kill it and every cell that came from it; returns when bubblewrap has ended.
+
+        Raises:
+            CellStuck: something of it does not die.
+        """
+        if self._channel is not None:
+            self._channel.close()
+        try:
+            if self._exited is not None and not self._exited.done():
+                await self._spawner.kill(self.plan.number)
+                await asyncio.wait([self._exited], timeout=_DEATH_LIMIT_S)
+                if not self._exited.done():
+                    raise CellStuck(f"template {self.plan.number} lives on after SIGKILL")
+        finally:
+            if self._words is not None:
+                await self._words.finish()
+
+    @property
+    def _open_channel(self) -> Channel:
+        if self._channel is None:
+            raise ChannelClosed
+        return self._channel
+
+    def _environment(self) -> dict[str, str]:
+        return {**self._launcher.environment(self.plan.profile), **self.plan.profile.environment}
+
+    async def _wait_until_ready(self) -> None:
+        limit_s = self.plan.profile.start_limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._open_channel.send(self._setup())
+                await self._open_channel.receive()
+        except TimeoutError as error:
+            raise StartFailed(f"the template was not ready after {limit_s:g} s") from error
+        except ChannelClosed as error:
+            raise StartFailed(await self._last_words()) from error
+
+    def _setup(self) -> JsonObject:
+        profile = self.plan.profile
+        return {
+            "tmpfs": self._launcher.own_directories(profile, self.plan.mounts),
+            "proc": self.plan.proc,
+            "unix_sockets": profile.unix_sockets,
+            "count_memory": self.plan.group is None,
+            "preload": list(profile.preload),
+        }
+
+    async def _last_words(self) -> str:
+        """Return what bubblewrap said before it ended."""
+        if self._exited is not None:
+            await asyncio.wait([self._exited], timeout=_WORDS_WAIT_S)
+        said = (await self._words.finish() if self._words else b"").decode(errors="replace").strip()
+        return said[-1000:] or "the cell ended before it was ready"

@@ -1,0 +1,85 @@
+"""The wall of one cell, from the inside: namespaces and mounts when it is prepared, the rest just before its job.
+
+Between the two only process 1 runs in it, which is ours. It holds capabilities in the cell's own user namespace and
+nowhere else, and `seal` gives them up for good. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import kernel
+import seccomp
+
+INSIDE_UID = 1000
+_NAMESPACES = (
+    kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWUTS
+)  # fmt: skip
+_HARMLESS = kernel.MS_NOSUID | kernel.MS_NODEV
+_FIRST_SIZE = "size=64k,nr_inodes=16,mode="  # until `seal` sets what the job may have
+
+Setup = dict[str, Any]
+
+
+def enter_namespaces() -> None:
+    """Leave every namespace of the template for a new one; the next fork is process 1 of the cell."""
+    kernel.set_dumpable(True)  # else /proc/self is root's
+    kernel.unshare(_NAMESPACES)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
+    _write("/proc/self/gid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
+
+
+def furnish(setup: Setup) -> list[str]:
+    """As process 1 of the new namespaces: own /proc, own empty directories, own loopback. Returns the layers."""
+    kernel.set_dumpable(False)
+    kernel.mount("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC)
+    for path in setup["tmpfs"]:
+        mode = "1777" if path in ("/tmp", "/dev/shm") else "0700"
+        kernel.mount("tmpfs", path, "tmpfs", _HARMLESS, _FIRST_SIZE + mode)
+    kernel.bring_loopback_up()
+    return ["own-namespaces", "loopback"]
+
+
+def seal(setup: Setup, limits: Setup) -> list[str]:
+    """Set sizes, then give up what a job must not have. Returns the layers now in force."""
+    kernel.unshare(kernel.CLONE_NEWCGROUP)  # by now the cell is in its cgroup, which becomes the root of what it sees
+    options = f"size={limits['disk_bytes']},nr_inodes={limits['inodes']}"
+    for path in setup["tmpfs"]:
+        kernel.mount("tmpfs", path, "tmpfs", kernel.MS_REMOUNT | _HARMLESS, options)
+    layers = ["tmpfs-limits"]
+    if setup["proc"]:
+        _write("/proc/sys/user/max_user_namespaces", "0")
+        layers.append("userns-limit")
+    kernel.drop_capabilities()
+    kernel.set_no_new_privileges()
+    kernel.set_dumpable(False)
+    kernel.install_filter(_filter(setup))
+    return [*layers, "capabilities", "no-new-privileges", "seccomp"]
+
+
+_filters: dict[tuple[bool, bool], bytes] = {}
+
+
+def prepare_filter(setup: Setup) -> None:
+    """Assemble the filter ahead of time: cells that are forked later share it."""
+    with contextlib.suppress(ValueError):  # no filter for this machine: the first cell says so
+        _filter(setup)
+
+
+def _filter(setup: Setup) -> bytes:
+    key = (setup["unix_sockets"], setup["count_memory"])
+    if key not in _filters:
+        _filters[key] = seccomp.build_filter(os.uname().machine, unix_sockets=key[0], count_memory=key[1])
+    return _filters[key]
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
