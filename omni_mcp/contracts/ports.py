@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from omni_mcp.contracts.approval import Approval
@@ -11,7 +12,7 @@ from omni_mcp.contracts.call import Call, Durable, Principal, Result
 from omni_mcp.contracts.events import Draft, RunEvent, RunKind
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
-from omni_mcp.contracts.sandbox import Connection, Isolation, Job, JobEnd, Streams
+from omni_mcp.contracts.sandbox import Connection, Isolation, Job, JobEnd, Served, Streams
 from omni_mcp.contracts.tool import CallKind, Entry
 
 
@@ -262,6 +263,26 @@ class Sandbox(Protocol):
             job: what to run.
             streams: pass output on while it comes; without, it is collected in the `JobEnd`.
             on_connection: told of each attempt to reach a host when it is over; must not block.
+        """
+        ...
+
+    def serve(
+        self,
+        job: Job,
+        *,
+        on_stderr: Callable[[bytes], None],
+        on_connection: Callable[[Connection], None] | None = None,
+    ) -> AbstractAsyncContextManager[Served]:
+        """Run a `lasting` job in one fresh cell until the context is left; then nothing of it is left.
+
+        Args:
+            job: what to run.
+            on_stderr: told of what it writes there, as it comes; must not block.
+            on_connection: as for `run`.
+
+        Raises:
+            SandboxUnavailable: the isolation that it demands cannot be had, or it cannot be started.
+            RateLimited: as many servers run as may.
         """
         ...
 

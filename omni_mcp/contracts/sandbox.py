@@ -53,6 +53,7 @@ class Mount:
     """One host directory or file that a job may see, at *inside*.
 
     `most_bytes` and `most_entries` are what a writable directory may hold while the job runs; None: as much as fits.
+    `as_owner` is the operator's word that a job may run as whoever owns the source, if that is not root.
     """
 
     source: Path
@@ -60,6 +61,7 @@ class Mount:
     writable: bool = False
     most_bytes: int | None = None
     most_entries: int | None = None
+    as_owner: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,7 @@ class Job:
     whether the regular files that the job leaves below `out/` come back. `egress` lists the `host:port` that it may
     reach through the gateway's proxy, `networks` the special address ranges that such a host may turn out to be in.
     A function that is `bundled` may run in the warmed interpreter; any other code is started as a program of its own.
+    A `lasting` job is a server: no limit on wall time, CPU time or output ends it.
     """
 
     profile: str
@@ -132,6 +135,19 @@ class Job:
     networks: tuple[str, ...] = ()
     credentials: tuple[Credential, ...] = ()
     bundled: bool = False
+    lasting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A server that runs in a cell: our ends of its pipes, and how it will have ended.
+
+    The descriptors are non-blocking and belong to the sandbox; they are closed when the server is left.
+    """
+
+    stdin: int
+    stdout: int
+    ended: Awaitable[JobEnd]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ async def test_a_call_that_is_cancelled_again_and_again_still_tidies_up(opened: 
 
         assert call.cancelled()
         await asyncio.to_thread(witness.wait_for_death)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 async def test_a_call_cancelled_at_any_moment_of_its_start_leaves_the_sandbox_usable(
@@ -192,4 +192,4 @@ async def test_no_descriptor_of_the_gateway_stays_after_jobs_of_every_end(opened
             await sandbox.run(in_shell("sleep 9", limits=limits(timeout_s=0.05)))
             await sandbox.run(in_shell("mkdir out; echo x > out/x", exports=True))
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

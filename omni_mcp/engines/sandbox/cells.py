@@ -13,19 +13,22 @@ from pathlib import Path, PurePosixPath
 
 import orjson
 
+from omni_mcp.contracts.errors import RateLimited, SandboxUnavailable
 from omni_mcp.contracts.json import JsonObject, depth_of
-from omni_mcp.contracts.sandbox import POSTURES, Connection, EndReason, Isolation, Job, JobEnd, Streams
+from omni_mcp.contracts.sandbox import POSTURES, Connection, EndReason, Isolation, Job, JobEnd, Served, Streams
 from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.jobrun import JobRun, Outcome
 from omni_mcp.engines.sandbox.launcher import Launcher, base_interpreter, covers_workspace
-from omni_mcp.engines.sandbox.pool import WARM_CELLS, Pool
+from omni_mcp.engines.sandbox.pipes import ServerPipes
+from omni_mcp.engines.sandbox.pool import WARM_CELLS, Pool, to_its_end
 from omni_mcp.engines.sandbox.probe import Missing, find_bwrap, probe
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, jobs_part, running_as_root
 
 WAITING_LIMIT = 256
 WAIT_LIMIT_S = 120.0
+SERVERS_LIMIT = 64
 RESULT_DEPTH = 64
 _ORDER_LIMIT_BYTES = 15 * 1024 * 1024  # process 1 refuses frames over 16 MiB
 _CRASH_EXIT = 70  # sandbox/worker.py, EXIT_CRASH
@@ -62,6 +65,7 @@ class BubblewrapSandbox:
         self.max_jobs = max_jobs
         self._slots = asyncio.Semaphore(max_jobs)
         self._waiting = 0
+        self._servers = 0
         self._waiting_limit = waiting_limit
         self._wait_limit_s = wait_limit_s
 
@@ -118,6 +122,51 @@ class BubblewrapSandbox:
         except StartFailed as error:
             return self._not_run(job, "start_failed", str(error))
         return self._end_of(job, profile, outcome, start_ms, hot=hot)
+
+    @asynccontextmanager
+    async def serve(
+        self, job: Job, *, on_stderr: Callable[[bytes], None], on_connection: OnConnection | None = None
+    ) -> AsyncIterator[Served]:
+        """Run a `lasting` job in one fresh cell until the context is left; then nothing of it is left.
+
+        Raises:
+            SandboxUnavailable: the isolation that it demands cannot be had, or it cannot be started.
+            RateLimited: as many servers run as may.
+        """
+        profile = self._profiles.get(job.profile)
+        fault = f"there is no sandbox profile {job.profile!r}" if profile is None else fault_of(job)
+        fault = fault or (self._lacking(job, profile) if profile is not None else "")
+        if fault or profile is None or self._pool is None:
+            raise SandboxUnavailable("the server cannot be started here", detail=fault or "there is no sandbox here")
+        if self._servers >= SERVERS_LIMIT:
+            raise RateLimited("too many servers run already", detail=f"{self._servers} servers run", data={})
+        self._servers += 1
+        try:
+            async with self._served(self._pool, profile, job, on_stderr, on_connection or _tell_nobody) as served:
+                yield served
+        except StartFailed as error:
+            raise SandboxUnavailable("the server cannot be started here", detail=str(error)) from error
+        finally:
+            self._servers -= 1
+
+    @asynccontextmanager
+    async def _served(
+        self, pool: Pool, profile: Profile, job: Job, on_stderr: Callable[[bytes], None], on_connection: OnConnection
+    ) -> AsyncIterator[Served]:
+        async with pool.cell(profile, job.mounts) as (cell, hot):
+            pipes = ServerPipes(on_stderr)
+            run = JobRun(cell, job, pipes=pipes, on_connection=on_connection)
+
+            async def its_end() -> JobEnd:
+                return self._end_of(job, profile, await run.to_its_end(), 0.0, hot=hot)
+
+            ended = asyncio.ensure_future(its_end())
+            try:
+                yield Served(stdin=pipes.stdin, stdout=pipes.stdout, ended=ended)
+            finally:
+                await to_its_end(cell.kill())
+                await asyncio.wait([ended])
+                pipes.close()
 
     async def _take_slot(self) -> bool:
         if self._slots.locked() and self._waiting >= self._waiting_limit:

@@ -20,7 +20,7 @@ from omni_mcp.engines.sandbox.export import Exported, export_and_close
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.growth import Growth, growths_of
 from omni_mcp.engines.sandbox.launcher import proxy_environment
-from omni_mcp.engines.sandbox.pipes import Pipes
+from omni_mcp.engines.sandbox.pipes import JobPipes, Pipes
 from omni_mcp.engines.sandbox.watch import measure
 
 _WATCH_EVERY_S = 0.1
@@ -54,7 +54,7 @@ class JobRun:
     """
 
     def __init__(
-        self, cell: Cell, job: Job, *, streams: Streams | None = None,
+        self, cell: Cell, job: Job, *, pipes: JobPipes | None = None, streams: Streams | None = None,
         on_connection: Callable[[Connection], None] = lambda connection: None,
     ) -> None:  # fmt: skip
         self._cell = cell
@@ -63,7 +63,7 @@ class JobRun:
         self._grant = _grant_of(job)
         self._growths = growths_of(job)
         self._over: asyncio.Future[EndReason | None] = asyncio.get_running_loop().create_future()
-        self._pipes = Pipes(job, streams, lambda: self._end("output_limit"))
+        self._pipes = pipes or Pipes(job, streams, lambda: self._end("output_limit"))
         self._outcome = Outcome()
 
     async def to_its_end(self) -> Outcome:
@@ -94,7 +94,7 @@ class JobRun:
         for task in tasks:
             task.add_done_callback(self._on_task_done)
         try:
-            async with asyncio.timeout(self._job.limits.timeout_s):
+            async with asyncio.timeout(None if self._job.lasting else self._job.limits.timeout_s):
                 self._outcome.cause = await asyncio.shield(self._over)
         except TimeoutError:
             self._end("timeout")
@@ -170,6 +170,8 @@ class JobRun:
             "RLIMIT_MEMLOCK": (1 << 20, 1 << 20),
             "RLIMIT_MSGQUEUE": (0, 0),
         }
+        if self._job.lasting:
+            del rlimits["RLIMIT_CPU"]
         if self._cell.group is None:
             rlimits["RLIMIT_DATA"] = (limits.memory_mib << 20, limits.memory_mib << 20)
         return rlimits
@@ -200,7 +202,8 @@ class JobRun:
             cpu_s = usage.cpu_s
             if usage.memory_bytes > limits.memory_mib << 20:
                 return "memory"
-        return "cpu_time" if cpu_s is not None and cpu_s > limits.cpu_s else None
+        over = cpu_s is not None and cpu_s > limits.cpu_s and not self._job.lasting
+        return "cpu_time" if over else None
 
     async def _collect(self) -> None:
         """Take what the job left. The order matters: nothing of it may run while we look."""

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from omni_mcp.contracts.sandbox import Job, Streams
 from omni_mcp.engines.sandbox.output import Budget, Output
+
+
+class JobPipes(Protocol):
+    """What a job is given to read and write, and what is taken from it."""
+
+    given: tuple[int, ...]
+
+    @property
+    def bytes_out(self) -> int:
+        """What came so far."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether more came than may."""
+        ...
+
+    def close_given(self) -> None:
+        """Close our copies of the job's descriptors: it has its own now."""
+        ...
+
+    async def finish(self) -> Mapping[str, bytes]:
+        """Take what is left and close everything; returns what was kept of stdout, stderr and result."""
+        ...
 
 
 class Pipes:
@@ -34,25 +59,56 @@ class Pipes:
 
     @property
     def bytes_out(self) -> int:
-        """What came so far."""
         return sum(budget.taken for budget in self._budgets)
 
     @property
     def over(self) -> bool:
-        """Whether more came than may."""
         return any(budget.over for budget in self._budgets)
 
     def close_given(self) -> None:
-        """Close our copies of the job's descriptors: it has its own now."""
         for descriptor in self.given:
             os.close(descriptor)
         self.given = ()
 
     async def finish(self) -> Mapping[str, bytes]:
-        """Take what is left and close everything; returns what was kept of stdout, stderr and result."""
         self.close_given()
         names = ("stdout", "stderr", "result")
         return {name: await output.finish() for name, output in zip(names, self._outputs, strict=True)}
+
+
+class ServerPipes:
+    """Of a server: stdin and stdout are for whoever speaks with it, stderr is passed on while it comes."""
+
+    def __init__(self, on_stderr: Callable[[bytes], None]) -> None:
+        stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
+        self.stdout, stdout = os.pipe2(os.O_CLOEXEC)
+        reader, stderr = os.pipe2(os.O_CLOEXEC)
+        self.given: tuple[int, ...] = (stdin, stdout, stderr, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+        for descriptor in (self.stdin, self.stdout):
+            os.set_blocking(descriptor, False)
+
+        async def pass_on(data: bytes) -> None:
+            on_stderr(data)
+
+        self._stderr = Output(reader, Budget(sys.maxsize, lambda: None), pass_on)
+
+    bytes_out = 0
+    over = False
+
+    def close_given(self) -> None:
+        for descriptor in self.given:
+            os.close(descriptor)
+        self.given = ()
+
+    async def finish(self) -> Mapping[str, bytes]:
+        self.close_given()
+        await self._stderr.finish()
+        return {"stdout": b"", "stderr": b"", "result": b""}
+
+    def close(self) -> None:
+        """Close our ends: not before whoever speaks with the server has let go of them."""
+        os.close(self.stdin)
+        os.close(self.stdout)
 
 
 def _sealed_file(content: bytes) -> int:

@@ -49,15 +49,24 @@ def owner_of(mounts: Sequence[Mount], uids: range | None, *, workspace: str) -> 
     """
     if uids is None:
         return None
-    try:
-        owners = {(mount.source.lstat().st_uid, mount.writable) for mount in mounts
-                  if mount.writable or mount.inside == workspace}  # fmt: skip
-    except OSError as error:
-        raise StartFailed(f"a directory of the job is missing: {error.strerror}") from error
-    ours = {uid for uid, _ in owners if uid in uids}
-    if len(ours) > 1 or any(writable and uid not in ours for uid, writable in owners):
-        raise StartFailed("the job's writable directories must belong to one uid of the sandbox's range")
-    return ours.pop() if ours else None
+    wanted: set[int] = set()
+    for mount in mounts:
+        if not (mount.writable or mount.inside == workspace):
+            continue
+        try:
+            uid = mount.source.stat().st_uid if mount.as_owner else mount.source.lstat().st_uid
+        except OSError as error:
+            raise StartFailed(f"a directory of the job is missing: {error.strerror}") from error
+        if uid in uids or (mount.as_owner and uid != 0):
+            wanted.add(uid)
+        elif mount.writable:
+            raise StartFailed(
+                f"{mount.source} belongs to uid {uid}: no job runs as that, so none can write to it"
+                if mount.as_owner else "a writable directory of the job belongs to no uid of the sandbox's range"
+            )  # fmt: skip
+    if len(wanted) > 1:
+        raise StartFailed("the job's directories belong to several users, and it can run as one only")
+    return wanted.pop() if wanted else None
 
 
 def running_as_root() -> bool:

@@ -31,6 +31,7 @@ class Attempt:
     def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
         self._began_at_ns = time.monotonic_ns()
+        self._took_ns = 0
         self._host = ""
         self._reason: Reason | None = None
         self._open = False
@@ -70,12 +71,18 @@ class Attempt:
         self._allowance.take(count)
         self._received += count
 
+    def stops(self) -> None:
+        """Stop the clock: what follows is courtesy."""
+        self._took_ns = self._took_ns or time.monotonic_ns() - self._began_at_ns
+
     def ends(self, reason: Reason) -> None:
-        """Note why it goes no further; the first reason stays."""
-        self._reason = self._reason or reason
+        """Note why it goes no further; the first reason stays, and none is added once the clock has stopped."""
+        if not self._took_ns:
+            self._reason = self._reason or reason
 
     def report(self) -> Connection:
         """Return what goes into the record. A connection that one side closes has been open all the same."""
+        self.stops()
         return Connection(
             host=self._host,
             port=self.port,
@@ -85,7 +92,7 @@ class Attempt:
             address=self.address,
             bytes_sent=self._sent,
             bytes_received=self._received,
-            duration_ms=round((time.monotonic_ns() - self._began_at_ns) / 1e6, 3),
+            duration_ms=round(self._took_ns / 1e6, 3),
             credential=self.credential,
         )
 

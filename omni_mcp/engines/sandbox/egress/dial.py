@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from omni_mcp.engines.sandbox.egress.grant import EgressGrant
 from omni_mcp.engines.sandbox.egress.limits import EgressLimits
 from omni_mcp.engines.sandbox.egress.stream import Stream, deadline
 from omni_mcp.engines.sandbox.egress.target import Address, Target
+from omni_mcp.engines.sandbox.egress.trust import Trust
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]  # a name and a port to addresses as text
 
@@ -30,7 +30,7 @@ class Outside:
     grant: EgressGrant
     limits: EgressLimits
     resolve: Resolve
-    tls: ssl.SSLContext
+    trust: Trust
 
 
 async def dial(target: Target, *, outside: Outside, attempt: Attempt, secure: bool, clear_secret: bool) -> Stream:
@@ -52,9 +52,10 @@ async def dial(target: Target, *, outside: Outside, attempt: Attempt, secure: bo
         addresses = await _addresses(target, outside)
         if clear_secret and any(is_public(address) for address in addresses):
             raise Ended("credential_needs_tls")
+        tls = await outside.trust.get_context() if secure else None
         sock = await _connect(addresses, target.port, attempt)
         try:
-            return await Stream.over(sock, tls=outside.tls if secure else None, host=target.host)
+            return await Stream.over(sock, tls=tls, host=target.host)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; a name that TLS cannot carry a ValueError
             sock.close()
             raise Ended("tls_failed") from error

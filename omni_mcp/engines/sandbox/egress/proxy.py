@@ -23,9 +23,10 @@ from omni_mcp.engines.sandbox.egress.names import SystemResolver
 from omni_mcp.engines.sandbox.egress.plain import serve_request
 from omni_mcp.engines.sandbox.egress.request import read_request
 from omni_mcp.engines.sandbox.egress.stream import Stream, deadline
+from omni_mcp.engines.sandbox.egress.trust import Trust
 from omni_mcp.engines.sandbox.egress.tunnel import serve_tunnel
 
-_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_NOTHING_THERE = frozenset((errno.EAGAIN, errno.EINTR, errno.ECONNABORTED))
 _PAUSE_S = 0.1
 
 
@@ -48,13 +49,12 @@ async def serve_egress(
         grant: what the job may reach.
         on_connection: told of each connection once, when it is over. Must not block or raise.
         resolve: asks for the addresses of a name, once per connection. Default: the machine's resolver.
-        tls: how `https://` requests check the host. Default: the machine's certificate authorities.
+        tls: how `https://` requests check the host. Default: the machine's certificate authorities,
+            read anew for each job that needs them, so a gateway with many jobs passes one.
         limits: how much, how many, how long.
     """
     with SystemResolver() as system:
-        outside = Outside(
-            grant=grant, limits=limits, resolve=resolve or system, tls=tls or ssl.create_default_context()
-        )
+        outside = Outside(grant=grant, limits=limits, resolve=resolve or system, trust=Trust(tls))
         door = _Door(listener, outside, on_connection)
         try:
             yield
@@ -105,7 +105,7 @@ class _Door:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
+            if error.errno not in _NOTHING_THERE:  # out of descriptors, for instance; asking again at once would spin
                 self._stop_listening()
                 self._pause = self._loop.call_later(_PAUSE_S, self._listen)
             return
@@ -145,6 +145,7 @@ async def _serve(sock: socket.socket, attempt: Attempt, outside: Outside, *, ful
         except Ended as ended:
             attempt.ends(ended.reason)
             await _explain(job, attempt, ended, outside.limits)
+        attempt.stops()
         await job.linger(outside.limits.linger_s)
     finally:
         await job.close()
