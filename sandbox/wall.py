@@ -19,7 +19,7 @@ _NAMESPACES = (
     | kernel.CLONE_NEWUTS
 )  # fmt: skip
 _HARMLESS = kernel.MS_NOSUID | kernel.MS_NODEV
-_FIRST_SIZE = "size=64k,nr_inodes=16,mode="  # until `seal` sets what the job may have
+_FIRST_SIZE = "size=64k,nr_inodes=256,mode="  # until `seal` sets what the job may have
 
 Setup = dict[str, Any]
 
@@ -38,10 +38,29 @@ def furnish(setup: Setup) -> list[str]:
     kernel.set_dumpable(False)
     kernel.mount("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC)
     for path in setup["tmpfs"]:
+        beneath = [_held(place) for place in setup["mounts"] if place.startswith(f"{path}/")]
         mode = "1777" if path in ("/tmp", "/dev/shm") else "0700"
         kernel.mount("tmpfs", path, "tmpfs", _HARMLESS, _FIRST_SIZE + mode)
+        for place, handle in beneath:
+            _bind_again(place, handle)
     kernel.bring_loopback_up()
     return ["own-namespaces", "loopback"]
+
+
+def _held(place: str) -> tuple[str, int]:
+    return place, os.open(place, os.O_PATH | os.O_CLOEXEC)
+
+
+def _bind_again(place: str, handle: int) -> None:
+    """Put what the template has at *place* there again: a new empty directory has just hidden it."""
+    itself = f"/proc/self/fd/{handle}"
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    if os.path.isdir(itself):
+        os.mkdir(place)
+    else:
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
+    kernel.mount(itself, place, "none", kernel.MS_BIND)
+    os.close(handle)
 
 
 def seal(setup: Setup, limits: Setup) -> list[str]:

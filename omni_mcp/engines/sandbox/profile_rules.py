@@ -10,6 +10,7 @@ CELL_HOME = "/home/cell"
 # Closed with all that is below: the kernel's and the system's own, and what a cell has of its own at that place.
 _CLOSED = (
     "/proc", "/sys", "/dev", "/run", "/var/run", "/boot", "/lost+found",
+    "/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh", "/etc/ssl/private",
     "/tmp", "/var/tmp", "/workspace", "/sandbox", "/packages", "/shares", CELL_HOME,
 )  # fmt: skip
 # Too wide as a whole: name the directory below that is meant.
@@ -67,7 +68,13 @@ def profile_name_fault(name: str) -> str:
 
 
 def _is_plain_path(path: str) -> bool:
-    return path.startswith("/") and path.isprintable() and len(path) <= 1024 and path == os.path.normpath(path)
+    return (
+        path.startswith("/")
+        and path[:2] != "//"
+        and path.isprintable()
+        and len(path) <= 1024
+        and path == os.path.normpath(path)
+    )
 
 
 def _is_within(path: str, top: str) -> bool:

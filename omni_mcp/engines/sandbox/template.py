@@ -147,6 +147,7 @@ class Template:
         profile = self.plan.profile
         return {
             "tmpfs": self._launcher.own_directories(profile, self.plan.mounts),
+            "mounts": [mount.inside for mount in self.plan.mounts],
             "proc": self.plan.proc,
             "unix_sockets": profile.unix_sockets,
             "count_memory": self.plan.group is None,

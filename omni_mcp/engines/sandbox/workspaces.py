@@ -79,21 +79,26 @@ class Workspaces:
         """Bytes and entries that one workspace may hold."""
         return self._quota_bytes, self._quota_entries
 
-    def directory(self, project: str, kind: Literal["files", "state"]) -> Path:
+    def directory(self, project: str, kind: str, *, owner: int | None = None) -> Path:
         """Return the directory, made if it is missing, open to its owner.
+
+        Args:
+            project: whose.
+            kind: which of theirs: `files`, `state`, …
+            owner: whom a new one is to belong to, under a root gateway; None: to a uid of the project's own.
 
         Raises:
             WorkspaceRefused: it is a link, or somebody else's, or there is no uid left for a new project.
         """
         with self._lock:  # two new projects at once must not choose the same uid
-            return self._directory(project, kind)
+            return self._directory(project, kind, owner)
 
-    def _directory(self, project: str, kind: str) -> Path:
+    def _directory(self, project: str, kind: str, wanted: int | None) -> Path:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         home = self._root / directory_name(project)
         home.mkdir(mode=0o700, exist_ok=True)
         place = home / kind
-        owner = self._owner(home)
+        owner = self._owner(home, wanted)
         if not place.is_symlink() and not place.exists():
             place.mkdir(mode=0o700)
             if owner is not None:
@@ -142,12 +147,17 @@ class Workspaces:
     def _is_full(self, fill: Fill) -> bool:
         return fill.exceeds(self._quota_bytes, self._quota_entries)
 
-    def _owner(self, home: Path) -> int | None:
+    def _owner(self, home: Path, wanted: int | None) -> int | None:
         """Return the project's uid under a root gateway, chosen now if it has none; None for an ordinary user."""
         if self._uids is None:
             return None
         mine = home.lstat().st_uid
-        if mine in self._uids:
+        if wanted is not None:
+            if mine not in (0, wanted):
+                raise WorkspaceRefused(f"{home} belongs to uid {mine} and not to {wanted}; remove it to start afresh")
+            os.chown(home, wanted, wanted)
+            return wanted
+        if mine != 0:
             return mine
         taken = {entry.stat(follow_symlinks=False).st_uid for entry in os.scandir(self._root)}
         free = next((uid for uid in self._uids if uid not in taken), None)

@@ -74,7 +74,7 @@ async def _addresses(target: Target, outside: Outside) -> list[Address]:
     if not answer:
         raise Ended("not_resolved")
     found = [address for text in answer if (address := parse_address(text)) is not None]
-    allowed = [address for address in dict.fromkeys(found) if outside.grant.may_dial(target, address)]
+    allowed = [address for address in dict.fromkeys(found) if outside.grant.may_lead_to(address)]
     if not allowed:
         raise Ended("private_address")
     return allowed[:_MOST_ADDRESSES]

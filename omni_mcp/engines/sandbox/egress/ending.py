@@ -60,8 +60,11 @@ def verdict_of(reason: Reason) -> Verdict:
     return "failed" if reason in _FAILED else "refused"
 
 
-def answer_to(reason: Reason, *, host: str, port: int) -> bytes:
-    """Return the HTTP response that tells a job why, or nothing where there is nobody to tell."""
+def answer_to(reason: Reason, *, method: str, host: str, port: int) -> bytes:
+    """Return the HTTP response that tells a job why, or nothing where there is nobody to tell.
+
+    It is JSON with `error`, `host`, `port` and `reason`; HEAD gets the header `X-Omni-Error` only.
+    """
     if reason not in _STATUS:
         return b""
     status, phrase = _STATUS[reason]
@@ -75,4 +78,4 @@ def answer_to(reason: Reason, *, host: str, port: int) -> bytes:
         f"Content-Length: {len(body)}\r\n"
         "Connection: close\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode() + (b"" if method == "HEAD" else body)

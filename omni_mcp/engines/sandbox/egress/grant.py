@@ -47,9 +47,9 @@ class EgressGrant:
         """Whether the job may reach *target* at all."""
         return any(rule.covers(target) for rule in self._rules)
 
-    def may_dial(self, target: Target, address: Address) -> bool:
-        """Whether *address* may be dialled for *target*, which is covered."""
-        return target.address == address or (target.address is None and may_be_dialled(address, self._networks))
+    def may_lead_to(self, address: Address) -> bool:
+        """Whether *address* may be dialled for a name that is covered."""
+        return may_be_dialled(address, self._networks)
 
     def credentials_for(self, target: Target) -> tuple[Credential, ...]:
         """Return the headers that go along with a request to *target*."""

@@ -109,14 +109,17 @@ async def read_fields(reader: asyncio.StreamReader) -> Fields:
 
 
 async def read_line(reader: asyncio.StreamReader, *, most_bytes: int) -> bytes:
-    """Read one line without its CRLF. Raises as `read_request_line` does; a bare LF or CR is malformed."""
+    """Read one line without its CRLF. Raises as `read_request_line` does; a bare LF is malformed.
+
+    A CR within a line is left to the patterns of whoever asked: none lets a control character through.
+    """
     try:
         line = await reader.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
         raise EOFError from error
     except asyncio.LimitOverrunError as error:
         raise Malformed("long line") from error
-    if not line.endswith(b"\r\n") or len(line) - 2 > most_bytes or b"\r" in line[:-2]:
+    if not line.endswith(b"\r\n") or len(line) - 2 > most_bytes:
         raise Malformed("line")
     return line[:-2]
 

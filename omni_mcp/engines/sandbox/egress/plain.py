@@ -123,6 +123,8 @@ async def _pass_answer(
             await _copy(pieces, shown, job, count=attempt.receives, idle_s=idle_s)
     except (Malformed, EOFError) as error:
         raise Ended("bad_response") from error
+    except OSError as error:
+        raise Ended("bad_response" if host.reader.exception() is not None else "closed") from error
 
 
 async def _copy(

@@ -178,6 +178,6 @@ async def _explain(job: Stream, attempt: Attempt, ended: Ended, limits: EgressLi
         return
     try:
         async with deadline(limits.linger_s):
-            await job.send(answer_to(ended.reason, host=attempt.host, port=attempt.port))
+            await job.send(answer_to(ended.reason, method=attempt.method, host=attempt.host, port=attempt.port))
     except (Ended, OSError):
         return

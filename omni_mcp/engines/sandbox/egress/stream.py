@@ -36,14 +36,20 @@ class Stream:
         return cls(sock, reader, writer)
 
     async def send(self, data: bytes) -> None:
-        """Write *data* and wait until there is room for more."""
+        """Write *data* and wait until there is room for more.
+
+        Raises:
+            OSError: the other side has gone.
+        """
+        if self._writer.is_closing():
+            raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()
 
     def end_sending(self) -> None:
         """Tell the other side that no more will come."""
         with contextlib.suppress(OSError):
-            if self._writer.can_write_eof():
+            if self._writer.can_write_eof() and not self._writer.is_closing():
                 self._writer.write_eof()
 
     def reset_on_close(self) -> None:

@@ -33,7 +33,8 @@ async def serve_tunnel(job: Stream, target: Target, *, outside: Outside, attempt
             first = b"" if target.address is not None else await _checked_hello(job, target)
         attempt.sends(len(first))
         attempt.opened()
-        await host.send(first)
+        async with deadline(outside.limits.idle_s):
+            await host.send(first)
         await splice(job, host, attempt=attempt, idle_s=outside.limits.idle_s)
     finally:
         await host.close()

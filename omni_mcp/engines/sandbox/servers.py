@@ -1,0 +1,133 @@
+"""ServerCells: starts MCP servers that speak over pipes, each in a cell with a home, caches and hosts of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omni_mcp.contracts.errors import SandboxUnavailable
+from omni_mcp.contracts.ports import Sandbox
+from omni_mcp.contracts.sandbox import Connection, Credential, Job, Mount, Served
+from omni_mcp.engines.sandbox.launcher import HOME
+from omni_mcp.engines.sandbox.profiles import Profile
+from omni_mcp.engines.sandbox.uids import running_as_root
+from omni_mcp.engines.sandbox.workspaces import WorkspaceRefused, Workspaces
+
+_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLaunch:
+    """What it takes to start one server. `environment` holds secrets, so it stays out of every `repr`.
+
+    `directories` are what the operator named, each seen at its own path; `networks` as in `Job`.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    profile: str = "server"
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    directories: tuple[Mount, ...] = ()
+    hosts: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    credentials: tuple[Credential, ...] = ()
+
+
+class Tail:
+    """The last that a server wrote to its stderr."""
+
+    def __init__(self, limit_bytes: int = _TAIL_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._kept = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Keep *data*, and forget the oldest where that is too much."""
+        self._kept += data
+        del self._kept[: max(0, len(self._kept) - self._limit_bytes)]
+
+    def text(self) -> str:
+        """Return what is kept; a line that was cut at the front is left out. Not masked."""
+        kept = bytes(self._kept)
+        if len(kept) == self._limit_bytes:
+            kept = kept.partition(b"\n")[2]
+        return kept.decode(errors="replace")
+
+
+class ServerCells:
+    """Starts servers in *sandbox*. Homes and caches stand below *root*, by server, and survive restarts.
+
+    *secrets* are the operator's, by name, for profiles that hand some to their servers.
+    """
+
+    def __init__(
+        self, sandbox: Sandbox, profiles: Mapping[str, Profile], root: Path, *, secrets: Mapping[str, str]
+    ) -> None:
+        self._sandbox = sandbox
+        self._profiles = profiles
+        self._places = Workspaces(root)
+        self._secrets = secrets
+
+    @asynccontextmanager
+    async def start(
+        self, launch: ServerLaunch, *, tail: Tail, on_connection: Callable[[Connection], None] | None = None
+    ) -> AsyncIterator[Served]:
+        """Run the server until the context is left; its stderr goes to *tail*.
+
+        Raises:
+            SandboxUnavailable: it cannot be started as it is to be; nothing was started.
+            RateLimited: as many servers run as may.
+        """
+        job = self._job(launch)
+        async with self._sandbox.serve(job, on_stderr=tail.add, on_connection=on_connection) as served:
+            yield served
+
+    def _job(self, launch: ServerLaunch) -> Job:
+        profile = self._profiles.get(launch.profile)
+        if profile is None:
+            raise _refused(f"there is no sandbox profile {launch.profile!r}")
+        try:
+            mounts = (*self._kept(launch, profile), *launch.directories)
+        except (WorkspaceRefused, OSError) as error:
+            raise _refused(f"what the server keeps: {error}") from error
+        missing = sorted(name for name in profile.secrets.values() if name not in self._secrets)
+        if missing:
+            raise _refused(f"the profile hands out secrets that omni.toml does not have: {', '.join(missing)}")
+        return Job(
+            profile=launch.profile, argv=launch.argv, mounts=mounts, limits=profile.limits, posture=profile.posture,
+            environment={
+                **{variable: self._secrets[name] for variable, name in profile.secrets.items()}, **launch.environment
+            },
+            egress=(*profile.hosts, *launch.hosts), networks=launch.networks, credentials=launch.credentials,
+            lasting=True,
+        )  # fmt: skip
+
+    def _kept(self, launch: ServerLaunch, profile: Profile) -> tuple[Mount, ...]:
+        """Return the mounts of what survives the server: its home, its caches."""
+        owner = _owner_of(launch.directories)
+        wanted = {"home": HOME} if profile.home == "kept" else {}
+        wanted |= {f"cache-{name}": inside for name, inside in profile.caches.items()}
+        share = (profile.cache_mib << 20) // max(1, len(wanted))
+        return tuple(
+            Mount(
+                source=self._places.directory(launch.name, kind, owner=owner), inside=inside, writable=True,
+                most_bytes=share, most_entries=profile.limits.inodes, as_owner=True,
+            )
+            for kind, inside in wanted.items()
+        )  # fmt: skip
+
+
+def _owner_of(directories: tuple[Mount, ...]) -> int | None:
+    """Return who owns the writable directories that the operator named: the server has to be them."""
+    if not running_as_root():
+        return None
+    owners = {os.stat(mount.source).st_uid: mount.source for mount in directories if mount.writable}
+    if 0 in owners:
+        raise WorkspaceRefused(f"{owners[0]} belongs to root and no server runs as root; give it to another user")
+    return next(iter(owners), None)
+
+
+def _refused(detail: str) -> SandboxUnavailable:
+    return SandboxUnavailable("the server cannot be started here", detail=detail)
