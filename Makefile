@@ -42,9 +42,10 @@ faults:  ## kill -9 at every point of a call, SEEDS times
 	@.ci/setup dev
 	$(BIN)/python tests/faults/run.py --seeds $(SEEDS)
 
-soak:  ## thousands of calls through one gateway; descriptors, processes and memory before and after
+soak:  ## thousands of calls and 10,000 jobs; descriptors, processes and memory before and after
 	@.ci/setup dev
 	$(BIN)/python tests/bench/soak.py
+	$(BIN)/python tests/bench/soak_cells.py
 
 bench:  ## timings, as ratios measured in one run
 	@.ci/setup dev

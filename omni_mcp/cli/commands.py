@@ -27,7 +27,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "retention": ("omni_mcp.cli.audit", "retention", "Erase runs that are older than the limit."),
     "db": ("omni_mcp.cli.audit", "db", "Maintain the database: rebuild projections."),
     "tools": ("omni_mcp.cli.tools", "tools", "List, show and lint tools."),
+    "sandbox": ("omni_mcp.cli.sandbox", "sandbox", "Run a command in a cell; list, show and check sandbox profiles."),
     "contracts": ("omni_mcp.cli.contracts", "contracts", "Print the JSON Schemas of what is recorded and read."),
     "errors": ("omni_mcp.cli.contracts", "errors", "Print the failure catalogue."),
+    "add": ("omni_mcp.cli.servers", "add", "Add a server behind the gateway: a command or a URL."),
+    "servers": ("omni_mcp.cli.servers", "servers", "List, add, change and remove the servers behind the gateway."),
+    "import": (
+        "omni_mcp.cli.importing",
+        "import_servers",
+        "Add the servers of your clients: Claude Desktop, Claude Code, Cursor, VS Code, Codex.",
+    ),
+    "connect": ("omni_mcp.cli.connect", "connect", "Write this gateway into a client's configuration."),
+    "disconnect": ("omni_mcp.cli.connect", "disconnect", "Take this gateway out of a client's configuration."),
     "keys": ("omni_mcp.cli.keys", "keys", "Create, list and revoke client tokens."),
 }

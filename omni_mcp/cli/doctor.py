@@ -21,6 +21,7 @@ from typing import Literal
 import click
 import orjson
 
+from omni_mcp.cli.postures import BETTER, NOT_STOPPED
 from omni_mcp.cli.status import find_status
 from omni_mcp.config import Settings, load_settings, read_secrets
 from omni_mcp.contracts.errors import ConfigError
@@ -113,9 +114,7 @@ def isolation_of(gateway: JsonObject) -> Isolation | None:
 async def probe_isolation(settings: Settings) -> Isolation:
     """Make a real cell and say what it got."""
     place = bundled("sandbox")
-    async with open_sandbox(
-        profiles=load_profiles(place / "profiles"), sandbox_dir=place, use_cgroups=settings.sandbox.cgroups
-    ) as sandbox:
+    async with open_sandbox(profiles={}, sandbox_dir=place, use_cgroups=settings.sandbox.cgroups) as sandbox:
         return sandbox.isolation()
 
 
@@ -177,7 +176,30 @@ def check_isolation(patient: Patient) -> Iterator[Finding]:
     yield Finding(name="isolation", level=level, text=f"{isolation.posture}: {layers}", next=hint)
     for layer, reason in isolation.missing.items():
         yield Finding(name=f"layer {layer}", level="warn", text="missing", next=reason)
+    better = BETTER[isolation.posture]
+    yield Finding(
+        name="not stopped", level="warn" if better else "ok", text=NOT_STOPPED[isolation.posture], next=better
+    )
     yield from _kernel_switches()
+
+
+def check_profiles(patient: Patient) -> Iterator[Finding]:
+    """Sandbox profiles, shipped and own: which are faulty, and which demand more than this machine gives."""
+    try:
+        profiles = load_profiles(bundled("sandbox") / "profiles", own=patient.home.profiles)
+    except ConfigError as error:
+        yield from _faults("profiles", error)
+        return
+    here = patient.isolation
+    unmet = [name for name, profile in sorted(profiles.items()) if not here.at_least(profile.posture)]
+    if not unmet:
+        yield Finding(name="profiles", level="ok", text=f"{len(profiles)}, each can have what it demands")
+    for name in unmet:
+        text = f"{name} demands {profiles[name].posture}, {here.posture} can be had: its jobs are refused"
+        hint = (
+            f"mend the missing layers, or accept less in {patient.home.profiles / name}.toml (docs/sandbox-profiles.md)"
+        )
+        yield Finding(name="profiles", level="warn", text=text, next=hint)
 
 
 def check_permissions(patient: Patient) -> Iterator[Finding]:
@@ -185,7 +207,7 @@ def check_permissions(patient: Patient) -> Iterator[Finding]:
     home = patient.home
     for name, path in (
         ("home", home.config), ("data", home.data), ("policies", home.policies), ("manifests", home.manifests),
-        ("runtime", home.runtime), ("secrets", home.secrets),
+        ("profiles", home.profiles), ("runtime", home.runtime), ("secrets", home.secrets),
     ):  # fmt: skip
         yield _directory_finding(f"{name} directory", path)
     for name, path in (("keys file", home.keys_file), ("token file", home.token_file)):
@@ -259,7 +281,8 @@ def check_gateway(patient: Patient) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    check_python, check_sqlite, check_isolation, check_permissions, check_room, check_files, check_gateway,
+    check_python, check_sqlite, check_isolation, check_profiles, check_permissions, check_room, check_files,
+    check_gateway,
 )  # fmt: skip
 
 

@@ -28,8 +28,9 @@ from omni_mcp.config import LimitSettings, Settings
 from omni_mcp.protocol.frames import Request
 from omni_mcp.serving.session import Nowhere
 from omni_mcp.testing import ALLOW_ALL, ANN, Canary, local_gateway
+from tests.bench import cells, log_append, policy_decide
 from tests.bench import gateway as world
-from tests.bench import log_append, policy_decide
+from tests.bench.rows import Row, at_least, at_most
 from tests.clients.running import OMNI, Place, Running
 
 CALLS = {
@@ -38,31 +39,6 @@ CALLS = {
     "cell (text_hash)": ("tools__text_hash", {"text": "x"}, 60),
 }
 ROADS = ("http modern", "http handshake", "stdio shim")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One number, beside what is to be reached, and beside the floor where one was measured."""
-
-    what: str
-    measured: float
-    unit: str
-    reach: str = ""
-    met: bool | None = None
-    floor: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """The number as a multiple of the floor."""
-        return self.measured / self.floor if self.floor else None
-
-
-def at_most(what: str, measured: float, unit: str, limit: float, **more: Any) -> Row:
-    return Row(what, measured, unit, f"≤ {limit:g}", measured <= limit, **more)
-
-
-def at_least(what: str, measured: float, unit: str, limit: float, **more: Any) -> Row:
-    return Row(what, measured, unit, f"≥ {limit:g}", measured >= limit, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +212,8 @@ async def measure(*, quick: bool, said: Callable[[str], None]) -> list[Row]:
         rows += await calls_of(running, share)
         said("many clients")
         rows.append(at_most("memory for each open client", await client_kib(running, 50 if quick else 400), "KiB", 50))
+    said("cells")
+    rows += await cells.measure(runs=20 if quick else 200)
     said("lists, decisions, the log")
     rows.append(at_most("tools/list of 1,000 tools, warm: CPU", await list_cpu_ms(1000, 20), "ms", 1))
     rows.append(at_most("decision at 100 rules: median", decision_us() / 1000, "ms", 0.15))

@@ -82,6 +82,11 @@ class BubblewrapSandbox:
         """How many templates run and how many cells are ready, for `status`."""
         return self._pool.held if self._pool else {"templates": 0, "cells": 0}
 
+    async def drop_templates(self) -> None:
+        """Let go of everything that is kept ready: the next job of each profile starts cold."""
+        if self._pool is not None:
+            await self._pool.drop_templates()
+
     async def warm_up(self, profile: str) -> None:
         """Have a cell of *profile* ready ahead of its first job, where that can be."""
         found = self._profiles.get(profile)
@@ -334,6 +339,7 @@ async def open_sandbox(
     wait_limit_s: float = WAIT_LIMIT_S,
     use_cgroups: bool = True,
     warm_cells: int = WARM_CELLS,
+    first: str | None = None,
 ) -> AsyncIterator[BubblewrapSandbox]:
     """Find out what isolation can be had here and yield a sandbox that gives it; leaving kills every cell.
 
@@ -346,6 +352,7 @@ async def open_sandbox(
         wait_limit_s: see there.
         use_cgroups: False does without, and says so in the posture.
         warm_cells: how many cells may be kept ready in all, each about a megabyte.
+        first: the profile of the first job, where that is known: its template is used for the look around.
     """  # fmt: skip
     jobs = max_jobs or 2 * (os.cpu_count() or 1)
     uids = uid_range if running_as_root() else None
@@ -369,7 +376,7 @@ async def open_sandbox(
     try:
         if pool.hierarchy is not None:
             pool.hierarchy.sweep()
-        isolation = await probe(pool, no_cgroups)
+        isolation = await probe(pool, no_cgroups, profiles.get(first or ""))
         yield BubblewrapSandbox(
             isolation=isolation, pool=pool, profiles=profiles, max_jobs=jobs,
             waiting_limit=waiting_limit, wait_limit_s=wait_limit_s,

@@ -76,8 +76,9 @@ class JobRun:
             self._set_limits()
             await self._run()
             await self._collect()
-        finally:
-            await self._pipes.finish()
+        except BaseException:
+            self._pipes.abandon()
+            raise
         return self._outcome
 
     def _set_limits(self) -> None:

@@ -53,13 +53,18 @@ class Output:
             async with asyncio.timeout(_LAST_DELIVERY_S):
                 while self._open:
                     if self._delivery is not None:
-                        await asyncio.shield(self._delivery)
+                        await asyncio.wait([self._delivery])
+                        await asyncio.sleep(0)  # for `_delivered`
                     elif not self._read_some():
                         break
+        self.abandon()
+        return b"".join(self._parts)
+
+    def abandon(self) -> None:
+        """Close the pipe whatever is in it: nobody wants it any more."""
         if self._delivery is not None:
             self._delivery.cancel()
         self._stop()
-        return b"".join(self._parts)
 
     def _read_some(self) -> bool:
         try:

@@ -35,6 +35,10 @@ class JobPipes(Protocol):
         """Take what is left and close everything; returns what was kept of stdout, stderr and result."""
         ...
 
+    def abandon(self) -> None:
+        """Close everything whatever is left in it."""
+        ...
+
 
 class Pipes:
     """Of one job: its stdin, stdout, stderr, and the pipe in which a function returns its result.
@@ -75,6 +79,11 @@ class Pipes:
         names = ("stdout", "stderr", "result")
         return {name: await output.finish() for name, output in zip(names, self._outputs, strict=True)}
 
+    def abandon(self) -> None:
+        self.close_given()
+        for output in self._outputs:
+            output.abandon()
+
 
 class ServerPipes:
     """Of a server: stdin and stdout are for whoever speaks with it, stderr is passed on while it comes."""
@@ -104,6 +113,10 @@ class ServerPipes:
         self.close_given()
         await self._stderr.finish()
         return {"stdout": b"", "stderr": b"", "result": b""}
+
+    def abandon(self) -> None:
+        self.close_given()
+        self._stderr.abandon()
 
     def close(self) -> None:
         """Close our ends: not before whoever speaks with the server has let go of them."""

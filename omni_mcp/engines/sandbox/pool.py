@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import structlog
-
 from omni_mcp.contracts.sandbox import Mount
 from omni_mcp.engines.sandbox.cell import Cell
 from omni_mcp.engines.sandbox.cgroup import Group, Hierarchy, remove_when_empty
@@ -205,7 +203,7 @@ class Pool:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._endings.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            structlog.get_logger("omni_mcp").critical("a cell is stuck", error=repr(error))
+            task.get_loop().call_exception_handler({"message": "a cell does not end", "exception": error})
 
     async def _ready_spawner(self) -> SpawnerLink:
         async with self._spawner_lock:

@@ -92,18 +92,22 @@ def explain_refusal(words: str) -> Missing:
     return Missing("start", f"a cell cannot be started: {words[-300:]}")
 
 
-async def probe(pool: Pool, no_cgroups: NoCgroups | None) -> Isolation:
+async def probe(pool: Pool, no_cgroups: NoCgroups | None, profile: Profile | None = None) -> Isolation:
     """Make one cell after the other, each asking for less, and report the first that stands as it should.
 
-    Settles `pool.proc` and `pool.hierarchy`. Never raises for what the machine lacks.
+    Settles `pool.proc` and `pool.hierarchy`. Never raises for what the machine lacks. The template of a *profile* that
+    is given is kept for its first job.
     """
     missing: dict[str, str] = {}
     if no_cgroups is not None:
         missing["cgroup"] = no_cgroups.reason
     while True:
-        report = await _look(pool)
+        report = await _look(pool, profile or _PROFILE)
         if not isinstance(report, Missing):
+            if profile is None:
+                await pool.drop_templates()
             return _judge(pool, report, missing)
+        await pool.drop_templates()
         missing[report.layer] = report.reason
         if report.layer == "proc" and pool.proc:
             pool.proc = False
@@ -119,7 +123,7 @@ class _Report:
     facts: JsonObject
 
 
-async def _look(pool: Pool) -> _Report | Missing:
+async def _look(pool: Pool, profile: Profile) -> _Report | Missing:
     job = Job(
         profile="",
         function="selfcheck:report",
@@ -128,13 +132,11 @@ async def _look(pool: Pool) -> _Report | Missing:
         bundled=True,
     )
     try:
-        async with pool.cell(_PROFILE, ()) as (cell, _):
+        async with pool.cell(profile, ()) as (cell, _):
             return _facts(await JobRun(cell, job).to_its_end())
     except StartFailed as error:
         words = str(error)
         return Missing("cgroup", words) if words.startswith("cgroup:") else explain_refusal(words)
-    finally:
-        await pool.drop_templates()
 
 
 def _facts(outcome: Outcome) -> _Report | Missing:

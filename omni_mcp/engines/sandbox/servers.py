@@ -17,13 +17,16 @@ from omni_mcp.engines.sandbox.uids import running_as_root
 from omni_mcp.engines.sandbox.workspaces import WorkspaceRefused, Workspaces
 
 _TAIL_BYTES = 64 * 1024
+# A package runner looks at its source before it uses what it has; without a network it would retry for many seconds.
+_WITHOUT_HOSTS = {"UV_OFFLINE": "1", "npm_config_offline": "true"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLaunch:
     """What it takes to start one server. `environment` holds secrets, so it stays out of every `repr`.
 
-    `directories` are what the operator named, each seen at its own path; `networks` as in `Job`.
+    `directories` are what the operator named, each seen at its own path; `hosts` come on top of the profile's;
+    `networks` as in `Job`.
     """
 
     name: str
@@ -84,29 +87,42 @@ class ServerCells:
         async with self._sandbox.serve(job, on_stderr=tail.add, on_connection=on_connection) as served:
             yield served
 
+    def may_reach(self, launch: ServerLaunch) -> tuple[str, ...]:
+        """Return the `host:port` that the server may reach, by its profile and by itself."""
+        profile = self._profiles.get(launch.profile)
+        return (*(profile.hosts if profile is not None else ()), *launch.hosts)
+
+    def fetches(self, launch: ServerLaunch) -> bool:
+        """Whether its profile is one for servers that fetch what they run: it keeps a cache."""
+        profile = self._profiles.get(launch.profile)
+        return profile is not None and bool(profile.caches)
+
     def _job(self, launch: ServerLaunch) -> Job:
         profile = self._profiles.get(launch.profile)
         if profile is None:
-            raise _refused(f"there is no sandbox profile {launch.profile!r}")
-        try:
-            mounts = (*self._kept(launch, profile), *launch.directories)
-        except (WorkspaceRefused, OSError) as error:
-            raise _refused(f"what the server keeps: {error}") from error
+            raise _refused(f"there is no sandbox profile {launch.profile!r}; there are: {', '.join(self._profiles)}")
         missing = sorted(name for name in profile.secrets.values() if name not in self._secrets)
         if missing:
             raise _refused(f"the profile hands out secrets that omni.toml does not have: {', '.join(missing)}")
+        owner = _owner_of(launch.directories)
+        try:
+            kept = self._kept(launch, profile, owner)
+        except (WorkspaceRefused, OSError) as error:
+            raise _refused(f"the server's home or cache: {error}") from error
+        hosts = self.may_reach(launch)
         return Job(
-            profile=launch.profile, argv=launch.argv, mounts=mounts, limits=profile.limits, posture=profile.posture,
+            profile=launch.profile, argv=launch.argv, mounts=(*kept, *launch.directories), limits=profile.limits,
+            posture=profile.posture,
             environment={
-                **{variable: self._secrets[name] for variable, name in profile.secrets.items()}, **launch.environment
+                **({} if hosts else _WITHOUT_HOSTS),
+                **{variable: self._secrets[name] for variable, name in profile.secrets.items()},
+                **launch.environment,
             },
-            egress=(*profile.hosts, *launch.hosts), networks=launch.networks, credentials=launch.credentials,
-            lasting=True,
+            egress=hosts, networks=launch.networks, credentials=launch.credentials, lasting=True,
         )  # fmt: skip
 
-    def _kept(self, launch: ServerLaunch, profile: Profile) -> tuple[Mount, ...]:
+    def _kept(self, launch: ServerLaunch, profile: Profile, owner: int | None) -> tuple[Mount, ...]:
         """Return the mounts of what survives the server: its home, its caches."""
-        owner = _owner_of(launch.directories)
         wanted = {"home": HOME} if profile.home == "kept" else {}
         wanted |= {f"cache-{name}": inside for name, inside in profile.caches.items()}
         share = (profile.cache_mib << 20) // max(1, len(wanted))
@@ -120,13 +136,42 @@ class ServerCells:
 
 
 def _owner_of(directories: tuple[Mount, ...]) -> int | None:
-    """Return who owns the writable directories that the operator named: the server has to be them."""
+    """Return whom the server has to run as under a root gateway; None if anybody will do.
+
+    The owner of what it may write; else of what it may only read, since that can be closed to everybody else.
+
+    Raises:
+        SandboxUnavailable: a directory cannot be given to it.
+    """
+    owners = {mount.source: _facts_of(mount.source).st_uid for mount in directories}
     if not running_as_root():
+        _check_access(directories)
         return None
-    owners = {os.stat(mount.source).st_uid: mount.source for mount in directories if mount.writable}
-    if 0 in owners:
-        raise WorkspaceRefused(f"{owners[0]} belongs to root and no server runs as root; give it to another user")
-    return next(iter(owners), None)
+    to_write = {owners[mount.source] for mount in directories if mount.writable}
+    roots = next((mount.source for mount in directories if mount.writable and owners[mount.source] == 0), None)
+    if roots is not None:
+        raise _refused(f"{roots} belongs to root and no server runs as root: give it to another user (chown)")
+    if len(to_write) > 1:
+        uids = ", ".join(map(str, sorted(to_write)))
+        raise _refused(f"its writable directories belong to several users ({uids}), and it can run as one only")
+    to_read = {owners[mount.source] for mount in directories if mount.as_owner} - {0}
+    return next(iter(to_write), next(iter(to_read), None) if len(to_read) == 1 else None)
+
+
+def _check_access(directories: tuple[Mount, ...]) -> None:
+    """An ordinary user's server can do what they can do."""
+    for mount in directories:
+        wanted = os.R_OK | (os.W_OK if mount.writable else 0)
+        if not os.access(mount.source, wanted):
+            verb = "write to" if mount.writable else "read"
+            raise _refused(f"the user of the gateway cannot {verb} {mount.source}")
+
+
+def _facts_of(place: Path) -> os.stat_result:
+    try:
+        return os.stat(place)
+    except OSError as error:
+        raise _refused(f"{place}, which the server is to see: {error.strerror}") from error
 
 
 def _refused(detail: str) -> SandboxUnavailable:

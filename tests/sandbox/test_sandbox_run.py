@@ -1,0 +1,500 @@
+"""`omni-mcp sandbox run`: its streams, its exit codes, its limits, its workspace, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sandbox.conftest import run_as_ordinary_user
+
+HERE = Path(__file__).parent
+RUN = [sys.executable, "-m", "omni_mcp.cli.main", "sandbox", "run"]
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's directory is mounted, not copied")
+USER_ONLY = pytest.mark.skipif(os.geteuid() == 0, reason="root's directory is copied, not mounted")
+LIMIT_S = 60
+
+Done = subprocess.CompletedProcess[bytes]
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "OMNI_HOME": str(tmp_path / "omni-home")}
+
+
+@pytest.fixture
+def run(environment: dict[str, str], no_bwrap: bool) -> Run:
+    """Run the command to its end."""
+    if no_bwrap:
+        pytest.skip("no bubblewrap")
+
+    def run(*words: str, **how: Any) -> Done:
+        given = {"capture_output": True, "env": environment, "timeout": LIMIT_S, "check": False, **how}
+        return subprocess.run([*RUN, *words], **given)
+
+    return run
+
+
+@pytest.fixture
+def start(environment: dict[str, str], no_bwrap: bool) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start the command; whatever still runs at the end of the test is killed."""
+    if no_bwrap:
+        pytest.skip("no bubblewrap")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*words: str, **how: Any) -> subprocess.Popen[bytes]:
+        given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+        started.append(subprocess.Popen([*RUN, *words], **{**given, **how}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A workspace with a file, a link and a directory in it."""
+    made = tmp_path / "given"
+    (made / "sub").mkdir(parents=True)
+    (made / "in.txt").write_text("given\n")
+    (made / "sub" / "old.txt").write_text("old\n")
+    (made / "link").symlink_to("in.txt")
+    return made
+
+
+def report(done: Done) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    return found
+
+
+def processes_with(word: str) -> list[str]:
+    """Return the command lines on this machine that hold *word*, but not that of this test."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if word in line:
+            found.append(line)
+    return found
+
+
+def gone(word: str) -> bool:
+    """Wait until no process has *word* on its command line."""
+    until = time.monotonic() + 20
+    while processes_with(word) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not processes_with(word)
+
+
+# what a command finds and says
+
+
+def test_output_and_exit_code_are_those_of_the_command(run: Run) -> None:
+    done = run("--", "sh", "-c", "echo out; echo err >&2; exit 7")
+
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+
+
+@pytest.mark.parametrize("program", ["python3", "sh", "ls", "cat", "env", "id", "head", "sort"])
+def test_the_hosts_programs_are_there(run: Run, program: str) -> None:
+    done = run("--", "sh", "-c", f"command -v {program}")
+
+    assert done.returncode == 0
+
+
+def test_it_stands_in_an_empty_workspace_as_nobody_special(run: Run) -> None:
+    done = run("--", "sh", "-c", "pwd; ls -A; id -u; echo $HOME")
+
+    assert done.stdout.split() == [b"/workspace", b"1000", b"/workspace"]
+
+
+def test_words_after_the_command_are_the_commands_own(run: Run) -> None:
+    assert run("echo", "--wall", "--json", "-h").stdout == b"--wall --json -h\n"
+    assert run("--", "printf", "%s|", "a b", "", "$HOME", "*").stdout == b"a b||$HOME|*|"
+
+
+def test_nothing_of_our_environment_arrives_but_what_is_named(run: Run, environment: dict[str, str]) -> None:
+    environment["OMNI_TEST_SECRET"] = "hush"
+    done = run("--env", "GREETING=hello there=1", "--env", "EMPTY=", "--", "env")
+
+    assert b"hush" not in done.stdout and b"OMNI_HOME" not in done.stdout
+    assert b"GREETING=hello there=1\n" in done.stdout and b"\nEMPTY=\n" in b"\n" + done.stdout
+
+
+def test_a_megabyte_goes_in_and_comes_back_whole(run: Run) -> None:
+    data = os.urandom(1 << 20)
+
+    assert run("--", "cat", input=data).stdout == data
+
+
+def test_large_output_comes_whole(run: Run) -> None:
+    done = run("--", "head", "-c", "20000000", "/dev/zero")
+
+    assert (done.returncode, len(done.stdout)) == (0, 20_000_000)
+
+
+def test_input_that_nobody_reads_does_not_hold_the_command(run: Run) -> None:
+    assert run("--", "true", input=bytes(4 << 20)).returncode == 0
+
+
+def test_output_comes_while_the_command_runs_and_input_goes_in(start: Callable[..., Any]) -> None:
+    process = start("--", "sh", "-c", "echo ready; read line; echo got $line; cat > /dev/null; exit 5")
+
+    assert process.stdout.readline() == b"ready\n"
+    process.stdin.write(b"this\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"got this\n"
+    process.stdin.close()
+    assert process.wait(LIMIT_S) == 5
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_closed_stream_of_ours_is_an_empty_one(run: Run, closed: int) -> None:
+    done = run("--", "sh", "-c", "cat; echo x; echo y >&2; exit 4", preexec_fn=lambda: os.close(closed), input=None)
+
+    assert done.returncode == 4
+
+
+def test_our_terminal_is_not_the_jobs(start: Callable[..., Any]) -> None:
+    ours, theirs = pty.openpty()
+    probe = "import os, sys; print([os.isatty(n) for n in range(3)]); open('/dev/tty')"
+    process = start("--", "python3", "-c", probe, stdin=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    try:
+        assert process.stdout.read() == b"[False, False, False]\n"
+        assert process.wait(LIMIT_S) == 1
+    finally:
+        os.close(ours)
+
+
+# exit codes
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (["--", "sh", "-c", "kill -TERM $$"], 143, "signal"),
+        (["--", "sh", "-c", "kill -SEGV $$"], 139, "signal"),
+        (["--wall", "0.5", "--", "sleep", "600"], 124, "timeout"),
+        (["--wall", "0.5", "--", "sh", "-c", "trap '' TERM; setsid sleep 600 & sleep 600"], 124, "timeout"),
+        (["--output", "64", "--", "yes"], 125, "output_limit"),
+        (["--memory", "64", "--", "python3", "-c", "x = [bytearray(1 << 20) for n in range(300)]"], 137, "memory"),
+        (["--cpu", "1", "--", "python3", "-c", "while True: pass"], 137, "cpu_time"),
+        (["--fsize", "1", "--", "sh", "-c", "exec head -c 5000000 /dev/zero > x"], 137, "file_size"),
+        (["--disk", "2", "--", "sh", "-c", "head -c 5000000 /dev/zero > x || exit 9"], 9, "disk"),
+        (["--", "there-is-no-such-command"], 127, "start_failed"),
+        (["--", "/no/such/command"], 127, "start_failed"),
+        (["--posture", "full", "--no-cgroup", "--", "true"], 126, "sandbox_unavailable"),
+    ],
+)
+def test_the_exit_code_and_the_report_say_how_it_ended(run: Run, words: list[str], code: int, reason: str) -> None:
+    if reason == "memory" and report(run("--json", "--", "true"))["isolation"]["posture"] != "full":
+        pytest.skip("without a cgroup the interpreter sees a MemoryError of its own")
+    done = run("--json", *words)
+
+    assert (done.returncode, report(done)["code"], report(done)["reason"]) == (code, code, reason)
+
+
+def test_a_limit_that_ended_it_is_told_in_one_line(run: Run) -> None:
+    done = run("--wall", "0.5", "--", "sh", "-c", "printf 'no line end' >&2; sleep 600")
+
+    assert done.stderr == b"no line end\nomni-mcp: timeout: the job ran longer than limits.timeout_s\n"
+
+
+def test_more_processes_than_allowed_cannot_be_had(run: Run) -> None:
+    code = "import subprocess\nfor n in range(40): subprocess.Popen(['sleep', '600'])"
+    done = run("--pids", "8", "--", "python3", "-c", code)
+
+    assert done.returncode == 1 and b"BlockingIOError" in done.stderr
+
+
+def test_more_open_files_than_allowed_cannot_be_had(run: Run) -> None:
+    done = run("--nofile", "32", "--", "python3", "-c", "x = [open('/dev/null') for n in range(64)]")
+
+    assert done.returncode == 1 and b"Too many open files" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["--wall", "0"], "--wall"),
+        (["--wall", "inf"], "--wall"),
+        (["--memory", "1"], "--memory"),
+        (["--pids", "0"], "--pids"),
+        (["--output", "0"], "--output"),
+        (["--allow", "api.example.org"], "--allow"),
+        (["--allow-network", "10.0.0.0/99"], "--allow-network"),
+        (["--env", "NAME"], "--env"),
+        (["--env", "A B=1"], "--env"),
+        (["--read", "/"], "--read"),
+        (["--read", "/root/../proc"], "--read"),
+        (["--read", "/srv/not-there"], "--read"),
+        (["--profile", "nope"], "profile"),
+        (["--workspace", "/no/such/place"], "--workspace"),
+        (["--workspace", "/etc"], "--workspace"),
+        (["--workspace", "/"], "--workspace"),
+        (["--workspace", "/dev/null"], "--workspace"),
+        (["--surprise"], "--surprise"),
+    ],
+)
+def test_wrong_usage_names_the_option_and_starts_nothing(run: Run, words: list[str], word: str) -> None:
+    done = run(*words, "--", "touch", "x")
+
+    assert done.returncode == 2
+    assert word.encode() in done.stderr
+
+
+def test_help_has_three_examples(run: Run) -> None:
+    text = run("--help").stdout.decode()
+
+    assert text.count("  omni-mcp sandbox run ") == 3
+
+
+def test_the_report_says_what_was_in_force_and_what_it_took(run: Run) -> None:
+    found = report(run("--json", "--memory", "128", "--wall", "9", "--", "sh", "-c", "echo hello"))
+
+    assert (found["exit_code"], found["signal"], found["bytes_out"]) == (0, None, 6)
+    assert (found["limits"]["memory_mib"], found["limits"]["timeout_s"]) == (128, 9.0)
+    assert "seccomp" in found["isolation"]["layers"] and found["isolation"]["posture"] in ("full", "no-cgroup")
+    assert found["wall_ms"] > 0 and found["memory_peak_bytes"] > 0 and found["temperature"] in ("hot", "cold")
+    assert found["connections"] == []
+
+
+def test_without_cgroups_it_says_so_and_the_limits_hold(run: Run) -> None:
+    done = run("--no-cgroup", "--json", "--memory", "64", "--", "python3", "-c", "x = bytearray(300 << 20)")
+
+    assert done.returncode == 1 and b"MemoryError" in done.stderr
+    assert report(done)["isolation"]["posture"] == "no-cgroup" and "cgroup" in report(done)["isolation"]["missing"]
+
+
+# an own profile
+
+
+def test_an_own_profile_is_used_and_a_faulty_one_is_not(run: Run, environment: dict[str, str]) -> None:
+    own = Path(environment["OMNI_HOME"], "profiles")
+    own.mkdir(parents=True, mode=0o700)
+    file = own / "mine.toml"
+    file.write_text('profile = 1\ndescription = "x"\n[environment]\nA = "own"\n[limits]\nprocesses = 5\n')
+    file.chmod(0o600)
+
+    done = run("--profile", "mine", "--json", "--", "sh", "-c", "echo $A")
+    assert done.stdout == b"own\n" and report(done)["limits"]["processes"] == 5
+    file.chmod(0o666)
+    assert run("--profile", "mine", "--", "true").returncode == 1
+
+
+# whoever reads us, or stops us
+
+
+def test_a_reader_that_goes_away_ends_the_command(start: Callable[..., Any]) -> None:
+    word = f"mark-{os.getpid()}-reader"
+    process = start("--", "sh", "-c", f": {word}; while :; do echo line; done")
+    process.stdout.readline()
+    process.stdout.close()
+
+    assert process.wait(LIMIT_S) == 141
+    assert gone(word)
+
+
+def test_a_reader_that_is_stuck_does_not_stop_the_clock(start: Callable[..., Any]) -> None:
+    process = start("--wall", "1", "--", "yes")
+
+    assert process.wait(LIMIT_S) == 124
+
+
+def test_a_full_disk_under_our_output_ends_the_command(start: Callable[..., Any]) -> None:
+    with open("/dev/full", "wb") as full:
+        assert start("--", "yes", stdout=full).wait(LIMIT_S) == 141
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
+)
+def test_nothing_is_left_when_we_are_stopped(start: Callable[..., Any], number: int, code: int) -> None:
+    word = f"mark-{os.getpid()}-{number}"
+    daemon = f"trap '' TERM INT HUP; while :; do sleep 600; done; : {word}"
+    process = start("--", "sh", "-c", f'setsid sh -c "{daemon}" & echo ready; wait; : {word}')
+    assert process.stdout.readline() == b"ready\n"
+    assert processes_with(word)
+    process.send_signal(number)
+
+    assert process.wait(LIMIT_S) == code
+    assert gone(word)
+    if number != signal.SIGKILL:  # then only the next start can sweep the empty group away
+        assert list(Path("/sys/fs/cgroup").glob(f"**/omni-cell-{process.pid}-*")) == []
+    assert [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "omni-cell" in line] == []
+
+
+def test_a_stuck_reader_does_not_delay_being_stopped(start: Callable[..., Any]) -> None:
+    word = f"mark-{os.getpid()}-both"
+    process = start("--", "sh", "-c", f"echo ready >&2; yes; : {word}")
+    assert process.stderr.readline() == b"ready\n"
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(LIMIT_S) == 143
+    assert gone(word)
+
+
+def test_daemons_of_a_command_that_ended_are_gone(run: Run) -> None:
+    word = f"mark-{os.getpid()}-daemon"
+    done = run("--", "sh", "-c", f"setsid sh -c 'sleep 600; : {word}' & exit 0")
+
+    assert done.returncode == 0
+    assert gone(word)
+
+
+# the workspace
+
+
+def test_a_workspace_gives_its_files_and_takes_new_and_changed_ones(run: Run, place: Path) -> None:
+    script = (
+        "cat link; echo new > new.txt; echo more >> sub/old.txt; mkdir -p a/b; echo deep > a/b/c; chmod 750 new.txt"
+    )
+    done = run("--workspace", str(place), "--", "sh", "-c", script)
+
+    assert (done.returncode, done.stdout) == (0, b"given\n")
+    assert (place / "new.txt").read_text() == "new\n" and (place / "sub" / "old.txt").read_text() == "old\nmore\n"
+    assert (place / "a" / "b" / "c").read_text() == "deep\n"
+    assert {file.stat().st_uid for file in place.rglob("*")} == {os.geteuid()}
+    assert place.stat().st_uid == os.geteuid() and (place / "new.txt").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_workspace_may_be_named_from_where_we_stand(run: Run, place: Path) -> None:
+    assert b"in.txt" in run("--workspace", ".", "--", "ls", cwd=place).stdout
+
+
+def test_what_was_written_before_a_limit_ended_it_is_there(run: Run, place: Path) -> None:
+    done = run("--workspace", str(place), "--wall", "2", "--", "sh", "-c", "echo part > part.txt; sleep 600")
+
+    assert done.returncode == 124 and (place / "part.txt").read_text() == "part\n"
+
+
+@ROOT_ONLY
+def test_what_root_takes_back_are_plain_files_only(run: Run, place: Path) -> None:
+    script = "cp /bin/sh set; chmod 6755 set; ln -s /etc/shadow evil; mkfifo pipe; ln -s / sub/up; rm in.txt"
+    found = report(run("--json", "--workspace", str(place), "--", "sh", "-c", script))
+
+    assert sorted(file.name for file in place.rglob("*")) == ["in.txt", "link", "old.txt", "set", "sub"]
+    assert (place / "set").stat().st_mode & 0o7000 == 0
+    assert found["workspace"] == {"files": 1, "left": ["/pipe: not a regular file"]}
+
+
+@ROOT_ONLY
+def test_root_does_not_write_through_a_link_that_stands_in_the_workspace(run: Run, place: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept\n")
+    (place / "door").symlink_to(outside)
+    (place / "file").symlink_to(outside / "kept")
+    script = "rm door file; mkdir door; echo broken > door/kept; echo mine > file"
+    found = report(run("--json", "--workspace", str(place), "--", "sh", "-c", script))
+
+    assert (outside / "kept").read_text() == "kept\n" and sorted(outside.iterdir()) == [outside / "kept"]
+    assert (place / "file").read_text() == "mine\n" and not (place / "file").is_symlink()
+    assert any(line.startswith("/door") for line in found["workspace"]["left"])
+
+
+@ROOT_ONLY
+def test_owners_of_files_stay_and_new_ones_belong_to_the_directorys(run: Run, place: Path) -> None:
+    os.chown(place, 4321, 4321)
+    os.chown(place / "sub" / "old.txt", 4322, 4322)
+    run("--workspace", str(place), "--", "sh", "-c", "echo more >> sub/old.txt; echo new > new.txt")
+
+    owners = {file.name: file.stat().st_uid for file in (place, place / "new.txt", place / "sub" / "old.txt")}
+    assert owners == {"given": 4321, "new.txt": 4321, "old.txt": 4322}
+
+
+@ROOT_ONLY
+def test_a_copy_of_a_workspace_is_bounded_by_disk(run: Run, place: Path) -> None:
+    (place / "big").write_bytes(bytes(3 << 20))
+
+    assert run("--workspace", str(place), "--disk", "2", "--", "true").returncode == 2
+    done = run("--workspace", str(place), "--disk", "4", "--", "sh", "-c", "head -c 3000000 /dev/zero > more")
+    assert done.returncode == 1
+
+
+@USER_ONLY
+def test_a_job_cannot_fill_the_disk_through_its_workspace(run: Run, place: Path) -> None:
+    script = "for n in 1 2 3 4 5 6 7 8; do head -c 8000000 /dev/zero > $n; done; sleep 600"
+    done = run("--json", "--workspace", str(place), "--disk", "2", "--", "sh", "-c", script)
+
+    assert (done.returncode, report(done)["reason"]) == (137, "disk")
+
+
+def test_an_ordinary_user_can_use_it(no_bwrap: bool) -> None:
+    if no_bwrap:
+        pytest.skip("no bubblewrap")
+    found = run_as_ordinary_user(HERE / "ordinary_run.py")
+
+    assert found["plain"] == [3, "", ""]
+    assert found["workspace"] == [0, "given\n", ""]
+    assert (found["files"], found["owners"]) == ({"out.txt": "made\n"}, [True])
+    assert found["foreign"][0] == 2 and "must be yours" in found["foreign"][2]
+    assert found["memory"][0] == 1 and "MemoryError" in found["memory"][2]
+
+
+# what else may be seen and reached
+
+
+def test_a_directory_that_is_shown_can_be_read_and_not_written(run: Run) -> None:
+    place = HERE.resolve()
+    script = f"head -c 3 {place}/test_sandbox_run.py; echo x > {place}/written"
+    done = run("--read", str(place), "--", "sh", "-c", script)
+
+    assert done.stdout == b'"""' and b"Read-only" in done.stderr
+    assert run("--", "ls", str(place)).returncode == 2
+
+
+class _Origin(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"reached")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def origin() -> Iterator[int]:
+    """The port of a web server on loopback."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Origin) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=9).read())"
+
+
+def test_only_an_allowed_host_can_be_reached_and_every_try_is_told(run: Run, origin: int) -> None:
+    url = f"http://127.0.0.1:{origin}/"
+    allowed = run("--json", "--allow", f"127.0.0.1:{origin}", "--", "python3", "-c", FETCH, url)
+    refused = run("--json", "--allow", "127.0.0.1:1", "--", "python3", "-c", FETCH, url)
+    closed = run("--json", "--", "python3", "-c", FETCH, url)
+
+    assert allowed.stdout == b"b'reached'\n", allowed.stderr
+    assert [connection["verdict"] for connection in report(allowed)["connections"]] == ["open"]
+    assert refused.returncode == 1 and report(refused)["connections"][0]["verdict"] == "refused"
+    assert closed.returncode == 1 and report(closed)["connections"] == []
