@@ -7,15 +7,17 @@ import os
 import platform
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import structlog
 
 from omni_mcp import __version__
 from omni_mcp.config import Settings, read_secrets
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.events import GatewayStarted, draft
 from omni_mcp.contracts.ports import Completer, Executor, Source
+from omni_mcp.contracts.sandbox import Credential
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.approvals.desk import open_desk
 from omni_mcp.engines.artifacts.store import open_artifacts
@@ -27,6 +29,7 @@ from omni_mcp.engines.policy.watcher import PolicyWatcher
 from omni_mcp.engines.runlog.store import open_run_log
 from omni_mcp.engines.sandbox.cells import open_sandbox
 from omni_mcp.engines.sandbox.profiles import load_profiles
+from omni_mcp.engines.sandbox.supplies import Supplies, ToolCredential
 from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.engines.state.nonces import StoredNonces
@@ -68,6 +71,7 @@ async def open_gateway(
             ("policy watcher", watcher.run()),
             ("file watcher", gateway.watch()),
             ("change notices", gateway.changes.follow(engines.log)),
+            ("first cells", _warm_up(engines)),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_say_if_failed)
@@ -77,9 +81,13 @@ async def open_gateway(
 
 
 async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, sources: Sequence[Source]) -> Engines:
-    for directory in (home.config, home.data, home.secrets, home.policies, home.manifests, home.workspaces):
+    for directory in (
+        home.config, home.data, home.secrets, home.policies, home.manifests, home.profiles, home.workspaces,
+    ):  # fmt: skip
         make_private_dir(directory)
-    masker = SecretMasker(read_secrets(settings, dict(os.environ)))
+    secrets = read_secrets(settings, dict(os.environ))
+    supplies = supplies_of(settings, secrets, home)
+    masker = SecretMasker(secrets)
     log = await stack.enter_async_context(
         open_run_log(
             home.log_file,
@@ -101,7 +109,7 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
     catalog = _open_catalog(settings, home, sources, reports)
     sandbox = await stack.enter_async_context(
         open_sandbox(
-            profiles=load_profiles(bundled("sandbox") / "profiles"),
+            profiles=load_profiles(bundled("sandbox") / "profiles", own=home.profiles),
             sandbox_dir=bundled("sandbox"),
             max_jobs=settings.sandbox.max_jobs,
             use_cgroups=settings.sandbox.cgroups,
@@ -122,7 +130,7 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
     stack.push_async_callback(nonces.close)
     return Engines(
         masker=masker, log=log, artifacts=artifacts, gateway_run=run, recovered=recovered, reports=reports,
-        policy=policy, catalog=catalog, sandbox=sandbox, desk=desk, nonces=nonces,
+        policy=policy, catalog=catalog, sandbox=sandbox, supplies=supplies, desk=desk, nonces=nonces,
         identities=KeyRing(home.keys_file),
     )  # fmt: skip
 
@@ -140,6 +148,41 @@ def _open_catalog(settings: Settings, home: Home, sources: Sequence[Source], rep
     catalog = MemoryCatalog([RunsSource(), source, *sources], profiles)
     catalog.reload()
     return catalog
+
+
+def supplies_of(settings: Settings, secrets: Mapping[str, str], home: Home) -> Supplies:
+    """Return what the settings give to jobs.
+
+    Raises:
+        ConfigError: a secret cannot stand in a header, or a shared directory holds files of the gateway's own.
+    """
+    problems: list[Problem] = []
+    for number, one in enumerate(settings.egress.credentials):
+        value = secrets.get(one.secret, "")
+        if not value or not all(" " <= letter <= "~" for letter in value):
+            path = f"$.egress.credentials.{number}.secret"
+            text = f"the value of {one.secret!r} is empty, or cannot stand in a header"
+            problems.append(Problem(file="omni.toml", line=0, path=path, message=text))
+    own = [place.resolve() for place in (home.config, home.data, home.runtime)]
+    for name, text in settings.shares.items():
+        place = Path(text).resolve()
+        if any(place.is_relative_to(mine) or mine.is_relative_to(place) for mine in own):
+            message = f"{place} holds files of the gateway's own, or lies among them"
+            problems.append(Problem(file="omni.toml", line=0, path=f"$.shares.{name}", message=message))
+    if problems:
+        raise ConfigError(problems)
+    return Supplies(
+        networks=settings.egress.networks,
+        credentials=tuple(
+            ToolCredential(
+                credential=Credential(host=one.host, header=one.header, value=one.prefix + secrets[one.secret]),
+                tools=frozenset(one.tools),
+            )
+            for one in settings.egress.credentials
+        ),
+        secrets=secrets,
+        shares={name: Path(place) for name, place in settings.shares.items()},
+    )
 
 
 class LastGood:
@@ -175,6 +218,17 @@ async def _say_started(engines: Engines) -> None:
     await engines.log.append(engines.gateway_run, draft(started, actor="gateway")).durable()
     for notice in engines.log.notices:
         structlog.get_logger("omni_mcp").warning("look at the run log", notice=notice)
+
+
+async def _warm_up(engines: Engines) -> None:
+    """Have cells ready for tools that say they are hot and that need no directory of a project."""
+    hot = {
+        entry.profile
+        for entry in engines.catalog.all_entries()
+        if entry.manifest is not None and entry.manifest.tier == "hot" and entry.manifest.binding.workspace == "none"
+    }
+    for profile in sorted(hot):
+        await engines.sandbox.warm_up(profile)
 
 
 def _say_if_failed(task: asyncio.Task[None]) -> None:

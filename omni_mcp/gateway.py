@@ -33,6 +33,7 @@ from omni_mcp.engines.policy.policy import CedarPolicy, Reload
 from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.executor import SandboxExecutor
+from omni_mcp.engines.sandbox.supplies import Supplies
 from omni_mcp.engines.sandbox.workspaces import Workspaces
 from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.state.nonces import StoredNonces
@@ -70,6 +71,7 @@ class Engines:
     policy: CedarPolicy
     catalog: MemoryCatalog
     sandbox: BubblewrapSandbox
+    supplies: Supplies
     desk: ApprovalDesk
     nonces: StoredNonces
     identities: KeyRing
@@ -114,7 +116,13 @@ class Gateway:
             artifacts=engines.artifacts,
             masker=engines.masker,
             executors={
-                "sandbox_job": SandboxExecutor(engines.sandbox, engines.artifacts, Workspaces(home.workspaces)),
+                "sandbox_job": SandboxExecutor(
+                    engines.sandbox,
+                    engines.artifacts,
+                    Workspaces(home.workspaces),
+                    log=engines.log,
+                    supplies=engines.supplies,
+                ),
                 "inproc_safe": runs,
                 **executors,
             },
@@ -197,6 +205,7 @@ class Gateway:
                 "at_next_start": self._at_next_start,
             },
             "isolation": engines.sandbox.isolation().as_json(),
+            "cells": engines.sandbox.held(),
             "log": {
                 "file": str(self._home.log_file),
                 "run": engines.gateway_run,

@@ -32,7 +32,13 @@ Frame = dict[str, Any]
 
 
 def run_one_job(
-    control: socket.socket, order: Frame, given: list[int], *, layers: list[str], places: list[str]
+    control: socket.socket,
+    order: Frame,
+    given: list[int],
+    *,
+    layers: list[str],
+    places: list[str],
+    oom_score: int | None,
 ) -> None:
     """Run what *order* says with the descriptors *given* (stdin, stdout, stderr, result), and report on *control*.
 
@@ -42,6 +48,7 @@ def run_one_job(
         given: this process's copies, closed here.
         layers: what is in force, for the report.
         places: the directories whose being full is reported.
+        oom_score: from `open_oom_score`.
 
     Raises:
         Gone: the gateway wants no more of it.
@@ -53,7 +60,7 @@ def run_one_job(
     wakeups = _wake_on_child_end()
     end: Frame = {"kind": "ended", "status": 0, "not_started": "", "layers": layers}
     try:
-        child = _start(control, order, given)
+        child = _start(control, order, given, oom_score)
     except (OSError, ValueError) as error:
         end["not_started"] = f"{type(error).__name__}: {error}"
     else:
@@ -119,7 +126,7 @@ def kill_everything() -> None:
     reap(-1, 0)
 
 
-def _start(control: socket.socket, order: Frame, given: list[int]) -> int:
+def _start(control: socket.socket, order: Frame, given: list[int], oom_score: int | None) -> int:
     """Start the job and return its pid. The limits become our own too: nothing that we still do comes near them.
 
     A command, and a function that is not ours, is started as a program of its own without a copy of this process.
@@ -128,14 +135,14 @@ def _start(control: socket.socket, order: Frame, given: list[int]) -> int:
     argv, held = _command(order)
     _set_limits(order["rlimits"])
     os.chdir(WORKSPACE)
-    _be_first_to_go(1000)  # if memory runs out, the job goes, and not process 1
+    _be_first_to_go(oom_score, 1000)  # if memory runs out, the job goes, and not process 1
     if argv:
         child = _spawn(argv, order["environment"], [*given[:_STANDARD], *([given[_RESULT], held] if held else [])])
     else:
         child = os.fork()
         if child == 0:
             _become_function(control, order, given)
-    _be_first_to_go(0)
+    _be_first_to_go(oom_score, 0)
     for descriptor in (*given, *([held] if held else [])):
         os.close(descriptor)
     return child
@@ -187,11 +194,23 @@ def _become_function(control: socket.socket, order: Frame, given: list[int]) -> 
         os._exit(status)
 
 
-def _be_first_to_go(score: int) -> None:
-    with contextlib.suppress(OSError):  # there may be no /proc
-        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        os.write(descriptor, b"%d" % score)
-        os.close(descriptor)
+def open_oom_score() -> int | None:
+    """Return a descriptor of our own score, as process 1 that nothing foreign has joined yet.
+
+    It can be opened only while we are dumpable, and not once the wall stands.
+    """
+    kernel.set_dumpable(True)
+    try:
+        return os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return None  # there may be no /proc
+    finally:
+        kernel.set_dumpable(False)
+
+
+def _be_first_to_go(oom_score: int | None, score: int) -> None:
+    if oom_score is not None:
+        os.pwrite(oom_score, b"%d" % score, 0)
 
 
 def _set_limits(rlimits: dict[str, list[int]]) -> None:

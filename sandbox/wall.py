@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 import kernel
+import landlock
 import seccomp
 
 INSIDE_UID = 1000
@@ -20,6 +21,9 @@ _NAMESPACES = (
 )  # fmt: skip
 _HARMLESS = kernel.MS_NOSUID | kernel.MS_NODEV
 _FIRST_SIZE = "size=64k,nr_inodes=256,mode="  # until `seal` sets what the job may have
+
+_OLDEST_LANDLOCK = 2  # the one before forbids every move between directories
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 Setup = dict[str, Any]
 
@@ -63,7 +67,14 @@ def _bind_again(place: str, handle: int) -> None:
     os.close(handle)
 
 
-def seal(setup: Setup, limits: Setup) -> list[str]:
+def prepare_lock(setup: Setup) -> int | None:
+    """Return what `seal` needs to lock files a second time, after the last mount; nothing where the kernel cannot."""
+    if landlock.abi() < _OLDEST_LANDLOCK:
+        return None
+    return landlock.prepare(["/"], [*setup["tmpfs"], *setup["writable"], *_DEVICES], ["/"], network=True)
+
+
+def seal(setup: Setup, limits: Setup, lock: int | None) -> list[str]:
     """Set sizes, then give up what a job must not have. Returns the layers now in force."""
     kernel.unshare(kernel.CLONE_NEWCGROUP)  # by now the cell is in its cgroup, which becomes the root of what it sees
     options = f"size={limits['disk_bytes']},nr_inodes={limits['inodes']}"
@@ -77,7 +88,11 @@ def seal(setup: Setup, limits: Setup) -> list[str]:
     kernel.set_no_new_privileges()
     kernel.set_dumpable(False)
     kernel.install_filter(_filter(setup))
-    return [*layers, "capabilities", "no-new-privileges", "seccomp"]
+    layers += ["capabilities", "no-new-privileges", "seccomp"]
+    if lock is not None:
+        landlock.enforce(lock)
+        layers += landlock.layers(network=True)
+    return layers
 
 
 _filters: dict[tuple[bool, bool], bytes] = {}

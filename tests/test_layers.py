@@ -16,10 +16,14 @@ MAY_IMPORT = {
     "paths": set(),
     "config": {"contracts"},
     "datalock": {"contracts", "paths"},
+    "toml_writer": set(),
+    "server_definition": {"contracts"},
+    "servers_file": {"contracts", "paths", "server_definition", "toml_writer"},
+    "clients": {"contracts", "paths", "server_definition", "servers_file", "toml_writer"},
     "logs": {"contracts"},
     "chain": {"contracts"},
     "protocol": {"contracts"},
-    "engines": {"contracts", "paths"},
+    "engines": {"contracts", "paths", "protocol"},  # the protocol's words: engines/upstream, and no other
     "serving": {"contracts", "chain", "protocol", "engines", "paths"},
     "filewatch": set(),
     "gateway": {"contracts", "chain", "protocol", "engines", "serving", "config", "paths", "filewatch"},
@@ -27,7 +31,7 @@ MAY_IMPORT = {
 MAY_IMPORT["assembly"] = MAY_IMPORT["gateway"] | {"gateway"}
 MAY_IMPORT["daemon"] = MAY_IMPORT["assembly"] | {"assembly", "datalock", "logs", "__init__"}
 MAY_IMPORT["testing"] = MAY_IMPORT["daemon"]
-MAY_IMPORT["cli"] = MAY_IMPORT["daemon"] | {"daemon"}
+MAY_IMPORT["cli"] = MAY_IMPORT["daemon"] | {"daemon", "clients", "server_definition", "servers_file"}
 MAY_IMPORT["reference"] = MAY_IMPORT["cli"] | {"cli"}
 MAY_IMPORT["__init__"] = {"assembly", "config", "contracts"}
 
@@ -69,6 +73,16 @@ def test_engines_do_not_import_each_other(file: Path) -> None:
         parts = module.split(".")
         if parts[1] == "engines":
             assert len(parts) > 2 and parts[2] == engine, f"{file}:{line} imports another engine: {module}"
+
+
+@pytest.mark.parametrize(
+    "file", sorted((PACKAGE / "engines").rglob("*.py")), ids=lambda file: "/".join(file.parts[-2:])
+)
+def test_only_the_engine_that_speaks_with_other_servers_knows_the_protocol(file: Path) -> None:
+    if file.relative_to(PACKAGE / "engines").parts[0] == "upstream":
+        return
+    for line, module in own_imports(ast.parse(file.read_text())):
+        assert module.split(".")[1] != "protocol", f"{file}:{line} imports {module}"
 
 
 def test_the_far_side_of_the_wall_imports_nothing_of_ours() -> None:

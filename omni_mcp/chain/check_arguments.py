@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.errors import InvalidArguments
+from omni_mcp.contracts.hosts import NO_HOST
 from omni_mcp.contracts.ports import Schemas
 from omni_mcp.contracts.tool import Entry
 
@@ -15,7 +16,7 @@ class CheckArguments:
         self._schemas = schemas
 
     async def __call__(self, call: Call, proceed: Handler) -> Result:
-        if call.tool is not None and (problems := self._problems(call, call.tool)):
+        if call.tool is not None and (problems := self._problems(call, call.tool) or _host_problems(call, call.tool)):
             raise InvalidArguments(
                 f"the arguments of {call.name!r} do not fit: " + "; ".join(problems), data={"problems": problems}
             )
@@ -30,3 +31,13 @@ class CheckArguments:
             wrong = [name for name, value in call.arguments.items() if not isinstance(value, str)]
             return [f"$.{name}: is required" for name in missing] + [f"$.{name}: must be a string" for name in wrong]
         return []
+
+
+def _host_problems(call: Call, tool: Entry) -> list[str]:
+    """A URL that fits the schema may still name no host, or one that can be read in two ways."""
+    if tool.manifest is None or NO_HOST not in tool.hosts_for(call.arguments):
+        return []
+    return [
+        f"$.{tool.manifest.binding.egress_argument}: must be a whole http or https URL in ASCII, such as "
+        "https://example.org/, without user:password@; an IP address in its usual form"
+    ]

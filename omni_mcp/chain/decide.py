@@ -10,7 +10,6 @@ from omni_mcp.contracts.call import (
     Grant,
     Handler,
     InputRequired,
-    Principal,
     Question,
     Result,
     grant_digest,
@@ -60,7 +59,7 @@ class Decisions:
         Raises:
             NotAllowed: what is in force now does not allow it.
         """
-        if call.grant is None or call.tool is None or self._holds(call.grant, call.principal, call.tool):
+        if call.grant is None or call.tool is None or self._holds(call.grant, call, call.tool):
             return call
         by = call.grant.approved_by
         approval = None
@@ -73,13 +72,13 @@ class Decisions:
         grant = grant_for(call, call.tool, decision, approval)
         return replace(call, grant=grant, intents=(*call.intents, recorded))
 
-    def _holds(self, grant: Grant, principal: Principal, tool: Entry) -> bool:
+    def _holds(self, grant: Grant, call: Call, tool: Entry) -> bool:
         """Whether what made *grant* is still in force."""
         if grant.policy_version != self._policy.version:
             return False
         if grant.approval is None or grant.approved_by is not None:
             return True
-        standing = self._standing.find(principal, tool)
+        standing = self._standing.find(call.principal, tool, grant.egress)
         return standing is not None and standing.id == grant.approval
 
     def still_asks(self, call: Call, now: Entry | None) -> bool:
@@ -89,6 +88,7 @@ class Decisions:
         return self._judge(call, now, None).verdict == "ask"
 
     def _judge(self, call: Call, entry: Entry | None, approval: ApprovalFacts | None) -> Decision:
+        hosts = entry.hosts_for(call.arguments) if entry is not None else ()
         return self._policy.decide(
             action=ACTIONS[call.kind],
             principal=call.principal,
@@ -97,9 +97,9 @@ class Decisions:
             run=call.run,
             arguments_digest=self._log.arguments_hmac(call.arguments),
             arguments_bytes=len(canonical(call.arguments)),
-            egress=hosts_of(entry),
+            egress=hosts,
             approval=approval,
-            standing=self._standing.find(call.principal, entry) if entry is not None else None,
+            standing=self._standing.find(call.principal, entry, hosts) if entry is not None else None,
         )
 
 
@@ -130,7 +130,7 @@ def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFac
         rules=decision.rules,
         approval=decision.standing or (approval.id if approval else None),
         approved_by=approval.by if approval and not decision.standing else None,
-        egress=hosts_of(tool),
+        egress=tool.hosts_for(call.arguments),
     )
 
 
@@ -168,11 +168,6 @@ def _facts(entry: Entry | None) -> dict[str, str]:
         "sandbox_profile": entry.profile,
         "isolation_demanded": entry.posture,
     }
-
-
-def hosts_of(entry: Entry | None) -> tuple[str, ...]:
-    """Return the hosts to which a call of *entry* is given a way out."""
-    return entry.manifest.hosts if entry is not None and entry.manifest is not None else ()
 
 
 def _reason(call: Call, decision: Decision) -> str:

@@ -12,6 +12,7 @@ from omni_mcp.chain.decide import Decisions
 from omni_mcp.chain.slots import FairSlots
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result, grant_digest
 from omni_mcp.contracts.errors import Frozen, Internal, NotAllowed, Refused, TimedOut
+from omni_mcp.contracts.hosts import NO_HOST
 from omni_mcp.contracts.ports import Catalog, Executor
 from omni_mcp.contracts.tool import Entry
 
@@ -90,6 +91,8 @@ class Execute:
             raise Frozen(f"project {call.principal.project!r} is frozen")
         if call.grant is None or call.grant.digest != grant_digest(call, tool):
             raise NotAllowed(call.name, detail="the grant does not fit this call")
+        if NO_HOST in call.grant.egress or call.grant.egress != tool.hosts_for(call.arguments):
+            raise NotAllowed(call.name, detail="the grant's hosts are not those of this call")
         found = self._catalog.find(call.profile, call.kind, call.name)
         if found is None or found.digest != tool.digest:
             raise NotAllowed(call.name, detail="the definition changed while the call waited")

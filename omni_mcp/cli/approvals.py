@@ -134,6 +134,7 @@ def _full_text(found: Approval) -> str:
         f"who        {found.principal}",
         f"what       {found.name}  (server {found.server}, definition {found.definition_digest})",
         f"labels     {labels}",
+        *([f"hosts      {', '.join(found.hosts)}"] if found.hosts else []),
         f"because    {', '.join(found.rules)}",
         f"approvers  {', '.join(found.approvers) or 'anybody who can run this command'}",
         f"asked      {iso_time(found.asked_at_ns)}, open until {iso_time(found.expires_at_ns)}",

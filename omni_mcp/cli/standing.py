@@ -17,6 +17,7 @@ from omni_mcp.cli.trial import entries_of, parse_target, somebody, try_call
 from omni_mcp.contracts.approval import StandingGrant
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import BadRequest, NotFound
+from omni_mcp.contracts.hosts import check_host
 from omni_mcp.contracts.ids import iso_time, new_id
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.policy import StandingFacts
@@ -38,6 +39,8 @@ class _Covered:
     digest: str
     labels: JsonObject
     effect: str
+    hosts: tuple[str, ...] = ()
+    names_hosts: bool = False  # whether its arguments name further ones
 
 
 @click.command()
@@ -46,24 +49,33 @@ class _Covered:
 @click.option("--user", default="", metavar="USER", help="Only this user, or with --to: only that user's agent.")
 @click.option("--project", default="default", show_default=True, help="Only calls in this project.")
 @click.option("--expires", metavar="SPAN", required=True, help="When it ends, at most 90d: 30m, 12h, 7d.")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="A host that its calls may name, or *.SUFFIX:PORT; several times. Without it only those of the manifest.",
+)
 @click.option("--any-definition", is_flag=True, help="Also for what the tool becomes when its definition changes.")
 @note_option
 @yes_option
 @json_option
 def grant(
-    tool: str, agent: str, user: str, project: str, expires: str, any_definition: bool, note: str | None, yes: bool,
-    as_json: bool,
+    tool: str, agent: str, user: str, project: str, expires: str, hosts: tuple[str, ...], any_definition: bool,
+    note: str | None, yes: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Let calls of TOOL, or of SERVER__*, run without asking a person each time, until it expires.
 
     It allows nothing by itself: a call that no rule allows stays refused. It is good for the definitions as they are
-    now; a tool that changes is asked about again. Without --to and --user it is for everyone of the project.
+    now; a tool that changes is asked about again. A call that names a host runs unasked only if --host covers it.
+    Without --to and --user it is for everyone of the project.
     """
     server, name = parse_target(tool)
+    open_to = _hosts(hosts)
     span_s = parse_span_s(expires)
     caller = _caller(agent, user, project)
     home = find_home()
-    covered = _covered(home, server, name, caller, project)
+    covered = _covered(home, server, name, caller, project, open_to)
     if not covered and not any_definition:
         raise NotFound(
             f"no manifest defines {tool} and no call of it was asked about, so its definition is not known here; "
@@ -77,12 +89,13 @@ def grant(
         server=server,
         tool=name,
         definitions=None if any_definition else tuple(sorted({one.digest for one in covered})),
+        hosts=open_to or None,
         given_by=local_user(os.getuid()).id,
         given_at_ns=now_ns,
         expires_at_ns=now_ns + span_s * 1_000_000_000,
         note=note,
     )
-    text = "\n".join([_line(given), *_effects(covered, any_definition)])
+    text = "\n".join([_line(given), *_effects(covered, open_to, any_definition)])
     if not yes:
         confirm(printable(text), "Let these calls run unasked?", look="look at it with `omni-mcp policy explain`")
     with closing(open_state(_state_file(home))) as connection:
@@ -129,7 +142,16 @@ def _caller(agent: str, user: str, project: str) -> Principal | None:
     return somebody(agent=agent, user=user or str(os.getuid()), project=project)
 
 
-def _covered(home: Home, server: str, name: str | None, caller: Principal | None, project: str) -> list[_Covered]:
+def _hosts(given: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(check_host(host) for host in given))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--host") from error
+
+
+def _covered(
+    home: Home, server: str, name: str | None, caller: Principal | None, project: str, hosts: Sequence[str]
+) -> list[_Covered]:
     """Return the definitions that stand now: of the manifests, else those that questions were asked about."""
     policy = open_policy(home.policies, bundled("policies"))
     found = [
@@ -137,17 +159,19 @@ def _covered(home: Home, server: str, name: str | None, caller: Principal | None
             resource_id(entry.server, entry.name),
             entry.digest,
             {**entry.labels.model_dump(), "side_effects": entry.side_effects},
-            _effect(policy, caller, project, entry),
+            _effect(policy, caller, project, entry, hosts),
+            entry.hosts_for({}),
+            entry.manifest is not None and entry.manifest.binding.egress_argument is not None,
         )
         for entry in entries_of(home, "call_tool", server, name)
     ]
     return found or _asked_about(home, server, name)
 
 
-def _effect(policy: CedarPolicy, caller: Principal | None, project: str, entry: Entry) -> str:
+def _effect(policy: CedarPolicy, caller: Principal | None, project: str, entry: Entry, hosts: Sequence[str]) -> str:
     """Say what a grant would change for *caller*, or for an agent that nobody knows by name."""
     who = caller or somebody(project=project)
-    decision = try_call(policy, who, entry)
+    decision = try_call(policy, who, entry, hosts=hosts)
     rules = ", ".join(decision.rules)
     if decision.verdict == "deny" and caller is None:
         return "no rule allows it to everyone; those whom a rule allows it are not asked about"
@@ -156,7 +180,7 @@ def _effect(policy: CedarPolicy, caller: Principal | None, project: str, entry: 
     if decision.verdict == "allow":
         return "has no effect now: nothing asks about this call"
     by = StandingFacts(id="trial", by=local_user(os.getuid()).id)
-    waived = try_call(policy, who, entry, standing=by).verdict == "allow"
+    waived = try_call(policy, who, entry, hosts=hosts, standing=by).verdict == "allow"
     return f"waives {rules}" if waived else f"has no effect: {rules} takes no standing grant"
 
 
@@ -176,10 +200,14 @@ def _asked_about(home: Home, server: str, name: str | None) -> list[_Covered]:
     return list(newest.values())
 
 
-def _effects(covered: Sequence[_Covered], any_definition: bool) -> Iterator[str]:
+def _effects(covered: Sequence[_Covered], hosts: Sequence[str], any_definition: bool) -> Iterator[str]:
     for one in covered[:MAX_DEFINITIONS]:
         labels = ", ".join(f"{label}={value}" for label, value in one.labels.items())
         yield f"  {one.name}: {one.effect}\n    {labels}\n    definition {one.digest}"
+        if one.hosts:
+            yield f"    its manifest names {', '.join(one.hosts)}"
+        if one.names_hosts and not hosts:
+            yield "    a call that names a host is still asked about; to cover it: --host HOST:PORT"
     if any_definition:
         yield "  whatever the definition becomes, its labels and hosts included"
 
@@ -209,7 +237,8 @@ def _stored() -> Iterator[StandingStore | None]:
 def _line(given: StandingGrant) -> str:
     who = given.principal or f"everyone of project {given.project}"
     what = resource_id(given.server, given.tool or "*")
-    return f"{given.id}  until {iso_time(given.expires_at_ns)}  {who}  {what}"
+    hosts = f"  reaching {', '.join(given.hosts)}" if given.hosts else ""
+    return f"{given.id}  until {iso_time(given.expires_at_ns)}  {who}  {what}{hosts}"
 
 
 def _as_json(stored: StoredGrant) -> JsonObject:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import click
 
-from omni_mcp.chain.decide import hosts_of
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.json import JsonObject, canonical, digest
@@ -82,9 +82,10 @@ def try_call(
     name: str = "",
     action: Action = "call_tool",
     arguments: JsonObject | None = None,
+    hosts: Sequence[str] = (),
     standing: StandingFacts | None = None,
 ) -> Decision:
-    """Decide a call of *entry*; where it is unknown, of *name*."""
+    """Decide a call of *entry*; where it is unknown, of *name*. *hosts* are reached beside those of the arguments."""
     given = {} if arguments is None else arguments
     return policy.decide(
         action=action,
@@ -94,6 +95,6 @@ def try_call(
         run="",
         arguments_digest=digest(given),
         arguments_bytes=len(canonical(given)),
-        egress=hosts_of(entry),
+        egress=(*(entry.hosts_for(given) if entry is not None else ()), *hosts),
         standing=standing,
     )

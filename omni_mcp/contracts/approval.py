@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.hosts import is_covered
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Closed, HostName
-from omni_mcp.contracts.policy import StandingFacts
 from omni_mcp.contracts.tool import Entry
 
 ApprovalState = Literal["pending", "approved", "denied", "expired", "used", "withdrawn"]
@@ -86,15 +85,3 @@ class StandingGrant(Closed):
             and (self.definitions is None or entry.digest in self.definitions)
             and all(is_covered(host, open_to) for host in hosts)
         )
-
-
-class StandingGrants(Protocol):
-    """What people said yes to in advance."""
-
-    def find(self, principal: Principal, entry: Entry, hosts: Sequence[str]) -> StandingFacts | None:
-        """Return a standing grant that covers a call of *entry* by *principal* now and whose giving is on record.
-
-        *hosts* are all that the call may reach; the grant covers each of them. Synchronous: it is asked about every
-        call. A revocation shows within 200 ms.
-        """
-        ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from omni_mcp.contracts.hosts import check_host, host_of_url
 from omni_mcp.contracts.json import JsonObject
@@ -148,12 +148,12 @@ class ToolManifest(Closed):
     output_schema: JsonObject | None = None
     binding: BindingSpec
     auth_type: Literal["none", "bearer", "api_key", "oauth2"] = "none"
-    secrets: tuple[Annotated[str, AfterValidator(_check_secret)], ...] = Field(
+    secrets: tuple[str, ...] = Field(
         (),
         max_length=16,
         description="Names of secrets of omni.toml that the job finds in its environment, in upper case; never values.",
     )
-    hosts: tuple[HostName, ...] = Field(
+    hosts: tuple[str, ...] = Field(
         (),
         max_length=64,
         description="`name:port` or `*.suffix:port` entries that the job may reach when policy agrees.",
@@ -167,6 +167,16 @@ class ToolManifest(Closed):
     limits: Limits = Limits()
     licence: str = Field("Apache-2.0", min_length=1, max_length=64)
     golden: Golden | None = None
+
+    @field_validator("secrets")
+    @classmethod
+    def _secrets_are_variables(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_check_secret, names))
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(check_host, hosts))
 
     @model_validator(mode="after")
     def _labels_agree(self) -> ToolManifest:

@@ -189,10 +189,11 @@ class Desk(Protocol):
 class StandingGrants(Protocol):
     """What people said yes to in advance."""
 
-    def find(self, principal: Principal, entry: Entry) -> StandingFacts | None:
+    def find(self, principal: Principal, entry: Entry, hosts: Sequence[str]) -> StandingFacts | None:
         """Return a standing grant that covers a call of *entry* by *principal* now and whose giving is on record.
 
-        Synchronous: it is asked about every call. A revocation shows within 200 ms.
+        *hosts* are all that the call may reach; the grant covers each of them. Synchronous: it is asked about every
+        call. A revocation shows within 200 ms.
         """
         ...
 

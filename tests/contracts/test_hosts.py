@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from omni_mcp.contracts.hosts import NO_HOST, check_exact_host, check_host, host_of_url, is_covered
+from omni_mcp.contracts.manifest import ToolManifest
 from omni_mcp.engines.sandbox.egress.grant import EgressGrant
 from omni_mcp.engines.sandbox.egress.target import parse_target
 
@@ -74,3 +77,25 @@ def test_nothing_covers_what_names_no_host() -> None:
     assert not is_covered(NO_HOST, ["*.org:443", "a.org:443"])
     with pytest.raises(ValueError, match="pattern"):
         check_exact_host("*.org:443")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hosts": ["a.org"]}, {"hosts": ["A.org:443"]}, {"secrets": ["path"]}, {"secrets": ["ld_preload"]},
+        {"secrets": ["https_proxy"]}, {"secrets": ["a-b"]}, {"secrets": ["PYTHONPATH"]},
+        {"binding": {"kind": "sandbox_job", "entry_point": "a:b", "egress_argument": "path"}},
+        {"binding": {"kind": "sandbox_job", "entry_point": "a:b", "egress_argument": "count"}},
+        {"binding": {"kind": "sandbox_job", "entry_point": "a:b", "shares": ["../x"]}},
+        {"labels": {"egress": False}},
+    ],
+)  # fmt: skip
+def test_a_manifest_that_would_do_something_else_than_it_says_is_refused(changes: dict[str, Any]) -> None:
+    facts: dict[str, Any] = {
+        "id": "get", "version": "1.0.0", "title": "Get", "description": "Gets.", "secrets": ["token"],
+        "input_schema": {"properties": {"url": {"type": "string"}, "count": {"type": "integer"}}},
+        "binding": {"kind": "sandbox_job", "entry_point": "a:b", "egress_argument": "url"},
+    }  # fmt: skip
+    ToolManifest.model_validate(facts)
+    with pytest.raises(ValidationError):
+        ToolManifest.model_validate(facts | changes)

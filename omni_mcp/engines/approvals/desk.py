@@ -396,6 +396,7 @@ class ApprovalDesk:
             arguments_digest=self._log.arguments_hmac(call.arguments),
             arguments=shown,
             labels={**entry.labels.model_dump(), "side_effects": entry.side_effects},
+            hosts=tuple(map(self._masker.mask_text, entry.hosts_for(call.arguments))),
             rules=rules,
             approvers=question.approvers,
             policy_version=policy_version,

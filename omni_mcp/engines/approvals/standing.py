@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from omni_mcp.contracts.approval import StandingGrant
 from omni_mcp.contracts.call import Principal
@@ -52,13 +52,13 @@ class StandingBook:
     def __len__(self) -> int:
         return len(self._standing)
 
-    def find(self, principal: Principal, entry: Entry) -> StandingFacts | None:
-        """Return a grant that covers a call of *entry* by *principal* now; see the port."""
+    def find(self, principal: Principal, entry: Entry, hosts: Sequence[str] = ()) -> StandingFacts | None:
+        """Return a grant that covers a call of *entry* by *principal* with *hosts* now; see the port."""
         if not self._standing or time.monotonic() - self._looked_s > self._max_age_s:
             return None
         now = self._now_ns()
         for grant in self._standing:
-            if grant.stands_at(now) and grant.covers(principal, entry):
+            if grant.stands_at(now) and grant.covers(principal, entry, hosts):
                 return StandingFacts(id=grant.id, by=grant.given_by)
         return None
 
@@ -134,6 +134,7 @@ def _payload(step: Step, grant: StandingGrant) -> Closed:
         server=grant.server,
         tool=grant.tool,
         definitions=grant.definitions,
+        hosts=grant.hosts,
         given_at=iso_time(grant.given_at_ns),
         expires_at=iso_time(grant.expires_at_ns),
         note=grant.note,

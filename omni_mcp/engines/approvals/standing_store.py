@@ -21,6 +21,7 @@ DAY_NS = 86400 * 1_000_000_000
 MAX_SPAN_NS = 90 * DAY_NS  # longer than a quarter, nobody remembers having given it
 MAX_STANDING = 1000
 MAX_DEFINITIONS = 500  # the event that holds them is searched by its first 64 KiB
+MAX_HOSTS = 64
 MAX_NOTE_CHARS = 2000
 KEPT_NS = 30 * DAY_NS  # as closed questions; the run log keeps the facts
 HINT = "see: omni-mcp approvals grants --all"
@@ -75,7 +76,8 @@ class StandingStore:
         """Keep *grant*. It counts when a gateway has put it on record.
 
         Raises:
-            BadRequest: it has no end within 90 days, covers too many definitions or none, or its note is too long.
+            BadRequest: it has no end within 90 days, covers too many definitions or none or too many hosts, or its
+                note is too long.
             Conflict: too many grants stand.
         """
         now = self._now_ns()
@@ -83,6 +85,8 @@ class StandingStore:
             raise BadRequest("a standing grant ends within 90 days, such as: --expires 7d")
         if grant.definitions is not None and not 0 < len(grant.definitions) <= MAX_DEFINITIONS:
             raise BadRequest(f"a standing grant is bound to 1 to {MAX_DEFINITIONS} definitions; name a single tool")
+        if len(grant.hosts or ()) > MAX_HOSTS:
+            raise BadRequest(f"a standing grant names at most {MAX_HOSTS} hosts")
         if grant.note is not None and len(grant.note) > MAX_NOTE_CHARS:
             raise BadRequest(f"a note has at most {MAX_NOTE_CHARS} characters")
         done = self._connection.execute(

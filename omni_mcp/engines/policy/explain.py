@@ -5,6 +5,7 @@ from __future__ import annotations
 from cedarpy import Entities
 
 from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.hosts import NO_HOST
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.policy import Action, Decision, Explanation
 from omni_mcp.engines.policy.grants import GrantSpec
@@ -87,11 +88,14 @@ def _ways_to_yes(decision: Decision, policies: PolicySet) -> str:
     request = decision.request
     if request.get("action", {}).get("id") != "call_tool":
         return answer
+    hosts = request.get("context", {}).get("egress_hosts", [])
+    if NO_HOST in hosts:
+        return "nobody will be asked: an argument should be a URL and is none, so the call is refused"
     standing = {"id": "trial", "by": {"__entity": uid("Omni::User", "0")}}
     granted = {**request, "context": {**request.get("context", {}), "standing": standing}}
     try:
         takes_one = judge_again(granted, policies).verdict == "allow"
-        command = _spec_of(request).standing_command()
+        command = _spec_of(request).standing_command(hosts)
     except (ValueError, KeyError):
         return answer  # a record of another time, or with texts erased
     return f"{answer}; to stop asking for a time: {command}" if takes_one else answer

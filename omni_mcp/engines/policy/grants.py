@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,10 +68,12 @@ class GrantSpec:
         words += ["--read-only"] if self.read_only else []
         return " ".join(words)
 
-    def standing_command(self) -> str:
-        """Return the command that gives a standing grant for the same callers and tools, for a week."""
+    def standing_command(self, hosts: Sequence[str] = ()) -> str:
+        """Return the command that gives a standing grant for the same callers, tools and *hosts*, for a week."""
         target = self.target + ("__*" if self.kind == "server" else "")
-        return " ".join(["omni-mcp", "approvals", "grant", _quoted(target), *self._who(), "--expires", "7d"])
+        reaching = [f"--host {_quoted(host)}" for host in hosts]
+        words = ["omni-mcp", "approvals", "grant", _quoted(target), *self._who(), *reaching, "--expires", "7d"]
+        return " ".join(words)
 
     def _who(self) -> list[str]:
         given = (("--to", self.agent), ("--user", self.user), ("--project", self.project))

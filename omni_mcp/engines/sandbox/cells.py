@@ -17,6 +17,7 @@ from omni_mcp.contracts.errors import RateLimited, SandboxUnavailable
 from omni_mcp.contracts.json import JsonObject, depth_of
 from omni_mcp.contracts.sandbox import POSTURES, Connection, EndReason, Isolation, Job, JobEnd, Served, Streams
 from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
+from omni_mcp.engines.sandbox.egress.trust import Trust
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.jobrun import JobRun, Outcome
 from omni_mcp.engines.sandbox.launcher import Launcher, base_interpreter, covers_workspace
@@ -66,6 +67,7 @@ class BubblewrapSandbox:
         self._slots = asyncio.Semaphore(max_jobs)
         self._waiting = 0
         self._servers = 0
+        self._trust = Trust()
         self._waiting_limit = waiting_limit
         self._wait_limit_s = wait_limit_s
 
@@ -123,7 +125,8 @@ class BubblewrapSandbox:
         try:
             async with pool.cell(profile, job.mounts) as (cell, hot):
                 start_ms = (time.monotonic() - started) * 1000
-                outcome = await JobRun(cell, job, streams=streams, on_connection=on_connection).to_its_end()
+                run = JobRun(cell, job, streams=streams, on_connection=on_connection, trust=self._trust)
+                outcome = await run.to_its_end()
         except StartFailed as error:
             return self._not_run(job, "start_failed", str(error))
         return self._end_of(job, profile, outcome, start_ms, hot=hot)
@@ -160,7 +163,7 @@ class BubblewrapSandbox:
     ) -> AsyncIterator[Served]:
         async with pool.cell(profile, job.mounts) as (cell, hot):
             pipes = ServerPipes(on_stderr)
-            run = JobRun(cell, job, pipes=pipes, on_connection=on_connection)
+            run = JobRun(cell, job, pipes=pipes, on_connection=on_connection, trust=self._trust)
 
             async def its_end() -> JobEnd:
                 return self._end_of(job, profile, await run.to_its_end(), 0.0, hot=hot)

@@ -16,6 +16,7 @@ from omni_mcp.engines.sandbox.cell import Cell
 from omni_mcp.engines.sandbox.channel import ChannelClosed
 from omni_mcp.engines.sandbox.egress.grant import EgressGrant
 from omni_mcp.engines.sandbox.egress.proxy import serve_egress
+from omni_mcp.engines.sandbox.egress.trust import Trust
 from omni_mcp.engines.sandbox.export import Exported, export_and_close
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.growth import Growth, growths_of
@@ -55,11 +56,12 @@ class JobRun:
 
     def __init__(
         self, cell: Cell, job: Job, *, pipes: JobPipes | None = None, streams: Streams | None = None,
-        on_connection: Callable[[Connection], None] = lambda connection: None,
+        on_connection: Callable[[Connection], None] = lambda connection: None, trust: Trust | None = None,
     ) -> None:  # fmt: skip
         self._cell = cell
         self._job = job
         self._on_connection = on_connection
+        self._trust = trust
         self._grant = _grant_of(job)
         self._growths = growths_of(job)
         self._over: asyncio.Future[EndReason | None] = asyncio.get_running_loop().create_future()
@@ -145,7 +147,8 @@ class JobRun:
         if descriptor is None or self._grant is None:
             raise StartFailed("the cell has no way out to serve")
         listener = socket.socket(fileno=descriptor)
-        await stack.enter_async_context(serve_egress(listener, self._grant, on_connection=self._on_connection))
+        served = serve_egress(listener, self._grant, on_connection=self._on_connection, tls=self._trust)
+        await stack.enter_async_context(served)
 
     def _order(self) -> JsonObject:
         job = self._job

@@ -151,6 +151,7 @@ class Template:
             "proc": self.plan.proc,
             "unix_sockets": profile.unix_sockets,
             "count_memory": self.plan.group is None,
+            "writable": [mount.inside for mount in self.plan.mounts if mount.writable],
             "preload": list(profile.preload),
         }
 

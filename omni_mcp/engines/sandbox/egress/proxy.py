@@ -37,7 +37,7 @@ async def serve_egress(
     *,
     on_connection: Callable[[Connection], None],
     resolve: Resolve | None = None,
-    tls: ssl.SSLContext | None = None,
+    tls: ssl.SSLContext | Trust | None = None,
     limits: EgressLimits = DEFAULT_LIMITS,
 ) -> AsyncIterator[None]:
     """Serve the proxy on a listening socket until the context is left.
@@ -54,7 +54,8 @@ async def serve_egress(
         limits: how much, how many, how long.
     """
     with SystemResolver() as system:
-        outside = Outside(grant=grant, limits=limits, resolve=resolve or system, trust=Trust(tls))
+        trust = tls if isinstance(tls, Trust) else Trust(tls)
+        outside = Outside(grant=grant, limits=limits, resolve=resolve or system, trust=trust)
         door = _Door(listener, outside, on_connection)
         try:
             yield
