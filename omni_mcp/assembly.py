@@ -22,6 +22,7 @@ from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.approvals.desk import open_desk
 from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.catalog.catalog import BUILTIN_PROFILES, MemoryCatalog, ProfileSpec
+from omni_mcp.engines.catalog.lock_listing import listings_dir
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.identity.keys import KeyRing
 from omni_mcp.engines.policy.policy import open_policy
@@ -37,6 +38,7 @@ from omni_mcp.gateway import Engines, Gateway
 from omni_mcp.paths import Home, bundled, make_private_dir
 from omni_mcp.serving.reports import Reports
 from omni_mcp.serving.runs_server import RunsSource
+from omni_mcp.upstreams import News, Reporter, open_behind, read_definitions
 
 GATEWAY = Principal(kind="User", id="gateway", project="-")  # no key or socket can stand for it: "-" is no project
 
@@ -72,6 +74,7 @@ async def open_gateway(
             ("file watcher", gateway.watch()),
             ("change notices", gateway.changes.follow(engines.log)),
             ("first cells", _warm_up(engines)),
+            ("servers behind us", gateway.follow(engines.news)),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_say_if_failed)
@@ -87,7 +90,8 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
         make_private_dir(directory)
     secrets = read_secrets(settings, dict(os.environ))
     supplies = supplies_of(settings, secrets, home)
-    masker = SecretMasker(secrets)
+    defined = read_definitions(settings.servers, home, secrets=secrets, environment=os.environ)
+    masker = SecretMasker(defined.secrets)
     log = await stack.enter_async_context(
         open_run_log(
             home.log_file,
@@ -106,15 +110,32 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
     policy = open_policy(home.policies, bundled("policies"))
     if policy.problems:
         reports.rejected("policy", policy.problems)
-    catalog = _open_catalog(settings, home, sources, reports)
+    profiles = load_profiles(bundled("sandbox") / "profiles", own=home.profiles)
     sandbox = await stack.enter_async_context(
         open_sandbox(
-            profiles=load_profiles(bundled("sandbox") / "profiles", own=home.profiles),
+            profiles=profiles,
             sandbox_dir=bundled("sandbox"),
             max_jobs=settings.sandbox.max_jobs,
             use_cgroups=settings.sandbox.cgroups,
         )
     )
+    if defined.problems:
+        reports.rejected("servers", defined.problems)
+    news = News()
+    behind = await stack.enter_async_context(
+        open_behind(
+            defined,
+            sandbox=sandbox,
+            profiles=profiles,
+            homes=home.servers,
+            listings=listings_dir(home.data),
+            networks=settings.egress.networks,
+            mask=masker.mask_text,
+            reporter=Reporter(log, run, masker.mask_text),
+            news=news,
+        )
+    )
+    catalog = _open_catalog(settings, home, [*sources, behind.source], reports)
     desk = await stack.enter_async_context(
         open_desk(
             open_state(home.state_file),
@@ -130,8 +151,8 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
     stack.push_async_callback(nonces.close)
     return Engines(
         masker=masker, log=log, artifacts=artifacts, gateway_run=run, recovered=recovered, reports=reports,
-        policy=policy, catalog=catalog, sandbox=sandbox, supplies=supplies, desk=desk, nonces=nonces,
-        identities=KeyRing(home.keys_file),
+        policy=policy, catalog=catalog, sandbox=sandbox, behind=behind, news=news, supplies=supplies, desk=desk,
+        nonces=nonces, identities=KeyRing(home.keys_file),
     )  # fmt: skip
 
 

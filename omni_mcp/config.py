@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.hosts import check_exact_host
 from omni_mcp.contracts.manifest import Closed, ServerName, ShareName
+from omni_mcp.server_definition import ServerDefinition
 
 
 def _exact_host(value: str) -> str:
@@ -163,6 +164,9 @@ class Settings(Closed):
     log: LogSettings = LogSettings()
     profiles: dict[str, ProfileSettings] = Field(
         {}, description="Name = { servers = [...], names = `prefixed` or `identity` }: what `/mcp/NAME` shows."
+    )
+    servers: dict[ServerName, ServerDefinition] = Field(
+        {}, description="Name = a server behind the gateway: a `command` in the sandbox, or a `url`."
     )
     secrets: dict[str, str] = Field({}, description="Name = `env:VARIABLE` or `file:/path`: references, never values.")
     shares: dict[ShareName, Annotated[str, AfterValidator(_shared_place)]] = Field(

@@ -48,6 +48,7 @@ from omni_mcp.serving.rejections import Rejections
 from omni_mcp.serving.reports import Reports
 from omni_mcp.serving.runbook import Runbook
 from omni_mcp.serving.runs_server import RunsExecutor
+from omni_mcp.upstreams import Behind, News
 
 WATCH_S = 1.0
 SWEEP_S = 30.0
@@ -71,6 +72,8 @@ class Engines:
     policy: CedarPolicy
     catalog: MemoryCatalog
     sandbox: BubblewrapSandbox
+    behind: Behind
+    news: News
     supplies: Supplies
     desk: ApprovalDesk
     nonces: StoredNonces
@@ -124,6 +127,7 @@ class Gateway:
                     supplies=engines.supplies,
                 ),
                 "inproc_safe": runs,
+                "mcp_remote": engines.behind.executor,
                 **executors,
             },
             places={"sandbox_job": engines.sandbox.max_jobs},
@@ -145,7 +149,8 @@ class Gateway:
             metrics=self._metrics,
             admit=lambda principal: self._limit.admit_request(principal.key),
             may_see=runs.may_see,
-            completer_of=lambda entry: completers.get(entry.server),
+            completer_of=lambda entry: completers.get(entry.server) or engines.behind.completers.get(entry.server),
+            watch=engines.behind.watch,
             end_round=self._record.end_round,
         )
         self.http_app = build_http(self.edge, engines.identities, settings.server, status=self.status)
@@ -206,6 +211,7 @@ class Gateway:
             },
             "isolation": engines.sandbox.isolation().as_json(),
             "cells": engines.sandbox.held(),
+            "servers": engines.behind.facts(),
             "log": {
                 "file": str(self._home.log_file),
                 "run": engines.gateway_run,
@@ -294,6 +300,16 @@ class Gateway:
             if time.monotonic() - swept_s > SWEEP_S:
                 swept_s = time.monotonic()
                 self._runbook.sweep()
+
+    async def follow(self, news: News) -> None:
+        """Pass on what the servers behind us report, until cancelled."""
+        while True:
+            listings, updates = await news.next()
+            if listings:
+                await asyncio.to_thread(self._engines.behind.keep, listings)
+                self.reload_catalog()
+            for uri in updates:
+                self.changes.resource_updated(uri)
 
     def check_settings(self) -> None:
         """Read omni.toml again: what is wrong is reported, what changed is named as waiting for the next start."""

@@ -71,6 +71,11 @@ class Home:
         return self.data / "workspaces"
 
     @property
+    def servers(self) -> Path:
+        """Homes and caches of the servers that run in cells."""
+        return self.data / "servers"
+
+    @property
     def secrets(self) -> Path:
         """Keys of the gateway itself: log heads, argument hashes, seals. Mode 0700."""
         return self.data / "secrets"

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "contracts": set(),
     "paths": set(),
-    "config": {"contracts"},
+    "config": {"contracts", "server_definition"},
     "datalock": {"contracts", "paths"},
     "toml_writer": set(),
     "server_definition": {"contracts"},
@@ -26,7 +26,10 @@ MAY_IMPORT = {
     "engines": {"contracts", "paths", "protocol"},  # the protocol's words: engines/upstream, and no other
     "serving": {"contracts", "chain", "protocol", "engines", "paths"},
     "filewatch": set(),
-    "gateway": {"contracts", "chain", "protocol", "engines", "serving", "config", "paths", "filewatch"},
+    "upstreams": {"contracts", "engines", "paths", "server_definition", "servers_file"},
+    "gateway": {
+        "contracts", "chain", "protocol", "engines", "serving", "config", "paths", "filewatch", "upstreams",
+    },
 }
 MAY_IMPORT["assembly"] = MAY_IMPORT["gateway"] | {"gateway"}
 MAY_IMPORT["daemon"] = MAY_IMPORT["assembly"] | {"assembly", "datalock", "logs", "__init__"}

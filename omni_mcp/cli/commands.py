@@ -32,6 +32,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "errors": ("omni_mcp.cli.contracts", "errors", "Print the failure catalogue."),
     "add": ("omni_mcp.cli.servers", "add", "Add a server behind the gateway: a command or a URL."),
     "servers": ("omni_mcp.cli.servers", "servers", "List, add, change and remove the servers behind the gateway."),
+    "accept": (
+        "omni_mcp.cli.accept",
+        "accept_command",
+        "Accept what a server offers, after a look at each definition.",
+    ),
+    "lock": ("omni_mcp.cli.lock", "lock_command", "Show which definitions are accepted and which wait."),
+    "risks": ("omni_mcp.cli.lock", "risks_command", "List the open risks of what was accepted."),
     "import": (
         "omni_mcp.cli.importing",
         "import_servers",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
+from omni_mcp.contracts.lock import QuarantineReason, RiskClass
 from omni_mcp.contracts.manifest import Closed
 
 CONTRACT_VERSION = 1
@@ -347,6 +348,56 @@ class EgressConnection(Closed):
     more: int = 0
 
 
+class QuarantinedDefinition(Closed):
+    """One definition that nobody accepted as it is. `findings` and `changes` name rules and kinds, never a text.
+
+    They are empty, and `severity` is None, where nothing was found or nobody looked yet.
+    """
+
+    item: str
+    digest: str
+    severity: Literal["note", "warning", "severe"] | None = None
+    findings: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+
+
+class DefinitionQuarantined(Closed):
+    """A server offers what nobody accepted: it is neither listed nor called. `more` counts those not named here."""
+
+    code: Literal["definition_quarantined"] = "definition_quarantined"
+    server: str
+    reason: QuarantineReason
+    definitions: tuple[QuarantinedDefinition, ...]
+    more: int = 0
+
+
+class DefinitionAccepted(Closed):
+    """A person accepted a definition, with the labels that they vouch for."""
+
+    code: Literal["definition_accepted"] = "definition_accepted"
+    server: str
+    item: str
+    version: str
+    definition_digest: str
+    launch_digest: str
+    labels: JsonObject
+    by: str
+    accepted_at: str
+
+
+class RiskFlagged(Closed):
+    """What was accepted can do something that was not there before. Open until a person closes it."""
+
+    code: Literal["risk_flagged"] = "risk_flagged"
+    flag: str
+    server: str
+    item: str
+    version: str
+    risk: RiskClass
+    definition_digest: str
+    why: tuple[str, ...] = ()
+
+
 SystemPayload = Annotated[
     PolicyDecided
     | ApprovalRequested
@@ -369,7 +420,10 @@ SystemPayload = Annotated[
     | Erased
     | RetentionRun
     | ServerState
-    | EgressConnection,
+    | EgressConnection
+    | DefinitionQuarantined
+    | DefinitionAccepted
+    | RiskFlagged,
     Field(discriminator="code"),
 ]
 
@@ -408,6 +462,9 @@ CODES: dict[str, type[Closed]] = {
         RetentionRun,
         ServerState,
         EgressConnection,
+        DefinitionQuarantined,
+        DefinitionAccepted,
+        RiskFlagged,
     )
 }
 CONVERSATION_KINDS = frozenset({"user_message", "assistant_message_delta", "assistant_message"})

@@ -11,7 +11,7 @@ from omni_mcp.contracts.json import JsonObject, digest
 from omni_mcp.contracts.manifest import Closed, Labels, ServerName
 from omni_mcp.contracts.tool import EntryKind
 
-LOCK_VERSION = 1
+LOCK_VERSION: Literal[1] = 1
 
 RiskClass = Literal["write", "egress", "secret_path", "nondeterminism", "instruction", "hidden_text", "launch"]
 QuarantineReason = Literal["new", "changed", "launch_changed"]
@@ -54,7 +54,11 @@ class AcceptedVersion(Closed):
 
     @model_validator(mode="after")
     def _digest_fits(self) -> AcceptedVersion:
-        if digest(self.definition) != self.digest:
+        try:
+            found = digest(self.definition)
+        except TypeError as error:
+            raise ValueError(f"the definition has no canonical form: {error}") from None
+        if found != self.digest:
             raise ValueError("the digest is not that of the definition; accept the definition again")
         return self
 
@@ -112,7 +116,7 @@ class LockedServer(Closed):
 class Lock(Closed):
     """All of omni.lock."""
 
-    omni_lock: Literal[1] = LOCK_VERSION
+    omni_lock: Literal[1] = 1
     servers: dict[ServerName, LockedServer] = {}
 
     def find(self, server: str, item: str) -> LockedItem | None:

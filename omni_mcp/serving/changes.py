@@ -32,12 +32,19 @@ class Listener(Protocol):
         ...
 
 
+Release = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
+
+
 class Changes:
     """Fans changes out to listeners."""
 
     def __init__(self, *, noticed: Callable[[], None] | None = None) -> None:
         self._noticed = noticed
-        self._listeners: dict[Listener, set[str]] = {}
+        self._listeners: dict[Listener, dict[str, Release]] = {}
         self._by_uri: dict[str, set[Listener]] = {}
         self._by_run: dict[str, set[str]] = {}  # run id -> subscribed URIs below it
         self._touched_runs: set[str] = set()
@@ -56,27 +63,34 @@ class Changes:
         """
         if len(self._listeners) >= LISTENERS_LIMIT:
             raise Overloaded("too many listeners; try again later")
-        self._listeners.setdefault(listener, set())
+        self._listeners.setdefault(listener, {})
 
     def leave(self, listener: Listener) -> None:
         """Forget a listener and its subscriptions."""
-        for uri in self._listeners.pop(listener, set()):
+        for uri, release in self._listeners.pop(listener, {}).items():
             self._forget(listener, uri)
+            release()
 
-    def subscribe(self, listener: Listener, uri: str) -> None:
-        """Tell *listener* about updates of *uri*; it must have joined, else nothing happens."""
+    def subscribe(self, listener: Listener, uri: str, release: Release = lambda: None) -> None:
+        """Tell *listener* about updates of *uri*; it must have joined, else nothing happens.
+
+        *release* is called once it is to be told no more.
+        """
         if listener not in self._listeners:
+            release()
             return
-        self._listeners[listener].add(uri)
+        self._listeners[listener].pop(uri, _nothing)()
+        self._listeners[listener][uri] = release
         self._by_uri.setdefault(uri, set()).add(listener)
         if (run := _run_in(uri)) is not None:
             self._by_run.setdefault(run, set()).add(uri)
 
     def unsubscribe(self, listener: Listener, uri: str) -> None:
         """Stop telling *listener* about *uri*."""
-        if uri in self._listeners.get(listener, set()):
-            self._listeners[listener].discard(uri)
+        if uri in self._listeners.get(listener, {}):
+            release = self._listeners[listener].pop(uri)
             self._forget(listener, uri)
+            release()
 
     def _forget(self, listener: Listener, uri: str) -> None:
         members = self._by_uri.get(uri, set())

@@ -48,7 +48,7 @@ from omni_mcp.protocol.rpc import (
 )
 from omni_mcp.protocol.state import Seal
 from omni_mcp.serving.calls import KINDS, Asked, Calls, EndRound, modern_client
-from omni_mcp.serving.changes import Changes, ListKind
+from omni_mcp.serving.changes import Changes, ListKind, Release
 from omni_mcp.serving.listen_stream import ListenStream
 from omni_mcp.serving.lists import Lists
 from omni_mcp.serving.metrics import Metrics
@@ -78,6 +78,7 @@ class EdgeLimits:
 
 
 Admit = Callable[[Principal], None]
+Watch = Callable[[Entry, Principal, str], Release]
 MaySee = Callable[[Principal, Entry, str], Awaitable[bool]]
 
 
@@ -106,6 +107,7 @@ class Edge:
         admit: Admit,
         may_see: MaySee = everybody,
         completer_of: Callable[[Entry], Completer | None] = lambda entry: None,
+        watch: Watch = lambda entry, principal, uri: lambda: None,
         end_round: EndRound = lambda call, error: None,
         limits: EdgeLimits | None = None,
         now_ns: Callable[[], int] = time.time_ns,
@@ -126,6 +128,7 @@ class Edge:
         self.changes = changes
         self.metrics = metrics
         self._completer_of = completer_of
+        self._watch = watch
         self._limits = limits or EdgeLimits()
         self.room = Room(limit_bytes=self._limits.room_bytes, share_bytes=self._limits.share_bytes)
         self._info = info
@@ -427,8 +430,13 @@ class Edge:
             raise unknown_target("resource", uri, era=asked.era)
         session.subscriptions.add(uri)
         self.changes.join(session)
-        self.changes.subscribe(session, uri)
+        self.changes.subscribe(session, uri, self._watched(session, uri))
         return {}
+
+    def _watched(self, session: Session, uri: str) -> Release:
+        """Have updates of *uri* reported to us by the server that it is of; returns how to undo that."""
+        entry = self._catalog.find(session.profile, "resource", uri)
+        return self._watch(entry, session.principal, uri) if entry is not None else lambda: None
 
     async def _unsubscribe(self, asked: Asked) -> JsonObject:
         asked.session.subscriptions.discard(asked.params["uri"])
@@ -501,7 +509,7 @@ class Edge:
         self._listens[stream.ended] = asked.session
         try:
             for uri in stream.uris:
-                self.changes.subscribe(stream, uri)
+                self.changes.subscribe(stream, uri, self._watched(asked.session, uri))
             stream.acknowledge()
             await stream.ended.wait()
         finally:

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from omni_mcp.contracts.sandbox import Connection, JobEnd, Served
+from omni_mcp.contracts.sandbox import Connection, Served
+from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.server_words import Setting, words_of
 from omni_mcp.engines.sandbox.servers import ServerCells, ServerLaunch, Tail
 
@@ -41,7 +42,8 @@ class ServerChild:
         self._reading: asyncio.Future[None] | None = None
         self._deaf = False  # it has closed its input
         self._stop = asyncio.Event()
-        self._keeper: asyncio.Task[JobEnd] | None = None
+        self._over = False  # nothing of it runs any more
+        self._keeper: asyncio.Task[str] | None = None
 
     async def open(self) -> None:
         """Start the server.
@@ -70,11 +72,14 @@ class ServerChild:
         while self._served is not None:
             if self._deaf:
                 raise ServerEnded(await self._story(self._served, "it closed its input"))
+            over = self._over  # before the last look: what it wrote is in the pipe by then
             try:
                 data = os.read(self._served.stdout, CHUNK_BYTES)
             except BlockingIOError:
-                await self._readable(self._served.stdout)
-                continue
+                if not over:
+                    await self._readable(self._served.stdout)
+                    continue
+                data = b""
             if not data:
                 story = await self._story(self._served, "")
                 if story:
@@ -100,21 +105,29 @@ class ServerChild:
         self._stop.set()
         if self._keeper is None:
             return "it was not started"
-        end = await asyncio.shield(self._keeper)
-        return "it did not end by itself and was killed" if end.reason == "killed" else self._words(end)
+        return await asyncio.shield(self._keeper)
 
-    async def _keep(self, started: asyncio.Future[None]) -> JobEnd:
-        """Hold the cell from its start to its end, in one task."""
+    async def _keep(self, started: asyncio.Future[None]) -> str:
+        """Hold the cell from its start to its end, in one task; returns how it ended."""
         async with self._cells.start(self._launch, tail=self._tail, on_connection=self._noted) as served:
             self._served = served
+            watch = asyncio.create_task(self._watch(served))
             started.set_result(None)
             try:
                 await self._stop.wait()
                 self._end_input(served)
-                await _within(served, _GRACE_S)
+                await asyncio.wait({watch}, timeout=_GRACE_S)
+                killed = not self._over
             finally:
+                watch.cancel()
                 self._let_go(served)
-        return await served.ended
+        return "it did not end by itself and was killed" if killed else (await self._end_of(served))[1]
+
+    async def _watch(self, served: Served) -> None:
+        """A pipe alone does not tell the end: process 1 of the cell may still hold the other side."""
+        await self._end_of(served)
+        self._over = True
+        self._wake()
 
     def _noted(self, connection: Connection) -> None:
         if connection.verdict == "refused":
@@ -165,14 +178,22 @@ class ServerChild:
 
     async def _story(self, served: Served, otherwise: str) -> str:
         """Return how it ended; *otherwise* if it has not; nothing if it ended well."""
-        end = await _within(served, _END_LIMIT_S)
-        if end is None:
+        try:
+            async with asyncio.timeout(_END_LIMIT_S):
+                well, story = await self._end_of(served)
+        except TimeoutError:
             return otherwise
-        return "" if end.exit_code == 0 else self._words(end)
+        return "" if well else story
 
-    def _words(self, end: JobEnd) -> str:
+    async def _end_of(self, served: Served) -> tuple[bool, str]:
+        """Wait for its end; returns whether it ended well, and how."""
+        try:
+            end = await asyncio.shield(served.ended)
+        except StartFailed as error:
+            return False, f"its cell failed: {error}"
         setting = Setting(self._launch.argv[0], self._cells.may_reach(self._launch), self._cells.fetches(self._launch))
-        return words_of(end, setting, tuple(self._refused), self._mask(self._tail.text()))
+        story = words_of(end, setting, tuple(self._refused), self._mask(self._tail.text()))
+        return end.exit_code == 0, story
 
 
 async def start_child(
@@ -198,12 +219,3 @@ async def start_child(
     child = ServerChild(cells, launch, mask=mask, tail=tail or Tail(), on_connection=on_connection)
     await child.open()
     return child
-
-
-async def _within(served: Served, limit_s: float) -> JobEnd | None:
-    """Wait for the end of the server, but not longer than *limit_s*."""
-    try:
-        async with asyncio.timeout(limit_s):
-            return await asyncio.shield(served.ended)
-    except TimeoutError:
-        return None

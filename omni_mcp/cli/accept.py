@@ -1,0 +1,228 @@
+"""`omni-mcp accept`: a person looks at what a server offers, and says what of it may be used, and as what."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import click
+import orjson
+
+from omni_mcp.cli.person import json_option, printable, yes_option
+from omni_mcp.contracts.errors import BadRequest, NotFound
+from omni_mcp.contracts.ids import iso_time
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.lock import RiskClass
+from omni_mcp.contracts.manifest import Labels
+from omni_mcp.engines.catalog.acceptance import Answer, Waiting, accept, launch_changes, waiting_of
+from omni_mcp.engines.catalog.difference import Difference
+from omni_mcp.engines.catalog.difference_text import definition_lines, difference_lines
+from omni_mcp.engines.catalog.lock_listing import KeptListing, get_listing, listings_dir, load_listings, names_by_server
+from omni_mcp.engines.catalog.lockfile import LockFile
+from omni_mcp.engines.identity.keys import local_user
+from omni_mcp.paths import Home, find_home
+
+READ_ONLY = Labels(read_only=True, destructive=False)
+_REASONS = {
+    "new": "new",
+    "changed": "changed since it was accepted",
+    "launch_changed": "the same as accepted, but what starts the server is not",
+}
+_WORDS = {"true": True, "yes": True, "false": False, "no": False}
+
+Word = Literal["accept", "read_only", "skip", "quit"]
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of each definition that was looked at."""
+
+    answers: list[Answer] = field(default_factory=list)
+    skipped: list[Waiting] = field(default_factory=list)
+    refused: list[Waiting] = field(default_factory=list)
+
+
+@click.command("accept")
+@click.argument("server", metavar="NAME")
+@click.argument("names", metavar="[TOOL]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Everything that waits; also prompts and resources.")
+@click.option("--read-only", is_flag=True, help="Vouch that it changes nothing.")
+@click.option(
+    "--labels", "words", metavar="LABEL=yes|no,…",
+    help="What you vouch for: read_only, destructive, egress, reads_private, reads_untrusted. Unset is the worst.",
+)  # fmt: skip
+@yes_option
+@click.option("--accept-risks", is_flag=True, help="With --yes: also what holds severe findings.")
+@json_option
+def accept_command(
+    server: str, names: tuple[str, ...], everything: bool, read_only: bool, words: str | None, yes: bool,
+    accept_risks: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Accept what the server NAME offers: all of it, or only TOOL.
+
+    Shows each definition that is new or changed, what is different, and what stands out, and asks. What was never
+    accepted is not listed and cannot be called. TOOL is a name, or prompt/NAME, resource/URI, resource_template/URI.
+
+    Labels say what you vouch for, whatever the server says of itself; policies decide by them.
+    """
+    labels = _labels(words, read_only)
+    home = find_home()
+    lock_file = LockFile(home.lock_file)
+    listing = get_listing(listings_dir(home.data), server)
+    lock = lock_file.read()
+    waiting = _wanted(_waiting(lock_file, listing, home), listing, names, everything)
+    changed = launch_changes(lock, server, listing.launch)
+    if not waiting:
+        click.echo(orjson.dumps(_as_json(_Outcome())) if as_json else f"Nothing of {server} waits for you.")
+        return
+    if yes:
+        if not names and not everything:
+            raise click.UsageError("--yes needs --all, or the names of what to accept")
+        outcome = _answer_all(waiting, labels, changed, accept_risks=accept_risks)
+    elif not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on; look at it with `omni-mcp lock` and add --yes")
+    else:
+        _show_launch(server, changed)
+        outcome = _ask_all(waiting, labels, changed)
+    if outcome.answers:
+        at = iso_time(time.time_ns())
+        lock_file.edit(lambda now: accept(now, outcome.answers, by=local_user(os.getuid()).key, at=at))
+    _report(server, outcome, as_json=as_json)
+
+
+def _waiting(lock_file: LockFile, listing: KeptListing, home: Home) -> list[Waiting]:
+    names = names_by_server(load_listings(listings_dir(home.data)))
+    others = frozenset(name for other, found in names.items() if other != listing.server for name in found)
+    return waiting_of(lock_file.read(), listing.server, listing.definitions(), listing.launch, others=others)
+
+
+def _wanted(
+    waiting: Sequence[Waiting], listing: KeptListing, names: Sequence[str], everything: bool
+) -> Sequence[Waiting]:
+    if everything and names:
+        raise click.UsageError("give either names or --all")
+    if not names:
+        return waiting
+    offered = {name for kind, own, _ in listing.definitions() for name in (own, f"{kind}/{own}")}
+    if missing := [name for name in names if name not in offered]:
+        raise NotFound(f"{listing.server} offers no {', '.join(map(printable, missing))}; see: omni-mcp lock")
+    return [one for one in waiting if one.item in names or (one.kind == "tool" and one.name in names)]
+
+
+def _labels(words: str | None, read_only: bool) -> Labels:
+    """Read `--labels`; to vouch for reading only is to vouch for destroying nothing."""
+    if words is None:
+        return READ_ONLY if read_only else Labels()
+    if read_only:
+        raise click.UsageError("give either --read-only or --labels")
+    said: dict[str, bool] = {}
+    for word in filter(None, (part.strip() for part in words.split(","))):
+        name, _, value = word.partition("=")
+        if name not in Labels.model_fields or (value or "yes") not in _WORDS:
+            raise click.UsageError(f"--labels: {word!r} is none of {', '.join(Labels.model_fields)}, =yes or =no")
+        said[name] = _WORDS[value or "yes"]
+    if said.get("read_only"):
+        said.setdefault("destructive", False)
+    if said.get("read_only") and said["destructive"]:
+        raise BadRequest("what only reads destroys nothing: read_only cannot go with destructive")
+    return Labels(**said)
+
+
+def _answer_all(waiting: Iterable[Waiting], labels: Labels, changed: Sequence[str], *, accept_risks: bool) -> _Outcome:
+    """Answer without a person: what has severe findings, or a changed launch, needs more than a yes."""
+    outcome = _Outcome()
+    for one in waiting:
+        found = one.difference()
+        if (found.severity == "severe" or changed) and not accept_risks:
+            outcome.refused.append(one)
+        else:
+            outcome.answers.append(_answer(one, found, labels, changed))
+    return outcome
+
+
+def _ask_all(waiting: Sequence[Waiting], labels: Labels, changed: Sequence[str]) -> _Outcome:
+    outcome = _Outcome()
+    for number, one in enumerate(waiting):
+        found = one.difference()
+        click.echo(f"\n({number + 1} of {len(waiting)}) {_full_text(one, found)}", err=True)
+        word = _ask(one, found)
+        if word == "quit":
+            outcome.skipped += waiting[number:]
+            break
+        if word == "skip":
+            outcome.skipped.append(one)
+        else:
+            outcome.answers.append(_answer(one, found, READ_ONLY if word == "read_only" else labels, changed))
+    return outcome
+
+
+def _ask(one: Waiting, found: Difference) -> Word:
+    keys: dict[str, Word] = {"a": "accept", "r": "read_only", "s": "skip", "q": "quit"}
+    word = keys[
+        click.prompt(
+            "[a]ccept, accept as [r]ead-only, [s]kip, [q]uit", type=click.Choice(list(keys)), default="s",
+            show_choices=False, err=True,
+        )
+    ]  # fmt: skip
+    if word in ("accept", "read_only") and found.severity == "severe":
+        question = f"{printable(one.name)} has severe findings. Use it all the same?"
+        return word if click.confirm(question, default=False, err=True) else "skip"
+    return word
+
+
+def _answer(one: Waiting, found: Difference, labels: Labels, changed: Sequence[str]) -> Answer:
+    before = one.accepted.labels if one.accepted is not None else None
+    risks: dict[RiskClass, tuple[str, ...]] = found.risks(labels, before=before)
+    if changed and one.accepted is not None:
+        risks["launch"] = tuple(f"{part} changed" for part in changed)
+    return Answer(waiting=one, labels=labels, risks=risks)
+
+
+def _show_launch(server: str, changed: Sequence[str]) -> None:
+    if changed:
+        text = (
+            f"What starts {server} is not what it was: {', '.join(changed)} changed. See: omni-mcp servers get {server}"
+        )
+        click.echo(text, err=True)
+
+
+def _full_text(one: Waiting, found: Difference) -> str:
+    lines = [f"{one.item}: {_REASONS[one.reason]}"]
+    if one.accepted is None:
+        lines += ["    " + line for line in definition_lines(found)]
+    lines += difference_lines(found)
+    return printable("\n".join(lines))
+
+
+def _report(server: str, outcome: _Outcome, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(orjson.dumps(_as_json(outcome)))
+    else:
+        for answer in outcome.answers:
+            click.echo(printable(f"accepted: {server} {answer.waiting.item}"))
+    if outcome.refused:
+        names = ", ".join(printable(one.item) for one in outcome.refused)
+        click.echo(
+            f"omni-mcp: not accepted: {names}: severe findings, or another start of the server. Look at them with "
+            f"`omni-mcp lock --server {server}`; --accept-risks accepts them all the same",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def _as_json(outcome: _Outcome) -> JsonObject:
+    return {
+        "accepted": [
+            {
+                "server": answer.waiting.server, "item": answer.waiting.item, "digest": answer.waiting.digest,
+                "labels": answer.labels.model_dump(), "risks": {risk: list(why) for risk, why in answer.risks.items()},
+            }
+            for answer in outcome.answers
+        ],
+        "skipped": [one.item for one in outcome.skipped],
+        "refused": [one.item for one in outcome.refused],
+    }  # fmt: skip

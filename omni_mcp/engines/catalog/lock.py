@@ -1,0 +1,241 @@
+"""LockedSource: of what upstream servers offer, only what the operator accepted is in force."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from omni_mcp.contracts.errors import PinMissing
+from omni_mcp.contracts.events import DefinitionQuarantined, QuarantinedDefinition
+from omni_mcp.contracts.json import digest
+from omni_mcp.contracts.lock import QuarantineReason, item_name, launch_digest
+from omni_mcp.contracts.ports import Source
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.acceptance import Waiting, judge, reference_of
+from omni_mcp.engines.catalog.difference import Surroundings
+from omni_mcp.engines.catalog.lockfile import LockFile
+
+NAMED_IN_EVENT = 200
+ANALYSED_IN_EVENT = 20  # a look takes about a millisecond, and the catalog waits for it
+EVENTS_PER_SERVER = 64  # until the lock changes: a server that changes its list for ever must not fill the log
+KEPT_EVENTS = 256  # while nobody listens
+
+Key = tuple[str, str, str]
+LaunchOf = Callable[[str], Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One entry as it came, and what became of it under one state of the lock and one launch."""
+
+    came_as: str
+    under: tuple[int, str]
+    entry: Entry
+    version: str | None
+    reason: QuarantineReason | None
+    definition_digest: str
+
+
+class LockedSource:
+    """Port `Source` around the entries of upstream servers.
+
+    A definition that equals an accepted one, of a server that is launched as it was then, is accepted and carries the
+    operator's labels. Everything else is quarantined with the labels of the worst. Several accepted versions of one
+    name stand side by side: the newest is in force, the others are there for projects that are pinned to them.
+
+    Args:
+        source: what servers offer.
+        lock: what is accepted.
+        launch_of: what launches a server now (`launch_parts`); raises KeyError for one that it does not know.
+    """
+
+    def __init__(self, source: Source, lock: LockFile, *, launch_of: LaunchOf) -> None:
+        self._source = source
+        self._lock = lock
+        self._launch_of = launch_of
+        self._judged: dict[tuple[Key, int], _Judged] = {}
+        self._versions: dict[Key, dict[str, Entry]] = {}
+        self._waiting: tuple[Waiting, ...] = ()
+        self._said: dict[str, dict[Key, tuple[str, QuarantineReason]]] = {}
+        self._events: dict[str, tuple[int, int]] = {}
+        self._unheard: deque[DefinitionQuarantined] = deque(maxlen=KEPT_EVENTS)
+        self._listener: Callable[[DefinitionQuarantined], None] | None = None
+
+    @property
+    def waiting(self) -> tuple[Waiting, ...]:
+        """What was quarantined at the last load."""
+        return self._waiting
+
+    def listen(self, listener: Callable[[DefinitionQuarantined], None]) -> None:
+        """Have *listener* told of everything that is quarantined, also of what was before anybody listened."""
+        self._listener = listener
+        while self._unheard:
+            listener(self._unheard.popleft())
+
+    def load(self) -> Iterable[Entry]:
+        """As the port.
+
+        Raises:
+            ConfigError: as the source.
+        """
+        launches: dict[str, Mapping[str, str] | None] = {}
+        judged: dict[tuple[Key, int], _Judged] = {}
+        by_key: dict[Key, list[_Judged]] = {}
+        for entry in self._source.load():
+            if entry.server not in launches:
+                launches[entry.server] = self._find_launch(entry.server)
+            same_name = by_key.setdefault(entry.key, [])
+            place = entry.key, len(same_name)
+            judged[place] = self._judge(place, entry, launches[entry.server])
+            same_name.append(judged[place])
+        self._judged = judged
+        self._versions = {key: versions for key, found in by_key.items() if (versions := _side_by_side(found))}
+        self._waiting = self._all_waiting(judged.values(), launches)
+        self._tell(judged.values())
+        return [entry for key, found in by_key.items() for entry in self._in_force(key, found)]
+
+    def find_pinned(self, entry: Entry, project: str) -> Entry | None:
+        """Return what *entry* (the one in force) is for a project: itself, or the version that it is pinned to.
+
+        None if that version is not there: removed from the lock, or no longer what the server offers.
+        """
+        locked = self._lock.now.find(entry.server, item_name(entry.kind, entry.name))
+        pin = locked.pins.get(project) if locked is not None else None
+        if pin is None:
+            return entry
+        return self._versions.get(entry.key, {}).get(pin)
+
+    def get_pinned(self, entry: Entry, project: str) -> Entry:
+        """As `find_pinned`.
+
+        Raises:
+            PinMissing: the version is not there.
+        """
+        found = self.find_pinned(entry, project)
+        if found is None:
+            detail = f"{entry.server}/{entry.name}: the version that project {project!r} is pinned to is not there"
+            raise PinMissing("the pinned version of this tool is not there", detail=detail)
+        return found
+
+    def _find_launch(self, server: str) -> Mapping[str, str] | None:
+        try:
+            return self._launch_of(server)
+        except KeyError:
+            return None
+
+    def _judge(self, place: tuple[Key, int], entry: Entry, launch: Mapping[str, str] | None) -> _Judged:
+        """Judge an entry again only if it, the lock or the launch changed: most loads bring what the last one did."""
+        started = launch_digest(launch) if launch is not None else ""
+        under = self._lock.revision, started
+        before = self._judged.get(place)
+        if before is not None and (before.came_as, before.under) == (entry.digest, under):
+            return before
+        is_known = before is not None and before.came_as == entry.digest
+        known = before.definition_digest if before is not None and is_known else digest(entry.definition)
+        locked = self._lock.now.find(entry.server, item_name(entry.kind, entry.name))
+        verdict = judge(locked, known, started)
+        if locked is None or verdict.version is None:
+            quarantined = replace(entry, state="quarantined")
+            return _Judged(entry.digest, under, quarantined, None, verdict.reason, known)
+        labels = locked.versions[verdict.version].labels
+        accepted = replace(
+            entry,
+            state="degraded" if entry.state == "degraded" else "accepted",
+            labels=labels,
+            side_effects="none" if labels.read_only else "non_idempotent",
+            version=verdict.version,
+            digest="",
+        )
+        return _Judged(entry.digest, under, accepted, verdict.version, None, known)
+
+    def _in_force(self, key: Key, found: list[_Judged]) -> list[Entry]:
+        """The newest of several accepted versions; all, where one is not accepted, so that the catalog drops them."""
+        versions = self._versions.get(key, {})
+        if len(found) > 1 and len(versions) == len(found):
+            return [versions[max(versions, key=int)]]
+        return [one.entry for one in found]
+
+    def _all_waiting(
+        self, judged: Iterable[_Judged], launches: Mapping[str, Mapping[str, str] | None]
+    ) -> tuple[Waiting, ...]:
+        tools: dict[str, set[str]] = {}
+        for one in judged:
+            if one.entry.kind == "tool":
+                tools.setdefault(one.entry.server, set()).add(one.entry.name)
+        beside: dict[str, Surroundings] = {}
+        for server in {one.entry.server for one in judged if one.reason is not None}:
+            others = frozenset(name for other, names in tools.items() if other != server for name in names)
+            beside[server] = Surroundings(siblings=frozenset(tools.get(server, ())), others=others)
+        return tuple(
+            self._waiting_of(one, one.reason, launches[one.entry.server] or {}, beside[one.entry.server])
+            for one in judged
+            if one.reason is not None
+        )
+
+    def _waiting_of(
+        self, one: _Judged, reason: QuarantineReason, launch: Mapping[str, str], beside: Surroundings
+    ) -> Waiting:
+        entry = one.entry
+        locked = self._lock.now.find(entry.server, item_name(entry.kind, entry.name))
+        return Waiting(
+            server=entry.server, kind=entry.kind, name=entry.name, definition=entry.definition,
+            digest=one.definition_digest, reason=reason, accepted=reference_of(locked, one.definition_digest),
+            launch=launch, beside=beside,
+        )  # fmt: skip
+
+    def _tell(self, judged: Iterable[_Judged]) -> None:
+        """Tell of what is quarantined now and was not, or for another reason, at the last load: an event a server."""
+        said: dict[str, dict[Key, tuple[str, QuarantineReason]]] = {}
+        for one in judged:
+            if one.reason is not None:
+                said.setdefault(one.entry.server, {})[one.entry.key] = one.definition_digest, one.reason
+        for server, now in said.items():
+            before = self._said.get(server, {})
+            news = {key for key, fact in now.items() if before.get(key) != fact}
+            if news and self._may_tell(server):
+                self._say(server, [one for one in self._waiting if (one.kind, one.server, one.name) in news])
+        self._said = said
+
+    def _may_tell(self, server: str) -> bool:
+        revision, count = self._events.get(server, (self._lock.revision, 0))
+        count = count + 1 if revision == self._lock.revision else 1
+        self._events[server] = self._lock.revision, count
+        return count <= EVENTS_PER_SERVER
+
+    def _say(self, server: str, news: list[Waiting]) -> None:
+        for reason in dict.fromkeys(one.reason for one in news):
+            of_reason = [one for one in news if one.reason == reason]
+            payload = DefinitionQuarantined(
+                server=server,
+                reason=reason,
+                definitions=tuple(
+                    _named(one, looked_at=number < ANALYSED_IN_EVENT)
+                    for number, one in enumerate(of_reason[:NAMED_IN_EVENT])
+                ),
+                more=max(0, len(of_reason) - NAMED_IN_EVENT),
+            )
+            if self._listener is None:
+                self._unheard.append(payload)
+            else:
+                self._listener(payload)
+
+
+def _side_by_side(found: list[_Judged]) -> dict[str, Entry]:
+    """Return the accepted entries of one name by version; of two that claim one version neither."""
+    versions = [one.version for one in found if one.version is not None]
+    return {one.version: one.entry for one in found if one.version is not None and versions.count(one.version) == 1}
+
+
+def _named(one: Waiting, *, looked_at: bool) -> QuarantinedDefinition:
+    """Rules, places and kinds of change: never a text of the server, which would act on whoever reads the log."""
+    if not looked_at:
+        return QuarantinedDefinition(item=one.item, digest=one.digest)
+    found = one.difference()
+    return QuarantinedDefinition(
+        item=one.item,
+        digest=one.digest,
+        severity=found.severity,
+        findings=tuple(dict.fromkeys(finding.rule for finding in found.findings)),
+        changes=tuple(dict.fromkeys(change.kind for change in found.changes)),
+    )

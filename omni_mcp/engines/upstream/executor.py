@@ -1,0 +1,243 @@
+"""UpstreamExecutor runs calls at the servers that their tools, resources and prompts came from."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from omni_mcp.contracts.call import Answer, Call, InputRequired, Result
+from omni_mcp.contracts.errors import (
+    Internal,
+    NotFound,
+    OmniError,
+    OutcomeUnknown,
+    TimedOut,
+    UpstreamProtocol,
+    UpstreamUnavailable,
+)
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.upstream.bridge import (
+    Stuck,
+    asked_of_caller,
+    converse,
+    deliver,
+    input_required,
+    keyed,
+    second_round,
+)
+from omni_mcp.engines.upstream.connection import Connection
+from omni_mcp.engines.upstream.envelope import caller_of
+from omni_mcp.engines.upstream.exchange import Exchange, Question
+from omni_mcp.engines.upstream.faults import Garbled, RemoteError
+from omni_mcp.engines.upstream.parking import Parked, Parking
+from omni_mcp.engines.upstream.talk import HeaderDeclarations, Talk
+from omni_mcp.engines.upstream.wire.seam import WireFault
+from omni_mcp.protocol.headers import declared_headers
+from omni_mcp.protocol.rpc import INVALID_PARAMS, RESOURCE_NOT_FOUND
+
+META_REMOTE_ERROR = "io.omni-mcp/upstream_error"
+DECLARATIONS_KEPT = 4096
+METHODS = {"tool": "tools/call", "resource": "resources/read", "prompt": "prompts/get"}
+MEMBERS = {"tool": "content", "resource": "contents", "prompt": "messages"}
+
+ConnectionOf = Callable[[str, str], Connection]
+
+
+class UpstreamExecutor:
+    """Port `Executor` for the binding `mcp_remote`.
+
+    Args:
+        connection_of: (server, key of the principal) to a connection; raises UpstreamUnavailable.
+        own_uri: from a public URI to the server's own.
+    """
+
+    def __init__(
+        self, connection_of: ConnectionOf, *, parking: Parking, own_uri: Callable[[str], str] = lambda uri: uri
+    ) -> None:
+        self._connection_of = connection_of
+        self._parking = parking
+        self._own_uri = own_uri
+        self._declared: OrderedDict[str, HeaderDeclarations] = OrderedDict()
+
+    async def execute(self, call: Call) -> Result:
+        """As the port. Cancelling tells the server at once.
+
+        Raises:
+            UpstreamUnavailable, UpstreamProtocol, OutcomeUnknown, TimedOut, NotFound: as they say.
+        """
+        tool = call.tool
+        if tool is None:
+            raise Internal(f"{call.name!r} cannot run here", detail="reached an executor without a definition")
+        call.trail.where = "remote"
+        try:
+            async with asyncio.timeout(tool.limits.timeout_s):
+                return await self._execute(call, tool)
+        except TimeoutError as error:
+            raise TimedOut(f"{call.name!r} did not answer within {tool.limits.timeout_s:g} s") from error
+
+    async def _execute(self, call: Call, tool: Entry) -> Result:
+        if call.round is not None and isinstance(call.round.state, dict) and "parked" in call.round.state:
+            return await self._resume(call, tool)
+        connection = self._connection_of(tool.server, call.principal.key)
+        for last in (False, True):
+            try:
+                talk = await connection.talk()
+            except OmniError:
+                call.trail.dispatched = call.round is not None
+                raise
+            try:
+                return await self._attempt(call, tool, connection, talk)
+            except WireFault as fault:
+                if fault.status is None and talk.wire.outlives_its_server and not fault.session_lost:
+                    connection.health.call_failed(fault.reason)
+                if last or not _may_repeat(tool, fault):
+                    raise self._lost(call, tool, fault) from fault
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, call: Call, tool: Entry, connection: Connection, talk: Talk) -> Result:
+        exchange = await talk.start(
+            METHODS[call.kind], self._params(call, tool, talk), caller=caller_of(call), declared=self._headers(tool)
+        )
+        return await self._follow(call, tool, connection, talk, exchange)
+
+    async def _follow(self, call: Call, tool: Entry, connection: Connection, talk: Talk, exchange: Exchange) -> Result:
+        """Stay with a request until it is answered, or park it."""
+        started = time.perf_counter()
+        parked = False
+        try:
+            said = await converse(call, talk, exchange, may_park=self._parking.has_room(call.principal.key))
+            if isinstance(said, Stuck):
+                parked = True
+                return self._park(call, tool, connection, talk, exchange, keyed(said.questions))
+            latency_ms = (time.perf_counter() - started) * 1000
+            connection.health.answered(latency_ms)
+            return self._result(call, tool, talk, said, latency_ms)
+        except RemoteError as error:
+            connection.health.answered((time.perf_counter() - started) * 1000)
+            return _refused_by_server(call, tool, error)
+        except Garbled as error:
+            raise UpstreamProtocol(
+                "the server behind it answered with something that is no valid message",
+                detail=f"{tool.server}: {error.reason}",
+            ) from error
+        finally:
+            if not parked:
+                exchange.cancel("the caller cancelled, or waited too long")
+
+    # --- parked calls ---
+
+    def _park(
+        self, call: Call, tool: Entry, connection: Connection, talk: Talk, exchange: Exchange,
+        questions: dict[str, Question],
+    ) -> InputRequired:  # fmt: skip
+        key = self._parking.park(
+            Parked(
+                call=call.id, principal=call.principal.key, server=tool.server, talk=talk, exchange=exchange,
+                questions=questions, let_go=connection.hold(),
+            )
+        )  # fmt: skip
+        return InputRequired(requests=asked_of_caller(questions), state={"parked": key}, where="remote")
+
+    async def _resume(self, call: Call, tool: Entry) -> Result:
+        assert call.round is not None
+        parked = self._parking.take(call.round.state["parked"], call=call.id, principal=call.principal.key)
+        if parked is None:
+            raise OutcomeUnknown(f"{call.name!r} waits for input no longer", detail=f"{tool.server}: not parked")
+        connection = self._connection_of(tool.server, call.principal.key)
+        try:
+            left = deliver(parked.talk, parked.exchange, parked.questions, call.round.responses)
+            if left and not parked.exchange.over:
+                return self._park(call, tool, connection, parked.talk, parked.exchange, left)
+            return await self._follow(call, tool, connection, parked.talk, parked.exchange)
+        except WireFault as fault:
+            raise self._lost(call, tool, fault) from fault
+        finally:
+            parked.let_go()
+
+    # --- requests and results ---
+
+    def _params(self, call: Call, tool: Entry, talk: Talk) -> JsonObject:
+        if call.kind == "resource":
+            own = tool.definition.get("uri") if tool.kind == "resource" else self._own_uri(call.name)
+            params: JsonObject = {"uri": own}
+        elif call.kind == "prompt" and not call.arguments:
+            params = {"name": tool.name}
+        else:
+            params = {"name": tool.name, "arguments": call.arguments}
+        return {**params, **second_round(call)} if talk.peer.era == "modern" else params
+
+    def _headers(self, tool: Entry) -> HeaderDeclarations:
+        if tool.kind != "tool":
+            return ()
+        declared = self._declared.get(tool.digest)
+        if declared is None:
+            declared = self._declared[tool.digest] = declared_headers(tool.definition.get("inputSchema"))
+            while len(self._declared) > DECLARATIONS_KEPT:
+                self._declared.popitem(last=False)
+        return declared
+
+    def _result(self, call: Call, tool: Entry, talk: Talk, result: JsonObject, latency_ms: float) -> Result:
+        kind = result.get("resultType", "complete") if talk.peer.era == "modern" else "complete"
+        if kind == "input_required":
+            return input_required(tool.server, result)
+        member = MEMBERS[call.kind]
+        if kind != "complete" or not _has_objects(result.get(member)):
+            raise UpstreamProtocol(
+                "the server behind it answered with something that is no result of such a request",
+                detail=f"{tool.server}: resultType {str(kind)[:64]!r}, {member} {type(result.get(member)).__name__}",
+            )
+        is_error = call.kind == "tool" and result.get("isError") is True
+        return Answer(body=result, is_error=is_error, where="remote", usage={"upstream_ms": round(latency_ms, 3)})
+
+    def _lost(self, call: Call, tool: Entry, fault: WireFault) -> OmniError:
+        """Return what became of a call whose server, or the way to it, was lost."""
+        detail = f"{tool.server}: {fault.reason}"
+        if not fault.sent:
+            call.trail.dispatched = call.round is not None
+        if fault.sent and not _is_repeatable(tool):
+            return OutcomeUnknown(
+                f"the server behind {call.name!r} was lost during the call; it may or may not have taken effect",
+                detail=detail,
+            )
+        data: dict[str, object] = {} if fault.retry_after_s is None else {"retry_after_s": fault.retry_after_s}
+        return UpstreamUnavailable(f"the server behind {call.name!r} cannot be reached", detail=detail, data=data)
+
+
+def _is_repeatable(tool: Entry) -> bool:
+    """Whether doing it twice is as good as once: by the operator's word, or by what reading is."""
+    return tool.kind != "tool" or tool.labels.read_only or tool.side_effects in ("none", "idempotent")
+
+
+def _may_repeat(tool: Entry, fault: WireFault) -> bool:
+    if fault.session_lost:
+        return True  # the server did nothing: it did not know who asked
+    return fault.status is None and fault.retry_after_s is None and (not fault.sent or _is_repeatable(tool))
+
+
+def _refused_by_server(call: Call, tool: Entry, error: RemoteError) -> Answer:
+    """A server's JSON-RPC error is its answer. For a tool it is one that the model reads.
+
+    Raises:
+        NotFound: the resource or prompt is not there.
+        UpstreamProtocol: it refused for another reason; `data` holds its own words.
+    """
+    said: JsonObject = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        said["data"] = error.data
+    if call.kind == "tool":
+        text = f"The server answered with an error: {error.message} ({error.code})"
+        body: JsonObject = {"content": [{"type": "text", "text": text}], "isError": True}
+        return Answer(body={**body, "_meta": {META_REMOTE_ERROR: said}}, is_error=True, where="remote")
+    if error.code == RESOURCE_NOT_FOUND or (error.code == INVALID_PARAMS and call.kind == "resource"):
+        raise NotFound("there is no such resource", detail=f"{tool.server}: {error}")
+    raise UpstreamProtocol(
+        f"the server behind it answered with an error: {error.message}", detail=f"{tool.server}: {error}",
+        data={"upstream_error": said},
+    )  # fmt: skip
+
+
+def _has_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)

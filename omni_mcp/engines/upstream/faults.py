@@ -1,0 +1,47 @@
+"""What can go wrong between us and a server, before it becomes an error of the failure catalogue."""
+
+from __future__ import annotations
+
+from omni_mcp.contracts.json import JsonObject, JsonValue
+
+
+class RemoteError(Exception):
+    """The server answered with a JSON-RPC error."""
+
+    def __init__(self, code: int, message: str, data: JsonValue = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class Garbled(Exception):
+    """The server answered with something that is no valid message. `reason` is the word of `BadFrame`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class GreetingFailed(Exception):
+    """The server is there, but no version could be agreed on. `status` is set if HTTP said so."""
+
+    def __init__(self, reason: str, *, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+
+
+class DiedOnProbe(Exception):
+    """The server ended when it was asked `server/discover`; started again, it must not be asked that."""
+
+
+MESSAGE_LIMIT = 2000
+
+
+def remote_error_of(error: JsonObject) -> RemoteError:
+    """Return what the member `error` of an answer says; a server may send anything in it."""
+    code, message = error.get("code"), error.get("message")
+    fit = isinstance(code, int) and not isinstance(code, bool)
+    text = message if isinstance(message, str) else "the server gave no reason"
+    return RemoteError(code if fit and isinstance(code, int) else -32603, text[:MESSAGE_LIMIT], error.get("data"))

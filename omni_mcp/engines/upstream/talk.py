@@ -1,0 +1,301 @@
+"""Talk: everything said over one open wire: requests find their answers, and what the server says finds its request."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.engines.upstream.envelope import NOBODY, Caller, ClientInfo, enveloped, mirrored_headers
+from omni_mcp.engines.upstream.exchange import Exchange, Logged, Progress, Question
+from omni_mcp.engines.upstream.faults import Garbled, remote_error_of
+from omni_mcp.engines.upstream.peer import Peer
+from omni_mcp.engines.upstream.wire.seam import Outgoing, Receiver, Wire, WireFault
+from omni_mcp.protocol.eras import ASKS
+from omni_mcp.protocol.frames import Frame, Notification, Request, RequestId, Response
+from omni_mcp.protocol.rpc import INVALID_REQUEST, METHOD_NOT_FOUND, error_reply, notification, request, result_reply
+
+PENDING_LIMIT = 256
+ERRANDS_LIMIT = 64  # small messages that are on their way at once
+LIST_CHANGES = {f"notifications/{kind}/list_changed": kind for kind in ("tools", "resources", "prompts")}
+HeaderDeclarations = tuple[tuple[tuple[str, ...], str, str], ...]
+
+
+class Listener(Protocol):
+    """Who hears what belongs to no request. No method waits or raises."""
+
+    def list_changed(self, kind: str) -> None:
+        """Hear that `tools`, `resources` or `prompts` may be others now."""
+        ...
+
+    def resource_updated(self, uri: str) -> None:
+        """Hear that a resource (the server's own URI) has changed."""
+        ...
+
+
+class Talk(Receiver):
+    """One open wire. Used up when it is `ended`."""
+
+    def __init__(self, wire: Wire, listener: Listener, *, info: ClientInfo, pending_limit: int = PENDING_LIMIT) -> None:
+        self.wire = wire
+        self.peer = Peer(era="handshake", version="")
+        self.ended = asyncio.Event()
+        self.fault: WireFault | None = None
+        self.oddities: Counter[str] = Counter()
+        self._listener = listener
+        self._info = info
+        self._pending_limit = pending_limit
+        self._numbers = itertools.count(1)
+        self._exchanges: dict[int, Exchange] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait for their answers, those of the gateway itself not counted."""
+        return sum(bool(exchange.caller.principal) for exchange in self._exchanges.values())
+
+    async def start(
+        self, method: str, params: JsonObject, *, caller: Caller = NOBODY, declared: HeaderDeclarations = (),
+        era: str | None = None,
+    ) -> Exchange:  # fmt: skip
+        """Send a request.
+
+        Args:
+            declared: headers that the tool wants some arguments mirrored in.
+            era: while none is agreed on.
+
+        Raises:
+            WireFault: it could not be sent, or too many are under way.
+        """
+        if self.ended.is_set():
+            raise WireFault(self.fault.reason if self.fault else "the connection is closed", sent=False)
+        if len(self._exchanges) >= self._pending_limit:
+            raise WireFault("too many requests are under way", sent=False, retry_after_s=1.0)
+        id = next(self._numbers)
+        modern = (era or self.peer.era) == "modern"
+        sent = enveloped(params, era="modern" if modern else "handshake", caller=caller, info=self._info, id=id)
+        headers = mirrored_headers(method, params, declared) if modern else {}
+        exchange = self._exchanges[id] = Exchange(id, method, caller, let_go=self._let_go)
+        try:
+            data = request(id, method, sent)
+            await self.wire.send(Outgoing(data=data, id=id, method=method, headers=headers))
+        except WireFault:
+            self._exchanges.pop(id, None)
+            raise
+        except BaseException:
+            exchange.cancel("the caller cancelled")  # it may have been sent
+            raise
+        return exchange
+
+    async def request(
+        self, method: str, params: JsonObject | None = None, *, timeout_s: float, caller: Caller = NOBODY,
+        era: str | None = None,
+    ) -> JsonObject:  # fmt: skip
+        """Send a request and return its result.
+
+        Raises:
+            RemoteError, Garbled, WireFault: there is none.
+            TimeoutError: none came in time; the server was told.
+        """
+        exchange = await self.start(method, params or {}, caller=caller, era=era)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await exchange.answer()
+        except BaseException:
+            exchange.cancel("no longer needed")
+            raise
+
+    async def notify(self, method: str, params: JsonObject | None = None) -> None:
+        """Send a notification.
+
+        Raises:
+            WireFault: it was not sent.
+        """
+        headers = mirrored_headers(method, {}) if self.peer.era == "modern" else {}
+        await self.wire.send(Outgoing(data=notification(method, params or {}), method=method, headers=headers))
+
+    def reply(self, exchange: Exchange, id: RequestId, result: JsonObject) -> None:
+        """Answer a question of the server."""
+        if exchange.open_questions.pop(id, None) is not None:
+            self._errand(self._send_quietly(result_reply(id, result).body))
+
+    def refuse(self, exchange: Exchange, id: RequestId, code: int, message: str) -> None:
+        """Answer a question of the server with an error."""
+        if exchange.open_questions.pop(id, None) is not None:
+            self._errand(self._send_quietly(error_reply(id, code, message).body))
+
+    async def close(self, reason: str = "the connection was closed") -> None:
+        """Fail what is under way and let go of the server."""
+        self.lost(WireFault(reason, sent=True))
+        for errand in list(self._errands):  # a last word, such as a cancellation, may still leave
+            try:
+                async with asyncio.timeout(0.5):
+                    await asyncio.wait({errand})
+            except TimeoutError:
+                errand.cancel()
+        await self.wire.close()
+
+    # --- what the wire tells ---
+
+    def take(self, frame: Frame, within: int | None) -> bool:
+        """As `Receiver`."""
+        if isinstance(frame, Response):
+            return self._take_answer(frame)
+        if isinstance(frame, Request):
+            self._take_question(frame, within)
+            return False
+        return self._take_notification(frame, within)
+
+    def junk(self, reason: str, id: RequestId | None) -> None:
+        """As `Receiver`."""
+        self.oddities[reason] += 1
+        exchange = self._exchanges.pop(id, None) if isinstance(id, int) else None
+        if exchange is not None:
+            exchange.fail(Garbled(reason))
+
+    def failed(self, id: int, fault: WireFault) -> None:
+        """As `Receiver`."""
+        exchange = self._exchanges.pop(id, None)
+        if exchange is not None:
+            exchange.fail(fault)
+        if fault.session_lost:
+            self.lost(fault)
+
+    def lost(self, fault: WireFault) -> None:
+        """As `Receiver`."""
+        if self.ended.is_set():
+            return
+        self.fault = fault
+        self.ended.set()
+        exchanges, self._exchanges = self._exchanges, {}
+        for exchange in exchanges.values():
+            exchange.fail(fault)
+
+    # --- frames ---
+
+    def _take_answer(self, frame: Response) -> bool:
+        exchange = self._exchanges.pop(frame.id, None) if isinstance(frame.id, int) else None
+        if exchange is None:
+            self.oddities["unknown_id"] += 1  # a second answer, one that came too late, or an invented one
+            return False
+        if frame.result is not None:
+            exchange.settle(frame.result)
+        else:
+            exchange.fail(remote_error_of(frame.error or {}))
+        self.wire.forget(exchange.id)
+        return True
+
+    def _take_question(self, frame: Request, within: int | None) -> None:
+        if frame.method == "ping":
+            self._errand(self._send_quietly(result_reply(frame.id, {}).body))
+            return
+        if frame.method not in ASKS or self.peer.era == "modern":
+            self._turn_away(frame.id, METHOD_NOT_FOUND, f"Method not found: {frame.method}")
+            return
+        exchange = self._whose(within)
+        if exchange is not None:
+            if not exchange.ask(Question(frame.id, frame.method, frame.params)):
+                self._turn_away(frame.id, INVALID_REQUEST, "too many questions are open")
+        elif frame.method == "roots/list" and not self.pending:
+            self._errand(self._send_quietly(result_reply(frame.id, {"roots": []}).body))
+        else:
+            self._turn_away(frame.id, INVALID_REQUEST, "this request cannot be tied to a call that is under way")
+
+    def _turn_away(self, id: RequestId, code: int, message: str) -> None:
+        self.oddities["question_refused"] += 1
+        self._errand(self._send_quietly(error_reply(id, code, message).body))
+
+    def _take_notification(self, frame: Notification, within: int | None) -> bool:
+        method, params = frame.method, frame.params
+        if method == "notifications/progress":
+            return self._take_progress(params)
+        if method == "notifications/message":
+            exchange = self._whose(within)
+            if exchange is not None and isinstance(params.get("level"), str):
+                logger = params.get("logger")
+                exchange.tell(Logged(params["level"], params.get("data"), logger if isinstance(logger, str) else None))
+        elif method in LIST_CHANGES:
+            self._listener.list_changed(LIST_CHANGES[method])
+        elif method == "notifications/resources/updated" and isinstance(params.get("uri"), str):
+            self._listener.resource_updated(params["uri"])
+        elif method == "notifications/cancelled":
+            for exchange in self._exchanges.values():
+                exchange.withdraw(params.get("requestId", ""))
+        elif method == "notifications/subscriptions/acknowledged":
+            self._take_acknowledgement(params, within)
+        else:
+            self.oddities["unknown_notification"] += 1
+        return False
+
+    def _take_progress(self, params: JsonObject) -> bool:
+        token, progress, message = params.get("progressToken"), _number(params.get("progress")), params.get("message")
+        exchange = self._exchanges.get(token) if type(token) is int else None
+        if exchange is None or not exchange.caller.wants_progress or progress is None:
+            self.oddities["unknown_progress"] += 1
+            return False
+        exchange.tell(Progress(progress, _number(params.get("total")), message if isinstance(message, str) else None))
+        return False
+
+    def _take_acknowledgement(self, params: JsonObject, within: int | None) -> None:
+        """A subscription stands; it is told as progress, so that whoever began it can wait for it."""
+        listens = [e for e in self._exchanges.values() if e.method == "subscriptions/listen"]
+        exchange = self._exchanges.get(within) if within is not None else (listens[-1] if listens else None)
+        if exchange is not None:
+            exchange.tell(Progress(1, None, "acknowledged"))
+
+    def _whose(self, within: int | None) -> Exchange | None:
+        """Return the request that something without an address belongs to.
+
+        Where one stream carries everything and requests of several principals are under way, nobody can tell; then
+        it reaches none of them. Requests of one principal share what is said.
+        """
+        if within is not None:
+            found = self._exchanges.get(within)
+            return found if found is not None and found.caller.principal else None
+        candidates = [exchange for exchange in self._exchanges.values() if exchange.caller.principal]
+        if len({exchange.caller.principal for exchange in candidates}) != 1:
+            return None
+        return candidates[-1]
+
+    # --- small messages of ours ---
+
+    def _let_go(self, exchange: Exchange, reason: str) -> None:
+        """Tell the server that nobody waits for this request any more."""
+        if self._exchanges.pop(exchange.id, None) is None or exchange.method == "initialize":
+            return
+        for question in list(exchange.open_questions):
+            exchange.open_questions.pop(question)
+        if self.wire.closing_cancels:
+            self.wire.forget(exchange.id)
+            return
+        self._errand(self._cancelled(exchange.id, reason))
+
+    async def _cancelled(self, id: int, reason: str) -> None:
+        try:
+            await self.notify("notifications/cancelled", {"requestId": id, "reason": reason})
+        except (WireFault, TimeoutError):
+            self.oddities["cancel_not_sent"] += 1
+        finally:
+            self.wire.forget(id)
+
+    async def _send_quietly(self, data: bytes) -> None:
+        try:
+            await self.wire.send(Outgoing(data=data))
+        except (WireFault, TimeoutError):
+            self.oddities["not_sent"] += 1
+
+    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+        if len(self._errands) >= ERRANDS_LIMIT or self.ended.is_set():
+            self.oddities["not_sent"] += 1
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+
+def _number(value: Any) -> int | float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,98 @@
+"""What a server sends becomes frames for its receiver: strictly, in order, at a pace that leaves others their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+
+from omni_mcp.contracts.json import JsonValue
+from omni_mcp.engines.upstream.wire.large import LargeParser
+from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Receiver
+from omni_mcp.protocol.frames import BadFrame, Frame, RequestId, frame_of, parse
+from omni_mcp.protocol.rpc import INVALID_REQUEST
+
+OFF_LOOP_BYTES = 256 * 1024  # 1 ms of parsing and checking; more is work for another process
+UNASKED_PER_S = 2000  # frames that nobody awaits; above that the server has to wait
+TURN_FRAMES = 32  # handled before others get a turn: about 1 ms
+BATCH_LIMIT = 256
+
+_HEAD = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(\d{1,15})\s*[,}]')
+_TAIL = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
+
+
+class FrameReader:
+    """Parses what comes over one wire and hands it on."""
+
+    def __init__(
+        self, receiver: Receiver, *, large: LargeParser, limit_bytes: int = FRAME_LIMIT_BYTES,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._receiver = receiver
+        self._large = large
+        self._limit = limit_bytes
+        self._now_s = now_s
+        self._since_turn = 0
+        self._unasked = 0.0
+        self._counted_s = now_s()
+
+    async def take(self, data: bytes, within: int | None = None) -> None:
+        """Parse one message and hand it on; junk is told and otherwise ignored."""
+        try:
+            if len(data) > OFF_LOOP_BYTES:
+                frames = frames_of(await self._large.parse(data, limit_bytes=self._limit))
+            else:
+                frames = frames_of(parse(data, limit_bytes=self._limit))
+        except BadFrame as fault:
+            claimed = fault.id if fault.id is not None else claimed_id(data[:256], data[-256:])
+            self._receiver.junk(fault.reason, claimed)
+            await self._pace(wanted=False)
+            return
+        for frame in frames:
+            await self._pace(wanted=self._receiver.take(frame, within))
+
+    async def refuse(self, head: bytes, tail: bytes) -> None:
+        """Tell of a message that was too large to be kept."""
+        self._receiver.junk("too_large", claimed_id(head, tail))
+        await self._pace(wanted=False)
+
+    async def _pace(self, *, wanted: bool) -> None:
+        self._since_turn += 1
+        if self._since_turn >= TURN_FRAMES:
+            self._since_turn = 0
+            await asyncio.sleep(0)
+        if wanted:
+            return
+        now = self._now_s()
+        self._unasked = max(0.0, self._unasked - (now - self._counted_s) * UNASKED_PER_S) + 1
+        self._counted_s = now
+        if self._unasked > UNASKED_PER_S:
+            await asyncio.sleep(0.05)
+
+
+def frames_of(value: JsonValue) -> list[Frame]:
+    """Check the envelope of one message; a batch gives several frames.
+
+    Raises:
+        BadFrame: as `omni_mcp.protocol.frames`.
+    """
+    if not isinstance(value, list):
+        return [frame_of(value)]
+    if not 0 < len(value) <= BATCH_LIMIT:
+        raise BadFrame(INVALID_REQUEST, "batch_size", f"a batch has 1 to {BATCH_LIMIT} members")
+    return [frame_of(member) for member in value]
+
+
+def is_message(data: bytes) -> bool:
+    """Whether *data* is a whole message."""
+    try:
+        return bool(frames_of(parse(data, limit_bytes=FRAME_LIMIT_BYTES)))
+    except BadFrame:
+        return False
+
+
+def claimed_id(head: bytes, tail: bytes) -> RequestId | None:
+    """Return the request that an unreadable message claims to answer: ids stand first or last in what servers write."""
+    found = _HEAD.match(head) or _TAIL.search(tail)
+    return int(found[1]) if found else None

@@ -1,0 +1,307 @@
+"""HTTP upstreams: headers, sessions, resumption, and servers that break on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.testing import error_of
+from tests.upstream.servers.web import Asked, handshake, modern, text, web_server
+from tests.upstream.world import until, world, writing
+
+
+def at(url: str, **facts: Any) -> UpstreamSettings:
+    return UpstreamSettings(url=url, transport="streamable", **facts)
+
+
+async def answer(asked: Asked) -> None:
+    await asked.result(text("done"))
+
+
+async def test_a_session_and_its_version_are_named_on_every_request_and_ended_at_the_end() -> None:
+    async with web_server(handshake(answer)) as server:
+        async with world({"up": at(server.url)}) as here, here.client() as client:
+            result = await client.call("up__it")
+        asked = server.asked
+
+    assert result["content"][0]["text"] == "done"
+    later = [one for one in asked if one.rpc not in ("server/discover", "initialize")]
+    assert {one.headers.get("mcp-session-id") for one in later} == {"s-1"}
+    assert {one.headers.get("mcp-protocol-version") for one in later} == {"2025-11-25"}
+    assert [one.rpc for one in asked if one.method == "POST"][:3] == [
+        "server/discover", "initialize", "notifications/initialized"
+    ]  # fmt: skip
+    assert asked[-1].method == "DELETE"
+    assert any(one.method == "GET" for one in asked)
+
+
+async def test_a_modern_server_gets_headers_that_say_what_the_body_says() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "region": {"type": "string", "x-mcp-header": "Region"},
+            "deep": {"type": "object", "properties": {"n": {"type": "integer", "x-mcp-header": "N"}}},
+            "gone": {"type": "boolean", "x-mcp-header": "Gone"},
+        },
+    }
+    tools = [{"name": "wörk", "inputSchema": schema}, {"name": "bad", "inputSchema": {
+        "type": "object", "properties": {"x": {"type": "string", "x-mcp-header": "no good"}}}}]  # fmt: skip
+    async with web_server(modern(answer, tools=tools)) as server:
+        async with world({"up": at(server.url)}) as here, here.client() as client:
+            names = [tool["name"] for tool in await client.listed("tools") if tool["name"].startswith("up__")]
+            await client.call(names[0], {"region": "zürich", "deep": {"n": 7}})
+            problems = here.pool.facts()["up"]["problems"]
+        call = next(one for one in server.asked if one.rpc == "tools/call")
+
+    assert len(names) == 1 and "bad" in problems[0]
+    assert call.headers["mcp-protocol-version"] == "2026-07-28"
+    assert call.headers["mcp-method"] == "tools/call"
+    assert call.headers["mcp-name"] == "=?base64?d8O2cms=?="
+    assert call.headers["mcp-param-region"] == "=?base64?esO8cmljaA==?="
+    assert call.headers["mcp-param-n"] == "7"
+    assert "mcp-param-gone" not in call.headers and "mcp-session-id" not in call.headers
+
+
+async def test_the_operators_headers_go_with_every_request_and_no_other_credential_does() -> None:
+    settings = None
+    async with web_server(handshake(answer)) as server:
+        settings = at(server.url, headers={"Authorization": "Bearer ${secret:key}"})
+        async with world({"up": settings}, secrets={"key": "s3cret-value"}) as here, here.client() as client:
+            await client.call("up__it", _meta={"authorization": "Bearer callers-own"})
+        asked = server.asked
+
+    assert {one.headers["authorization"] for one in asked} == {"Bearer s3cret-value"}
+    assert "callers-own" not in "".join(str(one.headers) + one.body.decode() for one in asked)
+
+
+async def test_a_stream_that_ends_early_is_resumed_where_it_ended() -> None:
+    async def call(asked: Asked) -> None:
+        await asked.events()
+        await asked.event(None, id="e-1", retry_ms=10)
+        await asked.end()
+
+    async def get(asked: Asked) -> None:
+        if "last-event-id" not in asked.headers:
+            await asked.reply(405)
+            return
+        await asked.events()
+        sent = next(one for one in server.asked if one.rpc == "tools/call").message
+        if asked.headers["last-event-id"] == "e-1":
+            await asked.event({"jsonrpc": "2.0", "method": "notifications/vendor", "params": {}}, id="e-2")
+            asked.writer.close()  # breaks once more
+            return
+        await asked.event({"jsonrpc": "2.0", "id": sent["id"], "result": text("resumed")}, id="e-3")
+        await asked.end()
+
+    async with web_server(handshake(call, get=get)) as server:
+        async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
+            result = await client.call("up__it")
+        resumed = [one.headers["last-event-id"] for one in server.asked if "last-event-id" in one.headers]
+        calls = [one for one in server.asked if one.rpc == "tools/call"]
+
+    assert result["content"][0]["text"] == "resumed"
+    assert resumed == ["e-1", "e-2"] and len(calls) == 1
+
+
+async def test_a_forgotten_session_is_opened_again_and_the_call_sent_again_whatever_it_does() -> None:
+    forgotten: list[Asked] = []
+
+    async def call(asked: Asked) -> None:
+        if not forgotten:
+            forgotten.append(asked)
+            await asked.reply(404, b"Session not found", "text/plain")
+            return
+        await answer(asked)
+
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
+            result = await client.call("up__it")
+        greetings = [one for one in server.asked if one.rpc == "initialize"]
+
+    assert result["content"][0]["text"] == "done" and len(greetings) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(500, "outcome_unknown"), (502, "outcome_unknown"), (503, "upstream_unavailable"),
+                         (429, "upstream_unavailable"), (401, "upstream_unavailable")]
+)  # fmt: skip
+async def test_a_status_says_whether_a_call_may_have_taken_effect(status: int, code: str) -> None:
+    async def call(asked: Asked) -> None:
+        await asked.reply(status, b"go away", "text/plain", retry_after="7")
+
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
+            reply = await client.request("tools/call", {"name": "up__it", "arguments": {}})
+        calls = [one for one in server.asked if one.rpc == "tools/call"]
+
+    assert error_of(reply)["code"] == code and len(calls) == 1
+    if code == "upstream_unavailable":
+        assert error_of(reply)["data"]["retry_after_s"] == 7
+
+
+async def broken_head(asked: Asked) -> None:
+    await asked.raw(b"SSH-2.0-OpenSSH_9.6\r\n")
+    asked.writer.close()
+
+
+async def endless_head(asked: Asked) -> None:
+    await asked.raw(b"HTTP/1.1 200 X\r\n")
+    for number in range(2000):
+        await asked.raw(b"x-%d: %s\r\n" % (number, b"y" * 100))
+
+
+async def closes_at_once(asked: Asked) -> None:
+    asked.writer.close()
+
+
+async def cut_body(asked: Asked) -> None:
+    await asked.raw(b'HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{"jsonrpc"')
+    asked.writer.close()
+
+
+async def empty_stream(asked: Asked) -> None:
+    await asked.events()
+    await asked.end()
+
+
+async def switches(asked: Asked) -> None:
+    await asked.raw(b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nxx")
+
+
+@pytest.mark.parametrize("break_it", [broken_head, endless_head, closes_at_once, cut_body, empty_stream, switches])
+@pytest.mark.parametrize("kind", [handshake, modern])
+async def test_an_answer_that_breaks_is_an_unknown_outcome_and_the_next_call_works(break_it: Any, kind: Any) -> None:
+    broken: list[Asked] = []
+
+    async def call(asked: Asked) -> None:
+        if not broken:
+            broken.append(asked)
+            await break_it(asked)
+            return
+        await answer(asked)
+
+    async with web_server(kind(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
+            reply = await client.request("tools/call", {"name": "up__it", "arguments": {}})
+            after = await client.call("up__it")
+
+    assert error_of(reply)["code"] == "outcome_unknown"
+    assert after["content"][0]["text"] == "done"
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"jsonrpc":"2.0","id":1,"id":2,"result":{}}'])
+async def test_an_answer_that_is_no_message_is_a_broken_protocol_or_an_unknown_outcome(body: bytes) -> None:
+    async def call(asked: Asked) -> None:
+        await asked.reply(200, body)
+
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
+            reply = await client.request("tools/call", {"name": "up__it", "arguments": {}})
+
+    assert error_of(reply)["code"] in ("upstream_protocol", "outcome_unknown")
+
+
+async def test_cancelling_a_modern_call_closes_its_answer_and_a_handshake_call_gets_a_word() -> None:
+    gone = asyncio.Event()
+
+    async def call(asked: Asked) -> None:
+        await asked.events()
+        try:
+            while True:  # only writing shows whether the other side has gone
+                await asked.raw(b"3\r\n:\n\n\r\n")
+                await asyncio.sleep(0.01)
+        except (ConnectionError, asyncio.CancelledError):
+            gone.set()
+            raise
+
+    for kind in (modern, handshake):
+        gone.clear()
+        async with web_server(kind(call)) as server:
+            async with world({"up": at(server.url)}) as here, here.client(version="2025-11-25") as client:
+                id, reply = await client.start("tools/call", {"name": "up__it", "arguments": {}})
+                await until(lambda: any(one.rpc == "tools/call" for one in server.asked))
+                await client.notify("notifications/cancelled", {"requestId": id})
+                await asyncio.wait_for(gone.wait(), 2)
+                reply.cancel()
+            told = [one.message["params"]["requestId"] for one in server.asked if one.rpc == "notifications/cancelled"]
+            sent = next(one.message["id"] for one in server.asked if one.rpc == "tools/call")
+        assert told == ([] if kind is modern else [sent])
+
+
+async def test_a_question_on_the_standalone_stream_reaches_the_call_that_is_under_way() -> None:
+    waiting = asyncio.Event()
+    said: list[Any] = []
+
+    async def call(asked: Asked) -> None:
+        waiting.set()
+        while not said:
+            await asyncio.sleep(0.01)
+        await asked.result(text(json.dumps(said[0])))
+
+    async def get(asked: Asked) -> None:
+        await asked.events()
+        await waiting.wait()
+        question = {"message": "?", "requestedSchema": {"type": "object", "properties": {}}}
+        await asked.event({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": question})
+        await asyncio.sleep(60)
+
+    script = handshake(call, get=get)
+
+    async def watched(asked: Asked) -> None:
+        if asked.method == "POST" and asked.message.get("id") == "q":
+            said.append(asked.message["result"])
+        await script(asked)
+
+    async with web_server(watched) as server:
+        async with world({"up": at(server.url)}) as here:
+            async with here.client(
+                version="2025-11-25",
+                capabilities={"elicitation": {}},
+                answer=lambda method, params: {"action": "decline"},
+            ) as client:
+                result = await client.call("up__it")
+
+    assert json.loads(result["content"][0]["text"]) == {"action": "decline"}
+
+
+@pytest.mark.parametrize(("location", "works"), [("/elsewhere", True), ("http://127.0.0.2:1/mcp", False)])
+async def test_a_redirect_is_followed_inside_the_origin_only(location: str, works: bool) -> None:
+    script = handshake(answer)
+
+    async def moved(asked: Asked) -> None:
+        if asked.target == "/mcp" and asked.method == "POST":
+            await asked.reply(307, location=location)
+        else:
+            await script(asked)
+
+    async with web_server(moved) as server:
+        async with world({"up": at(server.url)}) as here, here.client() as client:
+            tools = [tool["name"] for tool in await client.listed("tools") if tool["name"].startswith("up__")]
+            fault = here.pool.facts()["up"]["list_fault"]
+
+    assert (tools == ["up__it"]) is works
+    assert works or "another origin" in fault
+
+
+async def test_a_server_that_has_only_the_older_transport_is_found_by_itself(tmp_path: Any) -> None:
+    from tests.upstream.world import sdk_over_http
+
+    with sdk_over_http() as url:
+        settings = UpstreamSettings(url=f"{url}/sse")
+        async with world({"up": settings}) as here, here.client() as client:
+            result = await client.call("up__echo", {"text": "over sse"})
+
+    assert result["content"][0]["text"] == "over sse"
+
+
+async def test_connections_are_kept_and_all_are_closed_at_the_end() -> None:
+    async with web_server(modern(answer)) as server:
+        async with world({"up": at(server.url)}) as here, here.client() as client:
+            for _ in range(20):
+                await client.call("up__it")
+            assert server.connections <= 2
+        await until(lambda: not server.connections)

@@ -1,0 +1,81 @@
+"""Large messages are parsed elsewhere and mean the same as if they had been parsed here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import orjson
+import pytest
+
+from omni_mcp.engines.upstream.wire.large import LargeParser
+from omni_mcp.protocol.frames import BadFrame
+from tests.upstream.world import until
+
+LONG = 'ä€\n"\\' + "x" * 100_000 + "😀"
+
+
+async def test_long_texts_come_back_where_they_were() -> None:
+    value = {"a": [LONG, {"b": LONG * 20, LONG: 1}], "c": "short", "d": [1, None, 2.5, True]}
+    parser = LargeParser()
+    assert await parser.parse(orjson.dumps(value), limit_bytes=1 << 24) == value
+    assert await parser.parse(orjson.dumps(LONG * 3), limit_bytes=1 << 24) == LONG * 3
+    assert await parser.parse(b"[]", limit_bytes=1 << 24) == []
+    pid = parser.pid
+    await parser.close()
+
+    assert pid is not None and parser.pid is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b'{"a":1,"a":2}', "duplicate_key"),
+        (b"x", "not_json"),
+        (b"[" * 100 + b"]" * 100, "too_deep"),
+        (b"[1,2]", "too_large"),
+    ],
+)
+async def test_what_is_refused_here_is_refused_there(data: bytes, reason: str) -> None:
+    parser = LargeParser()
+    with pytest.raises(BadFrame) as refused:
+        await parser.parse(data, limit_bytes=4 if reason == "too_large" else 1 << 20)
+    await parser.close()
+
+    assert refused.value.reason == reason
+
+
+async def test_a_process_that_dies_costs_one_message_and_a_cancelled_one_nothing() -> None:
+    parser = LargeParser()
+    await parser.parse(b"1", limit_bytes=100)
+    assert parser.pid is not None
+    os.kill(parser.pid, signal.SIGSTOP)
+    waiting = asyncio.create_task(parser.parse(b'"never seen"', limit_bytes=100))
+    await until(parser._turn.locked)
+    os.kill(parser.pid, signal.SIGKILL)
+    with pytest.raises(BadFrame):
+        await waiting
+    assert await parser.parse(b"2", limit_bytes=100) == 2
+
+    assert parser.pid is not None
+    os.kill(parser.pid, signal.SIGSTOP)
+    waiting = asyncio.create_task(parser.parse(b'"cancelled"', limit_bytes=100))
+    await until(parser._turn.locked)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert await parser.parse(b"3", limit_bytes=100) == 3
+    await parser.close()
+
+
+async def test_a_process_that_nobody_needs_goes_away() -> None:
+    parser = LargeParser(idle_s=0.01)
+    await parser.parse(b"1", limit_bytes=100)
+    process = parser._process
+    assert process is not None
+    await asyncio.wait_for(process.wait(), 10)
+
+    assert await parser.parse(b"2", limit_bytes=100) == 2
+    await parser.close()
