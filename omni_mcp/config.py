@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.hosts import check_exact_host
 from omni_mcp.contracts.manifest import Closed, ServerName, ShareName
-from omni_mcp.server_definition import ServerDefinition
+from omni_mcp.server_definition import RESERVED_NAMES, ServerDefinition
 
 
 def _exact_host(value: str) -> str:
@@ -152,6 +152,15 @@ class ProfileSettings(Closed):
     names: Literal["prefixed", "identity"] = "prefixed"
 
 
+def _free_name(value: str) -> str:
+    if value in RESERVED_NAMES:
+        raise ValueError(f"{value} is a server of the gateway itself; choose another name")
+    return value
+
+
+FreeName = Annotated[ServerName, AfterValidator(_free_name)]
+
+
 class Settings(Closed):
     """All settings. Each has a default that needs no thought."""
 
@@ -165,7 +174,7 @@ class Settings(Closed):
     profiles: dict[str, ProfileSettings] = Field(
         {}, description="Name = { servers = [...], names = `prefixed` or `identity` }: what `/mcp/NAME` shows."
     )
-    servers: dict[ServerName, ServerDefinition] = Field(
+    servers: dict[FreeName, ServerDefinition] = Field(
         {}, description="Name = a server behind the gateway: a `command` in the sandbox, or a `url`."
     )
     secrets: dict[str, str] = Field({}, description="Name = `env:VARIABLE` or `file:/path`: references, never values.")

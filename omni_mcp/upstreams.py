@@ -60,7 +60,7 @@ class Launcher:
         """
         definition = self._definitions[name]
         launch = ServerLaunch(
-            name=name, argv=(definition.command, *definition.args), profile=definition.profile,
+            name=name, argv=_command(definition), profile=definition.profile,
             environment=environment, directories=_mounts(definition), hosts=definition.hosts, networks=self._networks,
         )  # fmt: skip
         tail = self._tails[name] = Tail()
@@ -73,6 +73,11 @@ class Launcher:
         """Return the last that a server wrote there, masked."""
         tail = self._tails.get(name)
         return self._mask(tail.text()) if tail is not None else ""
+
+
+def _command(definition: ServerDefinition) -> tuple[str, ...]:
+    where = ("env", f"--chdir={definition.cwd}") if definition.cwd else ()
+    return (*where, definition.command, *definition.args)
 
 
 def _mounts(definition: ServerDefinition) -> tuple[Mount, ...]:
@@ -280,7 +285,7 @@ async def open_behind(
     )  # fmt: skip
     hooks = Hooks(on_state=reporter.state, on_listing=news.listed, on_resource=news.updated)
     known = {
-        server: Listing(items=dict(kept.items), problems=kept.problems)
+        server: Listing(items={str(kind): items for kind, items in kept.items.items()}, problems=kept.problems)
         for server, kept in load_listings(listings).items()
         if server in defined.servers
     }

@@ -1,4 +1,4 @@
-"""Trials through the command `omni-mcp sandbox run`, as a person would start them: started from among everything leaked."""
+"""Trials through the command `omni-mcp sandbox run`, started as a person would, from among everything leaked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from omni_mcp.engines.sandbox.launcher import base_interpreter
 from tests.escape.probe import Outcome, Probe, Verdict, judge, program
-from tests.escape.trial import EACH_IN_A_CHILD, HOLD_S, LIMITS
+from tests.escape.trial import EACH_IN_A_CHILD, HOLD_S, LIMITS, stopped_in
 from tests.escape.world import World
 
 _FLAGS = {
@@ -30,7 +30,7 @@ def fits_the_command(probe: Probe) -> bool:
 
 
 def run_by_command(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Verdict]]:
-    """Try those of *probes* that fit. Those that may share a cell share one; what is not stopped there is tried alone."""
+    """Try those of *probes* that fit. Those that may share a cell do; what is not stopped there is tried alone."""
     fitting = [probe for probe in probes if fits_the_command(probe)]
     place = Path(tempfile.mkdtemp(prefix="omni-escape-"))
     try:
@@ -64,11 +64,10 @@ def _stopped_together(probes: list[Probe], world: World) -> dict[str, Verdict]:
     if ended != "exit 0" or look():
         return {}
     found = json.loads(said.splitlines()[0])
-    verdicts = {probe.name: judge(probe, Outcome(said=found[probe.name][0], ended=found[probe.name][1])) for probe in probes}
-    return {name: verdict for name, verdict in verdicts.items() if verdict.word == "STOPPED"}
+    return stopped_in(found, probes)
 
 
-def _run(script: str, limits: dict[str, float], world: World) -> tuple[str, str]:
+def _run(script: str, limits: Mapping[str, float], world: World) -> tuple[str, str]:
     """Run one script by the command; return what it said and how it ended."""
     facts = {**world.facts(), "workspace": "/workspace", "hold_s": HOLD_S, "bare": False, "fifo": "/nowhere"}
     flags = [word for name, flag in _FLAGS.items() for word in (flag, str(limits[name]))]

@@ -108,9 +108,15 @@ async def stopped_together(probes: Sequence[Probe], where: Ground) -> dict[str, 
     if look() or where.world.reveals(end.stdout + end.stderr) or end.reason != "exit" or end.exit_code != 0:
         return {}
     found = json.loads(end.stdout)
-    verdicts = {
-        probe.name: judge(probe, Outcome(said=found[probe.name][0], ended=found[probe.name][1])) for probe in probes
-    }
+    return stopped_in(found, probes)
+
+
+def stopped_in(found: dict[str, tuple[str, str]], probes: Sequence[Probe]) -> dict[str, Verdict]:
+    """Return the verdicts of those of *probes* that were plainly stopped, by what each said and how it ended."""
+    verdicts = {}
+    for probe in probes:
+        said, ended = found[probe.name]
+        verdicts[probe.name] = judge(probe, Outcome(said=said, ended=ended))
     return {name: verdict for name, verdict in verdicts.items() if verdict.word == "STOPPED"}
 
 
