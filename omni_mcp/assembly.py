@@ -22,7 +22,6 @@ from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.approvals.desk import open_desk
 from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.catalog.catalog import BUILTIN_PROFILES, MemoryCatalog, ProfileSpec
-from omni_mcp.engines.catalog.lock_listing import listings_dir
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.identity.keys import KeyRing
 from omni_mcp.engines.policy.policy import open_policy
@@ -127,14 +126,15 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
             defined,
             sandbox=sandbox,
             profiles=profiles,
-            homes=home.servers,
-            listings=listings_dir(home.data),
+            home=home,
             networks=settings.egress.networks,
             mask=masker.mask_text,
             reporter=Reporter(log, run, masker.mask_text),
             news=news,
         )
     )
+    if (lock := await behind.reload_lock()).problems:
+        reports.rejected("lockfile", lock.problems)
     catalog = _open_catalog(settings, home, [*sources, behind.source], reports)
     desk = await stack.enter_async_context(
         open_desk(

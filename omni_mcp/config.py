@@ -145,11 +145,33 @@ class LogSettings(Closed):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is said on stderr.")
 
 
+SurfaceMode = Literal["auto", "full", "search"]
+TokenBudget = Annotated[int, Field(ge=0, le=10_000_000)]
+
+
+class SurfaceSettings(Closed):
+    """Whether clients are listed all tools or a search for them; a profile can say otherwise."""
+
+    mode: SurfaceMode = Field(
+        "auto",
+        description="`full`: the list of all tools; `search`: `search_tools` and `call_tool` in its place; `auto`: the "
+        "list while it costs a model no more than `token_budget`.",
+    )
+    # Hosts that compact long lists do better with them up to some 100 tools (docs/surfaces.md, "Which is better").
+    token_budget: TokenBudget = Field(40_000, description="What the list may cost with `auto`, in tokens.")
+    clients: dict[str, SurfaceMode] = Field(
+        {"claude-code": "full"},
+        description="Name that a client gives itself = mode. Those that search long lists themselves need the list.",
+    )
+
+
 class ProfileSettings(Closed):
-    """One endpoint `/mcp/NAME`: which servers it shows, and under which names."""
+    """One endpoint `/mcp/NAME`: which servers it shows, under which names, and how; unset: as `[surface]` says."""
 
     servers: tuple[ServerName, ...] = Field(min_length=1)
     names: Literal["prefixed", "identity"] = "prefixed"
+    surface: SurfaceMode | None = None
+    token_budget: TokenBudget | None = None
 
 
 def _free_name(value: str) -> str:
@@ -171,8 +193,11 @@ class Settings(Closed):
     egress: EgressSettings = EgressSettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
+    surface: SurfaceSettings = SurfaceSettings()
     profiles: dict[str, ProfileSettings] = Field(
-        {}, description="Name = { servers = [...], names = `prefixed` or `identity` }: what `/mcp/NAME` shows."
+        {},
+        description="Name = { servers = [...], names = `prefixed` or `identity` }: what `/mcp/NAME` shows. "
+        "`surface` and `token_budget` as in `[surface]`, for this profile alone.",
     )
     servers: dict[FreeName, ServerDefinition] = Field(
         {}, description="Name = a server behind the gateway: a `command` in the sandbox, or a `url`."
@@ -180,6 +205,18 @@ class Settings(Closed):
     secrets: dict[str, str] = Field({}, description="Name = `env:VARIABLE` or `file:/path`: references, never values.")
     shares: dict[ShareName, Annotated[str, AfterValidator(_shared_place)]] = Field(
         {}, description="Name = `/path` of a directory that manifests may name in `binding.shares`, read-only."
+    )
+
+
+def surface_of(settings: Settings, profile: str) -> SurfaceSettings:
+    """Return how *profile* shows its tools. One that names a mode means it for every client."""
+    own, general = settings.profiles.get(profile), settings.surface
+    if own is None:
+        return general
+    return SurfaceSettings(
+        mode=own.surface or general.mode,
+        token_budget=general.token_budget if own.token_budget is None else own.token_budget,
+        clients={} if own.surface else general.clients,
     )
 
 

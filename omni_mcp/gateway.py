@@ -203,6 +203,7 @@ class Gateway:
                 "version": engines.catalog.version,
                 "tools": sum(entry.kind == "tool" for entry in engines.catalog.all_entries()),
                 "refused": list(engines.catalog.refused),
+                "waiting": engines.behind.waiting,
                 "problems": list(engines.reports.problems.get("manifests", ())),
             },
             "settings": {
@@ -240,6 +241,16 @@ class Gateway:
             return list(error.problems)
         engines.reports.mended("manifests")
         return []
+
+    async def reload_lock(self) -> None:
+        """Read omni.lock again; what it accepts is in force at once, what is wrong with it is reported."""
+        found = await self._engines.behind.reload_lock()
+        if found.problems:
+            self._engines.reports.rejected("lockfile", found.problems)
+            return
+        self._engines.reports.mended("lockfile")
+        if found.changed:
+            self.reload_catalog()
 
     async def _reload_policy(self) -> Reload:
         reload = await asyncio.to_thread(self._engines.policy.reload)
@@ -289,7 +300,7 @@ class Gateway:
 
     async def watch(self) -> None:
         """Keep settings, manifests and idle runs under observation until cancelled."""
-        looks = FileWatch(self._home.manifests), FileWatch(self._home.settings_file)
+        looks = FileWatch(self._home.manifests), FileWatch(self._home.settings_file), FileWatch(self._home.lock_file)
         swept_s = time.monotonic()
         while True:
             await asyncio.sleep(WATCH_S)
@@ -297,6 +308,8 @@ class Gateway:
                 self.reload_catalog()
             if await asyncio.to_thread(looks[1].settled_change):
                 self.check_settings()
+            if await asyncio.to_thread(looks[2].settled_change):
+                await self.reload_lock()
             if time.monotonic() - swept_s > SWEEP_S:
                 swept_s = time.monotonic()
                 self._runbook.sweep()

@@ -10,15 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from omni_mcp import __version__
-from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.call import Durable, Principal
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.events import EgressConnection, ServerState, draft
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.lock import launch_parts
+from omni_mcp.contracts.manifest import Closed
 from omni_mcp.contracts.ports import Completer, Executor, RunLog, Source
 from omni_mcp.contracts.sandbox import Connection, Mount
 from omni_mcp.contracts.tool import Entry
-from omni_mcp.engines.catalog.lock_listing import KeptListing, keep_listing, load_listings
+from omni_mcp.engines.catalog.acceptance_record import AcceptanceRecord
+from omni_mcp.engines.catalog.lock import LockedSource
+from omni_mcp.engines.catalog.lock_listing import KeptListing, keep_listing, listings_dir, load_listings
+from omni_mcp.engines.catalog.lockfile import LockFile, LockReload
 from omni_mcp.engines.catalog.names import is_marked, marked_uri, unmarked_uri
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.profiles import Profile
@@ -116,10 +120,13 @@ class Reporter:
         self._run = run
         self._mask = mask
 
+    def note(self, payload: Closed) -> Durable:
+        """Something happened to a definition."""
+        return self._log.append(self._run, draft(payload, actor="gateway"))
+
     def state(self, server: str, state: str, detail: str) -> None:
         """A server is ready, degraded or offline now."""
-        payload = ServerState.model_validate({"server": server, "state": state, "detail": self._mask(detail)})
-        self._log.append(self._run, draft(payload, actor="gateway"))
+        self.note(ServerState.model_validate({"server": server, "state": state, "detail": self._mask(detail)}))
 
     def connection(self, server: str, connection: Connection) -> None:
         """A server in a cell reached for a host."""
@@ -130,16 +137,42 @@ class Reporter:
 class Behind:
     """All servers behind the gateway, as the rest of it sees them."""
 
-    def __init__(self, defined: Defined, upstreams: Upstreams, launcher: Launcher, listings: Path) -> None:
+    def __init__(
+        self, defined: Defined, upstreams: Upstreams, launcher: Launcher, *, lock: LockFile, data: Path,
+        reporter: Reporter,
+    ) -> None:  # fmt: skip
         self._defined = defined
         self._upstreams = upstreams
         self._launcher = launcher
-        self._listings = listings
+        self._lock = lock
+        self._listings = listings_dir(data)
+        self._recorded = AcceptanceRecord(data / "acceptances.json")
+        self._reporter = reporter
+        self._locked = LockedSource(upstreams.source, lock, launch_of=lambda name: _launch(defined.servers[name]))
+        self._locked.listen(reporter.note)
 
     @property
     def source(self) -> Source:
-        """What they offer, none of it accepted yet."""
-        return self._upstreams.source
+        """What they offer: in force is what the operator accepted, the rest is quarantined."""
+        return self._locked
+
+    @property
+    def waiting(self) -> int:
+        """How many definitions wait for the operator."""
+        return len(self._locked.waiting)
+
+    async def reload_lock(self) -> LockReload:
+        """Read omni.lock again, and put on record what was accepted since.
+
+        With problems, what was in force before still is.
+        """
+        found = await asyncio.to_thread(self._lock.reload)
+        news = self._recorded.news(self._lock.now)
+        if news:
+            for written in [self._reporter.note(payload) for payload in news]:
+                await written.durable()
+        await asyncio.to_thread(self._recorded.keep, self._lock.now)
+        return found
 
     @property
     def executor(self) -> Executor:
@@ -170,7 +203,7 @@ class Behind:
             OSError: it cannot be written.
         """
         for server, listing in listings.items():
-            launch = launch_parts(self._defined.servers[server].as_json())
+            launch = _launch(self._defined.servers[server])
             seen_at = datetime.now(UTC).isoformat()
             kept = KeptListing.model_validate(
                 {"server": server, "seen_at": seen_at, "launch": launch, "items": listing.items,
@@ -184,6 +217,10 @@ class Behind:
             name: {**facts, "stderr": self._launcher.stderr_of(name)[-STDERR_SHOWN:]}
             for name, facts in self._upstreams.facts().items()
         }
+
+
+def _launch(definition: ServerDefinition) -> dict[str, str]:
+    return launch_parts(definition.as_json())
 
 
 def own_uri(uri: str) -> str:
@@ -264,8 +301,7 @@ async def open_behind(
     *,
     sandbox: BubblewrapSandbox,
     profiles: Mapping[str, Profile],
-    homes: Path,
-    listings: Path,
+    home: Home,
     networks: tuple[str, ...],
     mask: Mask,
     reporter: Reporter,
@@ -274,19 +310,18 @@ async def open_behind(
     """Open all enabled servers; waits for none of them: what they offered last time is known.
 
     Args:
-        homes: where homes and caches of servers stand.
-        listings: where what they offer is kept.
+        home: where their homes, what they offer and what is accepted stand.
         networks: special address ranges in which hosts of theirs may be.
         news: where their reports go.
     """
-    cells = ServerCells(sandbox, profiles, homes, secrets=defined.secrets)
+    cells = ServerCells(sandbox, profiles, home.servers, secrets=defined.secrets)
     launcher = Launcher(
         defined.servers, cells, networks=networks, mask=mask, on_connection=reporter.connection
     )  # fmt: skip
     hooks = Hooks(on_state=reporter.state, on_listing=news.listed, on_resource=news.updated)
     known = {
         server: Listing(items={str(kind): items for kind, items in kept.items.items()}, problems=kept.problems)
-        for server, kept in load_listings(listings).items()
+        for server, kept in load_listings(listings_dir(home.data)).items()
         if server in defined.servers
     }
     async with open_upstreams(
@@ -294,4 +329,5 @@ async def open_behind(
         launch=launcher, secrets=defined.secrets, info=ClientInfo(version=__version__), own_uri=own_uri, hooks=hooks,
         known=Known(listings=known),
     ) as upstreams:  # fmt: skip
-        yield Behind(defined, upstreams, launcher, listings)
+        lock = LockFile(home.lock_file)
+        yield Behind(defined, upstreams, launcher, lock=lock, data=home.data, reporter=reporter)

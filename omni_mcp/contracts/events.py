@@ -248,7 +248,7 @@ class ConfigRejected(Closed):
     """A changed file was refused; the last good one stays in force."""
 
     code: Literal["config_rejected"] = "config_rejected"
-    what: Literal["policy", "manifests", "settings", "lockfile", "profiles"]
+    what: Literal["policy", "manifests", "settings", "servers", "lockfile", "profiles"]
     problems: tuple[str, ...]
 
 

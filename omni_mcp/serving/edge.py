@@ -57,6 +57,7 @@ from omni_mcp.serving.rejections import Rejections
 from omni_mcp.serving.room import ROOM_BYTES, SHARE_BYTES, Room
 from omni_mcp.serving.runbook import CloseReason, Runbook, trace_id_of
 from omni_mcp.serving.session import SUBSCRIPTIONS_LIMIT, Outlet, Session, Transport
+from omni_mcp.serving.surface import Surfaces
 
 REASONS = {
     INVALID_REQUEST: "invalid_request", METHOD_NOT_FOUND: "unknown_method", INVALID_PARAMS: "invalid_params",
@@ -109,6 +110,7 @@ class Edge:
         completer_of: Callable[[Entry], Completer | None] = lambda entry: None,
         watch: Watch = lambda entry, principal, uri: lambda: None,
         end_round: EndRound = lambda call, error: None,
+        surfaces: Surfaces | None = None,
         limits: EdgeLimits | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -133,7 +135,10 @@ class Edge:
         self.room = Room(limit_bytes=self._limits.room_bytes, share_bytes=self._limits.share_bytes)
         self._info = info
         self._stamp = info.stamp()
-        self._lists = Lists(catalog, policy, key=seal_key, stamp=self._stamp, page_size=self._limits.page_size)
+        self._surfaces = surfaces or Surfaces(policy)
+        self._lists = Lists(
+            catalog, policy, self._surfaces, key=seal_key, stamp=self._stamp, page_size=self._limits.page_size
+        )
         self._calls = Calls(
             handle, policy, nonces, seal=Seal(seal_key), stamp=self._stamp, metrics=metrics, run_of=self._run_of,
             end_round=end_round, now_ns=now_ns,
@@ -409,11 +414,12 @@ class Edge:
     async def _list(self, asked: Asked) -> bytes:
         session = asked.session
         cursor = asked.params.get("cursor")
-        return await self._lists.page(asked.method, session.principal, session.profile, asked.era, cursor)
+        surface = self._surfaces.wanted(session.profile, asked.client.name)
+        return await self._lists.page(asked.method, session.principal, session.profile, asked.era, cursor, surface)
 
     async def _call(self, asked: Asked) -> JsonObject:
         string_at(asked.params[KINDS[asked.method][1]], path=f"params.{KINDS[asked.method][1]}", limit=URI_LIMIT)
-        return await self._calls.serve(asked)
+        return await self._calls.serve(self._surfaces.turned(asked))
 
     async def _set_level(self, asked: Asked) -> JsonObject:
         level = asked.params["level"]

@@ -8,6 +8,7 @@ import binascii
 import hashlib
 import hmac
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -19,6 +20,7 @@ from omni_mcp.contracts.ports import Catalog, Policy
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.protocol.headers import fault_of_header_schema
 from omni_mcp.protocol.rpc import INVALID_PARAMS, RpcError
+from omni_mcp.serving.surface import FULL, Surface, Surfaces
 
 LIST_TTL_MS = 30_000
 PAGE_SIZE = 250
@@ -48,10 +50,12 @@ class Lists:
     """Answers the four list methods."""
 
     def __init__(
-        self, catalog: Catalog, policy: Policy, *, key: bytes, stamp: JsonObject, page_size: int = PAGE_SIZE
-    ) -> None:
+        self, catalog: Catalog, policy: Policy, surfaces: Surfaces, *, key: bytes, stamp: JsonObject,
+        page_size: int = PAGE_SIZE,
+    ) -> None:  # fmt: skip
         self._catalog = catalog
         self._policy = policy
+        self._surfaces = surfaces
         self._key = key
         self._page_size = page_size
         self._tail = b',"resultType":"complete","ttlMs":%d,"cacheScope":"private","_meta":%s' % (
@@ -60,17 +64,19 @@ class Lists:
         )
         self._pages: OrderedDict[tuple[str, ...], list[bytes]] = OrderedDict()
 
-    async def page(self, method: str, principal: Principal, profile: str, era: Era, cursor: str | None) -> bytes:
-        """Return one encoded page of *method* for *principal*.
+    async def page(
+        self, method: str, principal: Principal, profile: str, era: Era, cursor: str | None, surface: Surface = FULL
+    ) -> bytes:
+        """Return one encoded page of *method* for *principal*; *surface* is of tools.
 
         Raises:
             RpcError: -32602, the cursor is not ours, another's, or of a list that has changed since.
         """
-        key = self._cache_key(method, principal, profile, era)
+        key = self._cache_key(method, principal, profile, era, surface)
         number = 0 if cursor is None else self._open_cursor(cursor, key)
         pages = self._pages.get(key)
         if pages is None:
-            pages = await self._build(LISTINGS[method], principal, profile, era, key)
+            pages = await self._build(LISTINGS[method], principal, profile, era, surface, key)
             self._pages[key] = pages
             while len(self._pages) > CACHED_LISTS:
                 self._pages.popitem(last=False)
@@ -80,31 +86,41 @@ class Lists:
             raise _stale()
         return pages[number]
 
-    def _cache_key(self, method: str, principal: Principal, profile: str, era: Era) -> tuple[str, ...]:
+    def _cache_key(
+        self, method: str, principal: Principal, profile: str, era: Era, surface: Surface
+    ) -> tuple[str, ...]:
         """Everything that decides what a list says."""
         versions = (self._catalog.version, self._policy.version)
-        return (method, principal.key, *sorted(principal.roles), profile, era, *versions)
+        return (method, principal.key, *sorted(principal.roles), profile, era, surface.key, *versions)
 
     async def _build(
-        self, listing: Listing, principal: Principal, profile: str, era: Era, key: tuple[str, ...]
+        self, listing: Listing, principal: Principal, profile: str, era: Era, surface: Surface, key: tuple[str, ...]
     ) -> list[bytes]:
-        named = self._catalog.entries(profile, listing.kind)
+        shown: Sequence[tuple[str, Entry]] = await self._seen(listing, principal, profile, era)
+        if listing.kind == "tool":
+            shown = await self._surfaces.shown(surface, principal, shown)
         items: list[bytes] = []
+        for start in range(0, len(shown), SLICE):
+            part = shown[start : start + SLICE]
+            items.extend(orjson.dumps({**entry.definition, listing.key: name}) for name, entry in part)
+            if start + SLICE < len(shown):
+                await asyncio.sleep(0)
+        tail = self._tail if era == "modern" else b""
+        count = max(1, -(-len(items) // self._page_size))
+        return [self._encode(listing, items, number, count, key, tail) for number in range(count)]
+
+    async def _seen(self, listing: Listing, principal: Principal, profile: str, era: Era) -> list[tuple[str, Entry]]:
+        named = self._catalog.entries(profile, listing.kind)
+        found: list[tuple[str, Entry]] = []
         for start in range(0, len(named), SLICE):
             part = named[start : start + SLICE]
             seen = self._policy.visible(
                 action=listing.action, principal=principal, entries=[entry for _, entry in part]
             )
-            items.extend(
-                orjson.dumps({**entry.definition, listing.key: name})
-                for (name, entry), visible in zip(part, seen, strict=True)
-                if visible and _fit_for(entry, era)
-            )
+            found += [pair for pair, visible in zip(part, seen, strict=True) if visible and _fit_for(pair[1], era)]
             if start + SLICE < len(named):
                 await asyncio.sleep(0)
-        tail = self._tail if era == "modern" else b""
-        count = max(1, -(-len(items) // self._page_size))
-        return [self._encode(listing, items, number, count, key, tail) for number in range(count)]
+        return found
 
     def _encode(
         self, listing: Listing, items: list[bytes], number: int, count: int, key: tuple[str, ...], tail: bytes

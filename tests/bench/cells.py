@@ -101,10 +101,8 @@ async def per_second(sandbox: BubblewrapSandbox, job: Job, at_once: int) -> floa
 async def idle_cell_mib(sandbox: BubblewrapSandbox) -> float:
     """Memory that one more ready cell takes: what it does not share with its template."""
     await sandbox.run(FUNCTION)
-    while not (ready := cells_of(sandbox.spawner_pid or 0)):
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)
-    return statistics.mean(map(private_kib, ready)) / 1024
+    await asyncio.sleep(1.0)  # the used one has gone, the next one is ready
+    return statistics.mean(map(private_kib, cells_of(sandbox.spawner_pid or 0))) / 1024
 
 
 def cells_of(spawner_pid: int) -> list[int]:

@@ -40,14 +40,12 @@ def read_lock(text: str, *, file: str) -> Lock:
     if type(version) is int and version > LOCK_VERSION:
         message = f"was written by a newer omni-mcp (format {version}; this one reads {LOCK_VERSION}); update omni-mcp"
         raise ConfigError([_problem(text, file, ("omni_lock",), message)])
-    if version is None:
+    if type(version) is not int or version != LOCK_VERSION:
         raise ConfigError([_problem(text, file, (), f'must be an object that begins with "omni_lock": {LOCK_VERSION}')])
     try:
-        return Lock.model_validate(value)
+        return Lock.model_validate_json(text, strict=True)  # as JSON: a list is a tuple there, and a word no boolean
     except ValidationError as error:
-        raise ConfigError(
-            [_problem(text, file, _place(fault), _message(fault)) for fault in error.errors()[:PROBLEMS_LIMIT]]
-        ) from error
+        raise ConfigError([_fault(text, file, fault) for fault in error.errors()[:PROBLEMS_LIMIT]]) from error
 
 
 def _parsed(text: str, file: str) -> Any:
@@ -79,8 +77,12 @@ def _escaped(character: str) -> str:
     return json.dumps(character, ensure_ascii=True)[1:-1]
 
 
-def _place(fault: Any) -> Place:
-    return tuple(part for part in fault["loc"] if part != "[key]")
+def _fault(text: str, file: str, fault: Any) -> Problem:
+    if fault["type"] == "json_invalid":  # a lone surrogate, say: the standard library reads it and we do not
+        place = re.search(r"line (\d+)", str(fault["msg"]))
+        return Problem(file=file, line=int(place[1]) if place else 0, path="", message=f"not JSON: {fault['msg']}")
+    where = tuple(part for part in fault["loc"] if part != "[key]")
+    return _problem(text, file, where, _message(fault))
 
 
 def _message(fault: Any) -> str:

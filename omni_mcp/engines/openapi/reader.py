@@ -113,7 +113,10 @@ def _refusal(file: str, line: int, message: str, place: Place = ()) -> ConfigErr
 
 def _parse_json(text: str, file: str) -> JsonValue:
     try:
-        value = json.loads(text, object_pairs_hook=_without_doubles, parse_constant=_no_constant, parse_int=_integer)
+        value = json.loads(
+            text, object_pairs_hook=_without_doubles, parse_constant=_no_constant, parse_int=_integer,
+            parse_float=_finite,
+        )  # fmt: skip
     except json.JSONDecodeError as error:
         raise _refusal(file, error.lineno, f"not JSON: {error.msg}") from error
     except RecursionError as error:
@@ -141,6 +144,13 @@ def _without_doubles(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
 
 def _no_constant(name: str) -> JsonValue:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return value
 
 
 def _integer(text: str) -> int | float:

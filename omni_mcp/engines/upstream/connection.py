@@ -59,6 +59,8 @@ class Timing:
     idle_s: float | None = 600.0  # without a call; None: stay
     list_settle_s: float = 0.2  # list changes within this time are one
     list_pause_s: float = 2.0  # between two listings of one server, however often it changes
+    list_retry_s: float = 30.0  # after a listing that failed; doubles up to `list_retry_limit_s`
+    list_retry_limit_s: float = 600.0
     patience: Patience = field(default_factory=Patience)
 
 

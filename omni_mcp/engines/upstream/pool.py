@@ -215,7 +215,7 @@ class Upstreams:
         if self.source.find(server) is None:
             lister.wanted.set()
         while True:
-            await lister.wanted.wait()
+            await self._due(lister)
             await asyncio.sleep(self._timing.list_settle_s if lister.tried.is_set() else 0)
             lister.wanted.clear()
             async with self._listing_slots:
@@ -223,8 +223,19 @@ class Upstreams:
             lister.tried.set()
             await asyncio.sleep(self._timing.list_pause_s)
 
+    async def _due(self, lister: _Lister) -> None:
+        """Wait until a listing is wanted, or one that failed may be tried again."""
+        ceiling, first = self._timing.list_retry_limit_s, self._timing.list_retry_s
+        retry_s = min(ceiling, first * 2.0 ** min(lister.failures - 1, 30)) if lister.failures else None
+        try:
+            async with asyncio.timeout(retry_s):
+                await lister.wanted.wait()
+        except TimeoutError:
+            return
+
     async def _list(self, server: str, lister: _Lister) -> None:
         """Fetch once; what was known stays in force if that fails."""
+        lister.failures += 1
         try:
             connection = self._connection_of(server, SHARED)
             release = connection.hold()
@@ -245,7 +256,7 @@ class Upstreams:
         except TimeoutError:
             lister.fault = "a list did not come in time"
         else:
-            lister.fault = ""
+            lister.fault, lister.failures = "", 0
             if self.source.put(server, listing):
                 self._hooks.on_listing(server, listing)
 
@@ -267,6 +278,7 @@ class _Lister:
         self.tried = asyncio.Event()
         self.fetching = False
         self.fault = ""
+        self.failures = 0
 
     def connected(self) -> None:
         """A connection stands anew: what changed meanwhile went unheard, unless it was made for the lists."""
