@@ -1,18 +1,20 @@
 """Runs one job as a child of process 1: gives it descriptors and limits, reaps, kills the rest, says how it ended.
 
 The gateway's end of the control socket is its life line: when that closes, also in the middle of a job, every process
-of the cell dies. Standard library only.
+of the cell dies. `plain.py` runs its jobs through here too. Standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
 import select
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import kernel
@@ -27,8 +29,13 @@ _STANDARD = 3  # descriptors 0, 1, 2
 _RESULT = 3  # where a function writes what it returns; the order brings it after the three
 _RUN_AS_USUAL = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM)  # we changed these
 _FREE = 10  # received descriptors are moved to this number and above
+_WORDS_LIMIT_BYTES = 4096
 
 Frame = dict[str, Any]
+
+
+class NotStarted(Exception):
+    """The job cannot be started as described; the text says why, for people."""
 
 
 def run_one_job(
@@ -38,7 +45,10 @@ def run_one_job(
     *,
     layers: list[str],
     places: list[str],
-    oom_score: int | None,
+    oom_score: int | None = None,
+    workspace: str = WORKSPACE,
+    before_start: Callable[[], None] | None = None,
+    kill: Callable[[], None] | None = None,
 ) -> None:
     """Run what *order* says with the descriptors *given* (stdin, stdout, stderr, result), and report on *control*.
 
@@ -49,24 +59,29 @@ def run_one_job(
         layers: what is in force, for the report.
         places: the directories whose being full is reported.
         oom_score: from `open_oom_score`.
+        workspace: the directory that the job starts in.
+        before_start: what the job's own process does last before it becomes the job, limits included. Without it the
+            limits become ours too, and a command is started without a copy of this process.
+        kill: ends whatever the job has started; default: everything in this pid namespace but us.
 
     Raises:
         Gone: the gateway wants no more of it.
     """
+    kill = kill or kill_everything
     for file in order["files"]:
-        _place_file(control, file["path"], file["size"])
+        _place_file(control, os.path.join(workspace, file["path"]), file["size"])
     if order["listen"]:
         _hand_out_listener(control)
     wakeups = _wake_on_child_end()
     end: Frame = {"kind": "ended", "status": 0, "not_started": "", "layers": layers}
     try:
-        child = _start(control, order, given, oom_score)
-    except (OSError, ValueError) as error:
-        end["not_started"] = f"{type(error).__name__}: {error}"
+        child = _start(control, order, given, oom_score, workspace, before_start)
+    except (NotStarted, OSError, ValueError) as error:
+        end["not_started"] = str(error)
     else:
-        end.update(_wait_for_end(control, wakeups, child))
+        end.update(_wait_for_end(control, wakeups, child, kill))
     end["full"] = _full_places(places)
-    exported = _open_out() if order["exports"] else None
+    exported = _open_out(workspace) if order["exports"] else None
     wire.send(control, {**end, "exported": exported is not None}, (exported,) if exported is not None else ())
 
 
@@ -86,7 +101,7 @@ def _wake_on_child_end() -> int:
     return reader
 
 
-def _wait_for_end(control: socket.socket, wakeups: int, child: int) -> Frame:
+def _wait_for_end(control: socket.socket, wakeups: int, child: int, kill: Callable[[], None]) -> Frame:
     """Reap until *child* has ended, kill whatever else lives, and return its status and what all of them used.
 
     Raises:
@@ -96,12 +111,12 @@ def _wait_for_end(control: socket.socket, wakeups: int, child: int) -> Frame:
     while status is None:
         readable, _, _ = select.select([control.fileno(), wakeups], [], [])
         if control.fileno() in readable:
-            kill_everything()
+            kill()
             raise wire.Gone
         with contextlib.suppress(BlockingIOError):
             os.read(wakeups, 4096)
         status = reap(child, os.WNOHANG)
-    kill_everything()
+    kill()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {"status": status, "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024}
 
@@ -126,23 +141,32 @@ def kill_everything() -> None:
     reap(-1, 0)
 
 
-def _start(control: socket.socket, order: Frame, given: list[int], oom_score: int | None) -> int:
-    """Start the job and return its pid. The limits become our own too: nothing that we still do comes near them.
+def _start(
+    control: socket.socket,
+    order: Frame,
+    given: list[int],
+    oom_score: int | None,
+    workspace: str,
+    before_start: Callable[[], None] | None,
+) -> int:
+    """Start the job and return its pid. A command, and a function that is not ours, becomes a program of its own.
 
-    A command, and a function that is not ours, is started as a program of its own without a copy of this process.
+    Raises:
+        NotStarted, OSError, ValueError: it cannot be started.
     """
     given = _moved_up(given)
-    argv, held = _command(order)
-    _set_limits(order["rlimits"])
-    os.chdir(WORKSPACE)
-    _be_first_to_go(oom_score, 1000)  # if memory runs out, the job goes, and not process 1
-    if argv:
-        child = _spawn(argv, order["environment"], [*given[:_STANDARD], *([given[_RESULT], held] if held else [])])
-    else:
-        child = os.fork()
+    argv, held = _command(order, workspace)
+    descriptors = [*given[:_STANDARD], *([given[_RESULT], held] if held else [])] if argv else given
+    os.chdir(workspace)
+    if before_start is None:
+        set_limits(order["rlimits"])
+        _be_first_to_go(oom_score, 1000)  # if memory runs out, the job goes, and not process 1
+        child = _spawn(argv, order["environment"], descriptors) if argv else os.fork()
         if child == 0:
-            _become_function(control, order, given)
-    _be_first_to_go(oom_score, 0)
+            _become_job(control, order, argv, descriptors)
+        _be_first_to_go(oom_score, 0)
+    else:
+        child = _fork(control, order, argv, descriptors, before_start)
     for descriptor in (*given, *([held] if held else [])):
         os.close(descriptor)
     return child
@@ -156,26 +180,54 @@ def _moved_up(descriptors: list[int]) -> list[int]:
     return moved
 
 
-def _command(order: Frame) -> tuple[list[str], int]:
+def _command(order: Frame, workspace: str) -> tuple[list[str], int]:
     """Return what to start, and an open file with its arguments; nothing for a function that may run here."""
     if not order["function"]:
         return order["argv"], 0
     if order["bundled"]:
         return [], 0
-    held = _moved_up([worker.hold(order["arguments"])])[0]
+    place = "/tmp" if workspace == WORKSPACE else workspace  # a cell's workspace may be read-only, the host's /tmp shared
+    held = _moved_up([worker.hold(order["arguments"], place)])[0]
     return worker.command(order["function"], arguments_fd=_RESULT + 1, result_fd=_RESULT), held
 
 
 def _spawn(argv: list[str], environment: dict[str, str], descriptors: list[int]) -> int:
     os.environ["PATH"] = environment.get("PATH", os.defpath)  # where the command is looked for
-    return os.posix_spawnp(
-        argv[0], argv, environment, setsid=True, setsigdef=_RUN_AS_USUAL,
-        file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)],
-    )  # fmt: skip
+    try:
+        return os.posix_spawnp(
+            argv[0], argv, environment, setsid=True, setsigdef=_RUN_AS_USUAL,
+            file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)],
+        )  # fmt: skip
+    except OSError as error:
+        raise NotStarted(_why_not(argv[0], os.environ["PATH"], error)) from error
 
 
-def _become_function(control: socket.socket, order: Frame, given: list[int]) -> None:
-    """In the forked child: a clean state, then the function. Never returns."""
+def _fork(
+    control: socket.socket, order: Frame, argv: list[str], descriptors: list[int], before_start: Callable[[], None]
+) -> int:
+    """Do as `_spawn`, with *before_start* in between; returns when the job's process is about to be the job."""
+    refused, tell = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        _become_job(control, order, argv, descriptors, before_start, tell)
+    os.close(tell)
+    with open(refused, "rb") as pipe:
+        why = pipe.read(_WORDS_LIMIT_BYTES).decode(errors="replace")
+    if why:
+        reap(child, 0)
+        raise NotStarted(why)
+    return child
+
+
+def _become_job(
+    control: socket.socket,
+    order: Frame,
+    argv: list[str],
+    descriptors: list[int],
+    before_start: Callable[[], None] | None = None,
+    tell: int | None = None,
+) -> None:
+    """In the forked child: a clean state, then the command or the function. Never returns."""
     status = EXIT_NOT_STARTED
     try:
         control.close()
@@ -184,14 +236,38 @@ def _become_function(control: socket.socket, order: Frame, given: list[int]) -> 
         for usual in _RUN_AS_USUAL:
             signal.signal(usual, signal.SIG_DFL)
         kernel.set_dumpable(True)  # ordinary programs look at their own /proc entries
-        for number, descriptor in enumerate(given):
-            os.dup2(descriptor, number, inheritable=number < _STANDARD)
-        os.closerange(_RESULT + 1, max(given) + 256)
+        tell = fcntl.fcntl(tell, fcntl.F_DUPFD_CLOEXEC, _FREE) if tell is not None else None
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number, inheritable=bool(argv) or number < _STANDARD)
         os.environ.clear()
         os.environ.update(order["environment"])
+        if before_start is not None:
+            before_start()
+        if argv:
+            os.execvpe(argv[0], argv, order["environment"])
+        os.closerange(_RESULT + 1, max(*descriptors, tell or 0) + 256)
         status = worker.run(order["function"], order["arguments"], _RESULT)
+    except Exception as error:
+        if tell is not None:
+            os.write(tell, _why_not(argv[0] if argv else "", os.environ.get("PATH", ""), error).encode())
     finally:
         os._exit(status)
+
+
+def _why_not(command: str, path: str, error: Exception) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        places = [""] if "/" in command else path.split(":")
+        if not any(os.path.exists(os.path.join(place, command)) for place in places):
+            return f"there is no command {command!r} in the cell"
+        return f"the command {command!r} asks for an interpreter that is not in the cell"
+    if number == errno.EACCES:
+        return f"the command {command!r} may not be executed in the cell"
+    if number == errno.ENOEXEC:
+        return f"the command {command!r} is not a program that this machine can run"
+    if number == errno.E2BIG:
+        return "the command's arguments and variables are too long together"
+    return f"the job cannot be started: {error}"
 
 
 def open_oom_score() -> int | None:
@@ -213,7 +289,8 @@ def _be_first_to_go(oom_score: int | None, score: int) -> None:
         os.pwrite(oom_score, b"%d" % score, 0)
 
 
-def _set_limits(rlimits: dict[str, list[int]]) -> None:
+def set_limits(rlimits: dict[str, list[int]]) -> None:
+    """Set our limits, as (soft, hard), or to what we may have at most."""
     for name, (soft, hard) in rlimits.items():
         number = getattr(resource, name)
         _, highest = resource.getrlimit(number)
@@ -221,9 +298,8 @@ def _set_limits(rlimits: dict[str, list[int]]) -> None:
         resource.setrlimit(number, (min(soft, ceiling), ceiling))
 
 
-def _place_file(control: socket.socket, path: str, size: int) -> None:
+def _place_file(control: socket.socket, target: str, size: int) -> None:
     """Write one input file beneath the workspace; nothing has run here yet, so no link can be in the way."""
-    target = os.path.join(WORKSPACE, path)
     os.makedirs(os.path.dirname(target), exist_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     try:
@@ -242,8 +318,8 @@ def _full_places(places: list[str]) -> list[str]:
     return full
 
 
-def _open_out() -> int | None:
+def _open_out(workspace: str) -> int | None:
     try:
-        return os.open(f"{WORKSPACE}/out", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.open(f"{workspace}/out", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None  # the job left no such directory

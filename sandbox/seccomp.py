@@ -22,6 +22,8 @@ _PERSONALITIES = (0, 0xFFFFFFFF)  # reset to the default, ask what it is
 _PRCTL_REFUSED = (35, 62)  # PR_SET_MM; PR_SCHED_CORE, which can idle the other half of a core
 _SCHEDULERS = (0, 3, 5)  # SCHED_OTHER, SCHED_BATCH, SCHED_IDLE
 _RESET_ON_FORK = 0x40000000
+_SET_USER_ID = 0o4000  # S_ISUID: in a directory of the host such a file would lend its owner's rights to whoever finds it
+_CREATES_A_FILE = 0x40 | 0x400000  # O_CREAT, __O_TMPFILE; without them the kernel does not look at the mode
 _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # reserved huge pages: no memory cgroup counts them
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
@@ -75,7 +77,9 @@ UNCOUNTED_MEMORY: Numbers = {
     "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180),
 }  # fmt: skip
 CONDITIONAL: Numbers = {
-    "mmap": (9, 222), "memfd_create": (319, 279), "clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29),
+    "mmap": (9, 222), "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "creat": (85, None),
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "mknod": (133, None),
+    "mknodat": (259, 33), "memfd_create": (319, 279), "clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29),
     "prctl": (157, 167), "prlimit64": (302, 261), "sched_setscheduler": (144, 119), "personality": (135, 92),
     "socket": (41, 198), "socketpair": (53, 199), "setsockopt": (54, 208),
 }  # fmt: skip
@@ -112,10 +116,20 @@ def _conditions(*, unix_sockets: bool, sockets: bool) -> dict[str, bytes]:
     schedulers = (*_SCHEDULERS, *(policy | _RESET_ON_FORK for policy in _SCHEDULERS))
     return {
         "mmap": _argument(3) + _refuse_bits(_MAP_HUGETLB, errno.ENOMEM),
+        "openat": _open(flags=2, mode=3),
+        "open": _open(flags=1, mode=2),
         "ioctl": _argument(1) + _refuse_if(_TERMINAL_TRICKS, errno.EPERM),
         "prctl": _argument(0) + _refuse_if(_PRCTL_REFUSED, errno.EPERM),
         "clone": _argument(0) + _refuse_bits(_NEW_NAMESPACES, errno.EPERM),
         "clone3": _refuse(errno.ENOSYS),  # its flags are in memory, out of a filter's reach
+        "openat2": _refuse(errno.ENOSYS),  # likewise
+        "creat": _no_set_user_id(1),
+        "chmod": _no_set_user_id(1),
+        "fchmod": _no_set_user_id(1),
+        "fchmodat": _no_set_user_id(2),
+        "fchmodat2": _no_set_user_id(2),
+        "mknod": _no_set_user_id(1),
+        "mknodat": _no_set_user_id(2),
         "prlimit64": _argument(0) + _demand((0,), errno.EPERM),  # the limits of others, process 1 among them
         "sched_setscheduler": _argument(1) + _demand(schedulers, errno.EPERM),
         "personality": _argument(0) + _demand(_PERSONALITIES, errno.EPERM),
@@ -124,6 +138,14 @@ def _conditions(*, unix_sockets: bool, sockets: bool) -> dict[str, bytes]:
         "socketpair": _socketpair(any_type=unix_sockets and sockets),
         "setsockopt": _setsockopt(),
     }
+
+
+def _no_set_user_id(mode: int) -> bytes:
+    return _argument(mode) + _refuse_bits(_SET_USER_ID, errno.EPERM)
+
+
+def _open(*, flags: int, mode: int) -> bytes:
+    return _argument(flags) + _when_bits(_CREATES_A_FILE, _no_set_user_id(mode))
 
 
 def _socket(unix_sockets: bool) -> bytes:

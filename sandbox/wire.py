@@ -21,7 +21,8 @@ def send(channel: socket.socket, frame: dict[str, Any], descriptors: tuple[int, 
     data = memoryview(len(body).to_bytes(4, "big") + body)
     if descriptors:
         data = data[socket.send_fds(channel, [data], list(descriptors)) :]
-    channel.sendall(data)
+    if data:
+        channel.sendall(data)
 
 
 def read_exactly(channel: socket.socket, count: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -35,13 +36,25 @@ def run(entry_point: str, arguments: dict[str, Any], result_fd: int) -> int:
     return code
 
 
-def hold(arguments: dict[str, Any]) -> int:
-    """Return an open file that holds *arguments*: they may be larger than a command line or a pipe."""
-    held = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+def hold(arguments: dict[str, Any], directory: str) -> int:
+    """Return an open file that holds *arguments*: they may be larger than a command line or a pipe.
+
+    It is made in *directory* and has no name there.
+    """
+    held = _open_nameless(directory)
     view = memoryview(json.dumps(arguments).encode())
     while view:
         view = view[os.write(held, view) :]
     os.lseek(held, 0, os.SEEK_SET)
+    return held
+
+
+def _open_nameless(directory: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    place = os.path.join(directory, f".arguments-{os.urandom(8).hex()}")  # some file systems know only named ones
+    held = os.open(place, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    os.unlink(place)
     return held
 
 

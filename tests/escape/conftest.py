@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.escape.probe import Probe, Verdict, judge
 from tests.escape.suite import PROBES
 from tests.escape.trial import Ground, grounds, run_in_cell, stopped_together
 from tests.escape.user_trials import user_chunks
-from tests.sandbox.conftest import lacking, run_as_ordinary_user
+from tests.sandbox.conftest import cgroups_of, lacking, run_as_ordinary_user
 
 HERE = Path(__file__).parent
 Trial = Callable[[Probe, Ground], Awaitable[Verdict]]
@@ -25,6 +26,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """After all of these tests no cgroup of a cell or of a bare place is left."""
+    before = set(_cgroups())
+    yield
+    assert set(_cgroups()) <= before
+
+
+def _cgroups() -> list[str]:
+    bare = Path("/sys/fs/cgroup").glob(f"**/omni-bare-{os.getpid()}-*")
+    return [*cgroups_of(os.getpid()), *map(str, bare)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 FACTS: dict[str, Any] = {}
 
 _NUMBERS = {  # name: (x86_64, aarch64)
-    "acct": (163, 89), "add_key": (248, 217), "adjtimex": (159, 171), "bpf": (321, 280), "chroot": (161, 51),
+    "acct": (163, 89), "mbind": (237, 235), "remap_file_pages": (216, 234), "set_mempolicy": (238, 237),
+    "add_key": (248, 217), "adjtimex": (159, 171), "bpf": (321, 280), "chroot": (161, 51),
     "clock_adjtime": (305, 266), "clock_settime": (227, 112), "clone": (56, 220), "clone3": (435, 435),
     "delete_module": (176, 106), "fanotify_init": (300, 262), "fanotify_mark": (301, 263), "finit_module": (313, 273),
     "fsopen": (430, 430), "fspick": (433, 433), "init_module": (175, 105), "io_setup": (206, 0),

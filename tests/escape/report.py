@@ -1,6 +1,7 @@
 """Prints what got through and what did not, by group and by place: `python -m tests.escape.report`.
 
-With `--json FILE` every single verdict is written too. Ends with 1 if anything got through, or gave no plain answer.
+With `--json FILE` every single verdict is written too. Ends with 1 if anything got through that is not known to do so,
+or gave no plain answer.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def main() -> int:
     if options.json:
         seen = {c: {n: [v.word, v.why] for n, v in found.items()} for c, found in report.verdicts.items()}
         options.json.write_text(json.dumps({"verdicts": seen, "uses": report.uses}, indent=1))
-    return 1 if failures else 0
+    return 1 if any("(known)" not in line for line in failures) else 0
 
 
 if __name__ == "__main__":

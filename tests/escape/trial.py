@@ -22,7 +22,7 @@ from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, owners_part
 from tests.escape.ordinary import Use
 from tests.escape.probe import Outcome, Probe, Verdict, judge, program
-from tests.escape.world import World, open_fifo, plant_programs, survivors, wait_for
+from tests.escape.world import World, open_fifo, plant_programs, survivors
 
 LIMITS = {
     "timeout_s": 20, "memory_mib": 64, "cpu_s": 10, "processes": 24, "open_files": 64, "file_size_mib": 8,
@@ -174,15 +174,29 @@ async def _beside(probe: Probe, where: Ground) -> AsyncIterator[_Given | None]:
     given = _Given(where.place, where.world)
     running = asyncio.ensure_future(where.sandbox.run(_job(probe, probe.beside, where, given)))
     try:
-        if not await asyncio.to_thread(wait_for, given.fifo):
-            running.cancel()
-            raise AssertionError(f"the job beside it did not start: {await running}")
+        either: set[asyncio.Future[Any]] = {running, _readable(given.fifo)}
+        await asyncio.wait(either, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        if running.done() or survivors(given.fifo) != "alive":
+            raise AssertionError(f"the job beside it did not start, or did not stay: {running}")
         yield given
     finally:
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
         given.close()
+
+
+def _readable(descriptor: int) -> asyncio.Future[None]:
+    """Return a future that is done as soon as there is something to read."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def tell() -> None:
+        loop.remove_reader(descriptor)
+        ready.set_result(None)
+
+    loop.add_reader(descriptor, tell)
+    return ready
 
 
 def _job(probe: Probe, script: str, where: Ground, given: _Given | None) -> Job:

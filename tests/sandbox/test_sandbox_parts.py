@@ -1,13 +1,9 @@
-"""The sandbox's parts that need no cell: profiles, the filter's bytes, cgroup files, what a refusal means."""
+"""The sandbox's parts that need no cell: profiles, cgroup files, what a refusal means."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
-import re
-import struct
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,120 +63,6 @@ def test_all_faults_of_all_profiles_are_told_at_once(tmp_path: Path) -> None:
         load_profiles(tmp_path)
 
     assert len(caught.value.problems) == 4
-
-
-# the filter
-
-
-@pytest.fixture(scope="module")
-def seccomp() -> Any:
-    sys.path.insert(0, str(bundled("sandbox")))
-    try:
-        return importlib.import_module("seccomp")
-    finally:
-        sys.path.pop(0)
-
-
-def evaluate(program: bytes, *, architecture: int, number: int, arguments: tuple[int, ...] = ()) -> int:
-    """Run a filter as the kernel would."""
-    data = struct.pack("=iIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
-    place, accumulator = 0, 0
-    while True:
-        code, if_true, if_false, value = struct.unpack_from("=HBBI", program, 8 * place)
-        place += 1
-        if code == 0x20:
-            (accumulator,) = struct.unpack_from("=I", data, value)
-        elif code == 0x06:
-            return int(value)
-        else:
-            holds = {
-                0x15: accumulator == value,
-                0x25: accumulator > value,
-                0x35: accumulator >= value,
-                0x45: accumulator & value != 0,
-            }
-            place += if_true if holds[code] else if_false
-
-
-ALLOW, KILL, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x50001, 0x50026, 0x50061
-X86, ARM = 0xC000003E, 0xC00000B7
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_filter_answers_as_its_tables_say_on_both_architectures(seccomp: Any, machine: str) -> None:
-    column, architecture = (0, X86) if machine == "x86_64" else (1, ARM)
-    plain = seccomp.build_filter(machine, unix_sockets=False, count_memory=False)
-    strict = seccomp.build_filter(machine, unix_sockets=True, count_memory=True)
-    numbers = {name: pair[column] for name, pair in {**seccomp.DENIED, **seccomp.UNCOUNTED_MEMORY}.items()}
-
-    def answer(program: bytes, name_or_number: str | int, *arguments: int, on: int = architecture) -> int:
-        number = name_or_number if isinstance(name_or_number, int) else seccomp.CONDITIONAL[name_or_number][column]
-        return evaluate(program, architecture=on, number=number, arguments=arguments)
-
-    assert {answer(plain, numbers[name]) for name in seccomp.DENIED if numbers[name] is not None} == {EPERM}
-    assert {answer(plain, numbers[name]) for name in seccomp.UNCOUNTED_MEMORY} == {ALLOW}
-    assert {answer(strict, numbers[name]) for name in seccomp.UNCOUNTED_MEMORY} == {EPERM}
-    ordinary = set(range(463)) - set(numbers.values()) - {pair[column] for pair in seccomp.CONDITIONAL.values()}
-    assert {answer(plain, number) for number in ordinary} == {ALLOW}
-    assert {answer(plain, number) for number in (463, 999, 0x3FFFFFFF)} == {ENOSYS}
-    assert answer(plain, "clone3") == ENOSYS
-    assert [answer(plain, "clone", flags) for flags in (17, 0x3D0F00, 0x10000000, 0x20000, 0x40000011)] == [
-        ALLOW,
-        ALLOW,
-        EPERM,
-        EPERM,
-        EPERM,
-    ]
-    assert [answer(plain, "ioctl", 0, request) for request in (0x5413, 0x5412, 0x541C, 0xFFFFFFFF00005412)] == [
-        ALLOW,
-        EPERM,
-        EPERM,
-        EPERM,
-    ]
-    assert [answer(plain, "personality", value) for value in (0, 0xFFFFFFFF, 0x40000)] == [ALLOW, ALLOW, EPERM]
-    assert [answer(plain, "socket", *v) for v in ((2,), (10,), (16, 3, 0), (16, 3, 9), (1,), (17,))] == [
-        ALLOW,
-        ALLOW,
-        ALLOW,
-    ] + [EAFNOSUPPORT] * 3
-    assert [answer(strict, "socket", *v) for v in ((2,), (10,), (16, 3, 0), (16, 3, 9), (1,), (17,))] == [
-        ALLOW,
-        ALLOW,
-        ALLOW,
-        EAFNOSUPPORT,
-        ALLOW,
-        EAFNOSUPPORT,
-    ]
-    assert answer(plain, 0, on=0x40000003) == KILL
-    if machine == "x86_64":
-        assert answer(plain, 0x40000000 | 39) == ENOSYS
-
-
-def test_a_machine_without_a_filter_is_refused(seccomp: Any) -> None:
-    with pytest.raises(ValueError, match="riscv64"):
-        seccomp.build_filter("riscv64", unix_sockets=False, count_memory=False)
-
-
-@pytest.mark.parametrize(
-    ("column", "pattern", "headers"),
-    [
-        (0, r"#define __NR_(\w+) (\d+)", ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h",)),
-        (1, r"#define __NR(?:3264)?_(\w+) (\d+)", ("/usr/include/asm-generic/unistd.h",)),
-    ],
-)
-def test_the_numbers_are_those_of_the_kernels_headers(
-    seccomp: Any, column: int, pattern: str, headers: tuple[str, ...]
-) -> None:
-    """Calls that are newer than the headers here are left out of the comparison."""
-    files = [Path(header) for header in headers if Path(header).exists()]
-    if not files:
-        pytest.skip("the kernel's headers are not installed")
-    known = {name: int(number) for file in files for name, number in re.findall(pattern, file.read_text())}
-    tables = {**seccomp.DENIED, **seccomp.UNCOUNTED_MEMORY, **seccomp.CONDITIONAL}
-    ours = {name: pair[column] for name, pair in tables.items() if name in known}
-
-    assert len(ours) > 50
-    assert ours == {name: known[name] for name in ours}
 
 
 # cgroups

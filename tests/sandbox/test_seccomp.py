@@ -41,7 +41,7 @@ YOUNG = {
 }  # fmt: skip
 # What every job needs, so a later change of the filter must not take it away.
 KEPT = (
-    "read", "write", "openat", "openat2", "close", "close_range", "execve", "execveat", "wait4", "waitid",
+    "read", "write", "openat", "close", "mkdirat", "close_range", "execve", "execveat", "wait4", "waitid",
     "kill", "tgkill", "pidfd_open", "pidfd_send_signal", "futex", "rseq", "set_robust_list", "splice", "tee",
     "vmsplice", "sendfile", "copy_file_range", "get_mempolicy", "getrandom", "statx", "landlock_create_ruleset",
     "landlock_add_rule", "landlock_restrict_self", "seccomp", "sched_setaffinity", "sched_yield", "setpriority",
@@ -226,6 +226,17 @@ VERDICTS: list[tuple[str, tuple[int, ...], int]] = [
     *[("socketpair", (1, kind | CLOEXEC_NONBLOCK, 0), ALLOW) for kind in (1, 5)],
     *[("socketpair", (1, kind, 0), NO_PROTOCOL) for kind in (2, 3, HIGH | 2)],
     *[("socketpair", (family, 1, 0), NO_FAMILY) for family in (2, 10, 16, 30, 38, 40, HIGH | 38)],
+    ("openat", (0xFFFFFF9C, 0, 0o0, 0o4755), ALLOW),  # what stands there without O_CREAT is not a mode
+    ("openat", (0xFFFFFF9C, 0, HIGH | 0o2001, HIGH | 0o7777), ALLOW),
+    ("openat", (0xFFFFFF9C, 0, 0o101, 0o755), ALLOW),
+    ("openat", (0xFFFFFF9C, 0, 0o101, HIGH | 0o3755), ALLOW),  # the group's bit gives nobody's rights away but the job's
+    *[("openat", (0xFFFFFF9C, 0, flags, mode), PERM) for flags in (0o101, HIGH | 0o100, 0o20200002, 0o20000000)
+      for mode in (0o4000, 0o4755, HIGH | 0o6711)],
+    ("openat2", (0xFFFFFF9C, 0, 0, 24), REFUSE | errno.ENOSYS),
+    *[("fchmod", (3, mode), ALLOW) for mode in (0o755, 0o3777, HIGH | 0o755)],
+    *[("fchmod", (3, mode), PERM) for mode in (0o4755, 0o4000, HIGH | 0o7777)],
+    *[(name, (0xFFFFFF9C, 0, 0o755), ALLOW) for name in ("fchmodat", "fchmodat2", "mknodat")],
+    *[(name, (0xFFFFFF9C, 0, 0o104755), PERM) for name in ("fchmodat", "fchmodat2", "mknodat")],
     ("setsockopt", (3, 6, 1), ALLOW),  # TCP_NODELAY
     ("setsockopt", (3, 1, 2), ALLOW),  # SO_REUSEADDR
     ("setsockopt", (3, 41, 26), ALLOW),  # IPV6_V6ONLY; 26 means something else there
@@ -246,6 +257,16 @@ def test_arguments_decide_and_their_high_halves_do_not(seccomp: Any, machine: st
 
 def hex_of(arguments: tuple[int, ...]) -> list[str]:
     return [hex(argument) for argument in arguments]
+
+
+def test_the_old_ways_to_make_a_set_user_id_file_are_closed_too(seccomp: Any) -> None:
+    """Calls that only x86_64 has."""
+    here = Filter(seccomp, "x86_64")
+
+    assert {here("open", 0, 0o1, 0o4755), here("open", 0, 0o101, 0o755)} == {ALLOW}
+    assert {here(name, 0, 0o755) for name in ("creat", "chmod", "mknod")} == {ALLOW}
+    assert {here(name, 0, HIGH | 0o4755) for name in ("creat", "chmod", "mknod")} == {PERM}
+    assert {here("open", 0, flags, 0o4755) for flags in (0o101, 0o20200002)} == {PERM}
 
 
 @MACHINES
@@ -378,6 +399,73 @@ print(json.dumps({
 }))""")
 
     assert seen == {"huge": errno.ENOMEM, "plain": 0, "fifo": errno.EPERM, "batch": 0, "affinity": 0, "nice": 0}
+
+
+SET_USER_ID = """
+import shutil, stat
+def tried(work, *arguments, **named):
+    try: return work(*arguments, **named) and 0
+    except OSError as error: return error.errno
+os.umask(0)
+os.close(os.open("mine", os.O_CREAT | os.O_WRONLY, 0o755))
+held = os.open("mine", os.O_RDONLY, 0o4755)  # a mode that nobody reads
+print(json.dumps({
+    "chmod": tried(os.chmod, "mine", 0o4755), "fchmod": tried(os.fchmod, held, 0o4755),
+    "open": tried(os.open, "made", os.O_CREAT | os.O_WRONLY, 0o4755),
+    "tmpfile": tried(os.open, ".", os.O_TMPFILE | os.O_WRONLY, 0o4755),
+    "mknod": tried(os.mknod, "node", stat.S_IFREG | 0o4755), "copy": tried(shutil.copymode, sys.argv[1], "mine"),
+    "fchmodat2": call(452, -100, ctypes.cast(b"mine", ctypes.c_void_p).value, 0o4755, 0),
+    "openat2": call(437, -100, 0, 0, 24),
+    "group": tried(os.chmod, "mine", 0o2755), "plain": tried(os.chmod, "mine", 0o711),
+    "made": sorted(os.listdir("."))}))
+"""
+
+
+@LIVE
+def test_no_way_to_make_a_set_user_id_file_is_left(tmp_path: Path) -> None:
+    """The control: without the filter the same program makes them."""
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "filtered").mkdir()
+    model = tmp_path / "model"
+    model.touch()
+    model.chmod(0o4755)
+    if not model.stat().st_mode & 0o4000:
+        pytest.skip("this directory takes no such files")
+    seen = {}
+    for name, install in (("bare", ""), ("filtered", "install()")):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-B", "-c", f"{INSTALL}\n{install}\n{SET_USER_ID}", str(model)],
+            capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path / name,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        seen[name] = json.loads(done.stdout)
+    ways = ("chmod", "fchmod", "open", "mknod", "copy")
+
+    assert {seen["bare"][way] for way in ways} <= {0, None}
+    assert {seen["filtered"][way] for way in (*ways, "tmpfile", "fchmodat2")} == {errno.EPERM}
+    assert seen["filtered"]["openat2"] == errno.ENOSYS
+    assert {seen["filtered"][way] for way in ("group", "plain")} <= {0, None}
+    assert seen["filtered"]["made"] == ["mine"]
+
+
+UNPACK = """
+set -e
+mkdir -p package/bin package/lib && echo '#!/bin/sh' > package/bin/run && echo 'echo ran' >> package/bin/run
+chmod 755 package/bin/run && chmod 2775 package/lib && install -m 0700 package/bin/run package/lib/helper
+ln -s ../bin/run package/lib/link && tar czpf package.tgz package && cp -a package copy && rm -rf package
+tar xzpf package.tgz && package/lib/link
+stat -c %a package/bin/run package/lib/helper copy/lib && umask 077 && touch closed && stat -c %a closed
+"""
+
+
+@LIVE
+def test_packages_are_unpacked_with_their_modes_behind_the_filter(tmp_path: Path) -> None:
+    script = f"{INSTALL}\ninstall()\nos.execv('/bin/sh', ['sh', '-c', {UNPACK!r}])"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+
+    assert done.stdout.split() == ["ran", "755", "700", "2775", "600"], done.stderr
 
 
 @LIVE

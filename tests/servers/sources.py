@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from omni_mcp.engines.sandbox.profile_rules import read_fault
 from tests.servers.setup import find_uvx
 
 _LIMIT_S = 60
@@ -52,7 +53,7 @@ def npx_prefix() -> tuple[str, ...]:
         lacking("Node.js with npx is not installed")
         raise AssertionError
     tops = {str(Path(os.path.realpath(node)).parent.parent), str(Path(os.path.realpath(npx)).parents[4])}
-    return tuple(sorted(top for top in tops if not f"{top}/".startswith("/usr/")))
+    return tuple(sorted(top for top in tops if not f"{top}/".startswith("/usr/") and _may_be_shown(top)))
 
 
 def npx_path() -> str:
@@ -87,10 +88,17 @@ def pypi_source() -> Source:
 def uvx() -> Path:
     """Return the installed `uvx`, or end the test."""
     found = find_uvx()
-    if found is None:
+    if found is None or not _may_be_shown(str(found.parent.parent)):
         lacking("uv is not installed: run tests/servers/setup.py")
         raise AssertionError
     return found
+
+
+def _may_be_shown(place: str) -> bool:
+    fault = read_fault(place)
+    if fault:
+        lacking(f"{fault}; use another checkout or installation")
+    return not fault
 
 
 def _source(urls: list[str], environment: dict[str, str]) -> Source:

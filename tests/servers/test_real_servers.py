@@ -68,7 +68,7 @@ async def test_the_filesystem_server_sees_its_directory_and_nothing_else_of_the_
     async with world.start(offline(launch)) as second:
         await second.talk.greet()
         _, own = await second.talk.call("read_text_file", path="/proc/self/environ")
-        for closed in (host_file, Path("/etc/shadow"), Path(__file__)):
+        for closed in (host_file, Path("/etc/shadow"), Path("/proc/1/environ"), Path(__file__)):
             failed, said = await second.talk.call("read_text_file", path=str(closed))
             assert failed and CANARY not in said, closed
         assert (await second.talk.call("write_file", path="/usr/new.txt", content="x"))[0]
@@ -211,6 +211,20 @@ async def test_a_host_that_was_not_named_stands_in_the_reason(world: World) -> N
 
     assert f"it was kept from {left_out.pop()}" in str(ended.value)
     assert {one.verdict for one in running.tried if f"{one.host}:{one.port}" not in launch.hosts} == {"refused"}
+
+
+async def test_a_package_source_at_a_special_address_is_named_with_what_to_do(world: World) -> None:
+    npm_source()
+    launch = ServerLaunch(
+        name="own-source", argv=("npx", "-y", "not-a-package"), profile="npx", hosts=("localhost:9",),
+        environment={"npm_config_registry": "http://localhost:9/", "npm_config_fetch_retries": "0"},
+    )  # fmt: skip
+
+    async with world.start(launch) as running:
+        with pytest.raises(ServerEnded) as ended:
+            await running.talk.greet()
+
+    assert "localhost:9 is in a special address range" in str(ended.value) and "egress.networks" in str(ended.value)
 
 
 async def test_programs_of_a_preset_find_the_way_out_by_themselves(world: World) -> None:

@@ -13,7 +13,7 @@ from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.pool import Known
 from omni_mcp.engines.upstream.settings import UpstreamSettings
 from tests.upstream.servers.web import Asked, handshake, text, web_server
-from tests.upstream.world import python_server, sdk_over_http, until, world
+from tests.upstream.world import QUICK, python_server, sdk_over_http, until, world
 
 
 @pytest.fixture
@@ -108,3 +108,29 @@ async def test_a_server_that_fails_keeps_its_last_good_list_and_says_that_it_is_
             names = [tool["name"] for tool in await client.listed("tools")]
 
     assert "up__it" in names
+
+
+async def test_a_server_that_was_down_at_the_start_is_listed_once_it_is_up() -> None:
+    up = False
+
+    async def call(asked: Asked) -> None:
+        await asked.result(text("done"))
+
+    script = handshake(call)
+
+    async def sometimes(asked: Asked) -> None:
+        if up:
+            await script(asked)
+        else:
+            asked.writer.close()
+
+    async with web_server(sometimes) as server:
+        timing = Timing(list_pause_s=0.01, list_retry_s=0.01, patience=QUICK.patience)
+        async with world({"up": UpstreamSettings(url=server.url)}, timing=timing) as here, here.client() as client:
+            before = [tool["name"] for tool in await client.listed("tools")]
+            up = True
+            await here.heard.until("listing", "up")
+            after = await client.call("up__it")
+
+    assert "up__it" not in before
+    assert after["content"][0]["text"] == "done"

@@ -191,6 +191,20 @@ stopped()
         for name, number in _NETLINKS.items()
     ),
     Probe(
+        name="socket-filter",
+        group="network",
+        attempts="Give the kernel a program of one's own, to be compiled and run for each packet.",
+        script="""
+import socket, struct
+talker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+block = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0), 8)
+with attempt("attach"):
+    talker.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HxxxxxxQ", 1, ctypes.addressof(block)))
+    escaped("it is attached")
+stopped()
+""",
+    ),
+    Probe(
         name="any-family",
         group="network",
         attempts="Make a socket of any family besides the internet's, of any kind and a row of protocols.",
