@@ -16,6 +16,7 @@ demo:  ## walk one call through everything, on this machine, and clean up
 test:  ## set up and run all tests
 	@.ci/setup dev
 	@$(BIN)/python tests/node/setup.py
+	@$(BIN)/python tests/servers/setup.py
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check: lint types docs test  ## everything that CI checks but the long runs

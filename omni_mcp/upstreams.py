@@ -29,7 +29,7 @@ from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.server_child import ServerChild, start_child
 from omni_mcp.engines.sandbox.servers import ServerCells, ServerLaunch, Tail
 from omni_mcp.engines.upstream.envelope import ClientInfo
-from omni_mcp.engines.upstream.listing import Listing
+from omni_mcp.engines.upstream.listing import Listing, Listings
 from omni_mcp.engines.upstream.pool import Hooks, Known, Upstreams, open_upstreams
 from omni_mcp.engines.upstream.settings import MountSettings, UpstreamSettings
 from omni_mcp.paths import Home
@@ -295,6 +295,27 @@ def read_definitions(
     return Defined(servers=usable, secrets=values, problems=tuple(problems))
 
 
+def known_entries(by_hand: Mapping[str, ServerDefinition], home: Home) -> list[Entry]:
+    """Return what servers offered last and what is in force of it, as a gateway on *home* would start with.
+
+    Raises:
+        ConfigError: a kept listing is not what the gateway writes.
+    """
+    defined = read_definitions(by_hand, home, secrets={}, environment={}).servers
+    source = Listings({name: one.timeout_s for name, one in defined.items()}, known=_known(home, defined))
+    lock = LockFile(home.lock_file)
+    lock.reload()
+    return list(LockedSource(source, lock, launch_of=lambda name: _launch(defined[name])).load())
+
+
+def _known(home: Home, servers: Mapping[str, ServerDefinition]) -> dict[str, Listing]:
+    return {
+        server: Listing(items={str(kind): items for kind, items in kept.items.items()}, problems=kept.problems)
+        for server, kept in load_listings(listings_dir(home.data)).items()
+        if server in servers
+    }
+
+
 @asynccontextmanager
 async def open_behind(
     defined: Defined,
@@ -319,15 +340,10 @@ async def open_behind(
         defined.servers, cells, networks=networks, mask=mask, on_connection=reporter.connection
     )  # fmt: skip
     hooks = Hooks(on_state=reporter.state, on_listing=news.listed, on_resource=news.updated)
-    known = {
-        server: Listing(items={str(kind): items for kind, items in kept.items.items()}, problems=kept.problems)
-        for server, kept in load_listings(listings_dir(home.data)).items()
-        if server in defined.servers
-    }
     async with open_upstreams(
         {name: upstream_settings(definition) for name, definition in defined.servers.items()},
         launch=launcher, secrets=defined.secrets, info=ClientInfo(version=__version__), own_uri=own_uri, hooks=hooks,
-        known=Known(listings=known),
+        known=Known(listings=_known(home, defined.servers)),
     ) as upstreams:  # fmt: skip
         lock = LockFile(home.lock_file)
         yield Behind(defined, upstreams, launcher, lock=lock, data=home.data, reporter=reporter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # name -> (module, attribute, one line of help).
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "init": ("omni_mcp.cli.init", "init", "Write a small policy to begin with."),
     "serve": ("omni_mcp.cli.serve", "serve", "Run the gateway: HTTP, HTTP+SSE and the local socket."),
     "stdio": (
         "omni_mcp.cli.stdio",

@@ -61,12 +61,12 @@ def allow(
         read_only=read_only,
     )
     home = find_home()
-    file = _policy_dir(home) / spec.file_name
+    file = policy_dir(home) / spec.file_name
     shipped = read_shipped(bundled("policies"))
     text = f"// {spec.sentence()}. Written by: {spec.command()}\n// Delete this file to take it back.\n{spec.text()}"
     others = [one for one in read_policy_files(home.policies) if one.name != file.name]
     compile_policies([*others, PolicyFile(file.name, text)], shipped)  # refuses what would break the others
-    _write_atomically(file, text)
+    write_atomically(file, text)
     known = entries_of(home, spec.action, server, name)
     cedar = open_policy(home.policies, bundled("policies"))
     caller = somebody(agent=agent, user=user, project=project)
@@ -94,14 +94,14 @@ def allow(
         click.echo("  no manifest here defines it, so it cannot be said whether a guardrail will still ask")
 
 
-def _policy_dir(home: Home) -> Path:
+def policy_dir(home: Home) -> Path:
     try:
         return make_private_dir(home.policies)
     except OSError as error:
         raise BadRequest(f"cannot write rules: {error}") from error
 
 
-def _write_atomically(file: Path, text: str) -> None:
+def write_atomically(file: Path, text: str) -> None:
     """Write beside and rename: a running gateway reads the old rules or the new ones, never half of them."""
     beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from omni_mcp.config import load_settings
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.json import JsonObject, canonical, digest
@@ -17,6 +18,7 @@ from omni_mcp.engines.policy.policy import CedarPolicy
 from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
 from omni_mcp.paths import Home, bundled
 from omni_mcp.serving.runs_server import RunsSource
+from omni_mcp.upstreams import known_entries as entries_behind
 
 _PUBLIC_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*?__\S{1,512}")
 _SERVER_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")
@@ -41,25 +43,34 @@ def parse_target(text: str, *, whole_server: bool = False) -> tuple[str, str | N
 
 
 def known_entries(home: Home) -> list[Entry]:
-    """Return what a gateway on *home* would know by itself: its own server, and every manifest.
+    """Return what a gateway on *home* would know at its start: its own server, every manifest, servers behind it.
 
     As a gateway that starts: if one of the operator's manifests is refused, none of them counts.
     """
     shipped = ManifestDirectory(path=bundled("manifests"), bundled=True)
     code = bundled("sandbox") / "tools"
-    own = list(RunsSource().load())
+    own = [*RunsSource().load(), *_of_servers(home)]
     try:
         return own + list(ManifestSource([shipped, ManifestDirectory(path=home.manifests)], code=code).load())
     except ConfigError:
         return own + list(ManifestSource([shipped], code=code).load())
 
 
-def entries_of(home: Home, action: Action, server: str, name: str | None) -> list[Entry]:
-    """Return the known entries that *action* is for, of one server; only the one called *name* unless it is None."""
+def _of_servers(home: Home) -> list[Entry]:
+    """What is accepted of servers; files that are refused are for their own commands to complain about."""
+    try:
+        offered = entries_behind(load_settings(home.settings_file).servers, home)
+    except ConfigError:
+        return []
+    return [entry for entry in offered if entry.state == "accepted"]
+
+
+def entries_of(home: Home, action: Action, server: str | None, name: str | None) -> list[Entry]:
+    """Return the known entries that *action* is for; of one server and one name, unless these are None."""
     return [
         entry
         for entry in known_entries(home)
-        if ACTION_OF_KIND[entry.kind] == action and entry.server == server and name in (None, entry.name)
+        if ACTION_OF_KIND[entry.kind] == action and server in (None, entry.server) and name in (None, entry.name)
     ]
 
 

@@ -23,6 +23,7 @@ from omni_mcp.paths import bundled
 Open = Callable[[str], CedarPolicy]
 EVERYTHING = '@id("all") permit (principal, action, resource);'
 EXAMPLES = bundled("policies") / "examples"
+STARTERS = bundled("policies") / "starters"
 
 
 def test_an_allowed_call_is_explained_by_its_rule_with_file_and_text(policy_of: Open, decide: Any) -> None:
@@ -175,11 +176,11 @@ def test_grants_that_differ_have_names_that_differ() -> None:
 # --- tests of rules
 
 
-@pytest.mark.parametrize("name", sorted(file.name for file in EXAMPLES.glob("*.cedar")))
-def test_the_shipped_examples_pass_their_own_cases_and_every_rule_is_covered(name: str) -> None:
-    files = [file for file in read_policy_files(EXAMPLES, in_force=False) if file.name == name]
+@pytest.mark.parametrize("file", sorted([*EXAMPLES.glob("*.cedar"), *STARTERS.glob("*.cedar")]), ids=lambda f: f.name)
+def test_shipped_examples_and_starters_pass_their_own_cases_and_every_rule_is_covered(file: Path) -> None:
+    files = [one for one in read_policy_files(file.parent, in_force=False) if one.name == file.name]
     policies = compile_policies(files, read_shipped(bundled("policies")))
-    cases = EXAMPLES / name.replace(".cedar", ".test.yaml")
+    cases = file.with_suffix(".test.yaml")
 
     report = run_cases([(cases.name, case) for case in read_cases(cases)], policies)
 

@@ -141,7 +141,7 @@ def command_of(pid: str) -> str:
     [
         (("not-there",), "there is no command 'not-there' in the cell"),
         (("/root/somewhere/tool",), "there is no command '/root/somewhere/tool' in the cell"),
-        (("/etc/passwd",), "'/etc/passwd' cannot be executed in the cell"),
+        (("/etc/passwd",), "the command '/etc/passwd' may not be executed in the cell"),
     ],
 )
 async def test_a_command_that_cannot_be_started_is_named(
@@ -151,7 +151,7 @@ async def test_a_command_that_cannot_be_started_is_named(
         with pytest.raises(ServerEnded) as ended:
             await running.child.read()
 
-    assert str(ended.value).startswith(reason)
+    assert str(ended.value).startswith(reason) and "`read`" in str(ended.value)
 
 
 async def test_an_unknown_profile_is_refused_with_those_that_there_are(plain_world: World) -> None:

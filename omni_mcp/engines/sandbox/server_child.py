@@ -191,7 +191,7 @@ class ServerChild:
             end = await asyncio.shield(served.ended)
         except StartFailed as error:
             return False, f"its cell failed: {error}"
-        setting = Setting(self._launch.argv[0], self._cells.may_reach(self._launch), self._cells.fetches(self._launch))
+        setting = Setting(self._cells.may_reach(self._launch), self._cells.fetches(self._launch))
         story = words_of(end, setting, tuple(self._refused), self._mask(self._tail.text()))
         return end.exit_code == 0, story
 

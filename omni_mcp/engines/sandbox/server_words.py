@@ -16,14 +16,13 @@ _HOSTS = 8
 class Setting:
     """What of a launch can be the reason for its end."""
 
-    command: str
     hosts: Collection[str]
     fetches: bool  # it has a cache, so it may be meant to fetch something
 
 
 def words_of(end: JobEnd, setting: Setting, refused: Collection[Connection], said: str) -> str:
     """Return the story on a few lines, at most about 2000 characters; *said* is the tail, masked already."""
-    parts = [_how(end, setting)]
+    parts = [_how(end)]
     if end.exit_code or end.reason == "start_failed":
         parts += _hints(end, setting, refused)
     if said.strip():
@@ -31,14 +30,9 @@ def words_of(end: JobEnd, setting: Setting, refused: Collection[Connection], sai
     return "; ".join(parts)
 
 
-def _how(end: JobEnd, setting: Setting) -> str:
-    if end.reason == "start_failed" and "FileNotFoundError" in end.message:
-        return (
-            f"there is no command {setting.command!r} in the cell: it sees /usr, what its profile names in `read`, "
-            "and its directories"
-        )
-    if end.reason == "start_failed" and "PermissionError" in end.message:
-        return f"{setting.command!r} cannot be executed in the cell: its file, or a directory above it, is closed"
+def _how(end: JobEnd) -> str:
+    if end.reason == "start_failed":
+        return end.message
     if end.reason == "exit":
         return f"it ended with exit status {end.exit_code}"
     return f"it ended: {end.reason}" + (f" ({end.message})" if end.message else "")
@@ -46,7 +40,7 @@ def _how(end: JobEnd, setting: Setting) -> str:
 
 def _hints(end: JobEnd, setting: Setting, refused: Collection[Connection]) -> list[str]:
     if end.reason == "start_failed":
-        return []
+        return ["a cell sees /usr, what its profile names in `read`, and the server's directories"]
     hints = []
     closed = _names(refused, "not_granted")
     if closed:
