@@ -46,7 +46,7 @@ class World:
         self._leak(place, LEAKED_DIRECTORY)
         self._leak(place / "secret", LEAKED_FILE)
         self._neighbour = subprocess.Popen(
-            [f"neighbour-{self._secret}", "3600"], executable=shutil.which("sleep"), env={"SECRET": self._secret}
+            [f"neighbour-{self._secret}", "600"], executable=shutil.which("sleep"), env={"SECRET": self._secret}
         )
         self._shared_memory_key = 0x0E5CA9E0 + os.getpid() % 4096
         self._shared_memory = _syscall(_SHMGET, self._shared_memory_key, 4096, _IPC_CREAT | 0o666)

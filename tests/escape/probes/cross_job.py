@@ -34,6 +34,7 @@ _SEGMENT = 'with contextlib.suppress(OSError):\n    call("shmget", 0x0E5C0001, 4
 _SEMAPHORE = 'with contextlib.suppress(OSError):\n    call("semget", 0x0E5C0002, 1, 0o1666)'
 _QUEUE = 'with contextlib.suppress(OSError):\n    call("msgget", 0x0E5C0003, 0o1666)'
 _POSIX_QUEUE = 'with contextlib.suppress(OSError):\n    call("mq_open", b"left", 0o102, 0o666, 0)'
+_ONE_FILE = "the file is the host's own, and whoever can open a file can lock it (docs/sandbox.md)"
 _SAME_USER = (
     "all jobs of an ordinary user's gateway are that one user's, and the kernel counts this for each user; a range of "
     "users of one's own (subuid) would part them"
@@ -163,8 +164,7 @@ import fcntl
 reader, writer = os.pipe()
 size = fcntl.fcntl(writer, 1032)
 stopped(f"a pipe has {size} bytes") if size >= 65536 else escaped(f"a pipe has {size} bytes")
-""", limits={"open_files": 1024, "memory_mib": 256},
-    through_in={"user": _SAME_USER}),
+""", limits={"open_files": 1024, "memory_mib": 256}),
     _beside("processes-in-all", "Use up the number of processes, so that another job cannot start one.", """
 with attempt("fork"):
     for _ in range(24):
@@ -210,7 +210,7 @@ try:
 except OSError as error:
     escaped(f"it is held: {error}")
 stopped("it is free")
-"""),
+""", through_in={"full": _ONE_FILE, "no-cgroup": _ONE_FILE, "user": _ONE_FILE}),
     _beside("names", "Learn of another job by its name of the machine, its mounts or its load.", "", """
 found = [line for line in open("/proc/self/mountinfo") if "/given-" in line]
 found = [line for line in found if " /workspace " not in line]

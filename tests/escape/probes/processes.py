@@ -235,6 +235,32 @@ stopped()
 """,
     ),
     Probe(
+        name="priority-by-user",
+        group="processes",
+        attempts="Put all processes of the own user behind others, process 1 among them.",
+        script="""
+before = os.getpriority(os.PRIO_PROCESS, 1)
+with attempt("nice"):
+    os.setpriority(os.PRIO_USER, 0, before + 1)
+after = os.getpriority(os.PRIO_PROCESS, 1)
+escaped(f"that of process 1 went from {before} to {after}") if before != after else stopped(_reasons or "only others")
+""",
+    ),
+    Probe(
+        name="disk-priority-of-1",
+        group="processes",
+        attempts="Put process 1 behind every other at the disk.",
+        script="""
+for kind, who in ((1, 1), (2, 1), (3, os.getuid())):
+    before = call(252 if platform.machine() == "x86_64" else 31, 1, 1)
+    with attempt("ioprio"):
+        call("ioprio_set", kind, who, 2 << 13 | (6 if before & 7 == 7 else 7))
+    if call(252 if platform.machine() == "x86_64" else 31, 1, 1) != before:
+        escaped(f"it is changed, by kind {kind}")
+stopped(_reasons or "only others")
+""",
+    ),
+    Probe(
         name="scheduling-of-1",
         group="processes",
         attempts="Give process 1 only idle time, or one processor.",
