@@ -167,9 +167,11 @@ async def test_trace_context_is_forwarded_and_the_callers_other_metadata_stays(l
         result = await client.call(
             "up__meta", _meta={"traceparent": trace, "vendor/secret": "token", "progressToken": "mine"}
         )
+        silent = await client.call("up__meta")
 
     meta = result["structuredContent"]["meta"]
     assert meta["traceparent"] == trace
+    assert "progress_token" in meta and "progress_token" not in silent["structuredContent"]["meta"]
     assert "vendor/secret" not in str(meta) and "mine" not in str(meta) and "memory-client" not in str(meta)
     if link.endswith("modern"):
         assert meta["io.modelcontextprotocol/clientCapabilities"] == {"elicitation": {}}

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from omni_mcp.engines.upstream.connection import Timing
+from omni_mcp.engines.upstream.health import Patience
 from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.engines.upstream.wire.web import Web, place_of
 from omni_mcp.testing import error_of
 from tests.upstream.servers.web import Asked, handshake, modern, text, web_server
 from tests.upstream.world import until, world, writing
@@ -305,3 +308,60 @@ async def test_connections_are_kept_and_all_are_closed_at_the_end() -> None:
                 await client.call("up__it")
             assert server.connections <= 2
         await until(lambda: not server.connections)
+
+
+async def test_a_server_that_hangs_up_on_every_call_is_left_alone_for_a_while_and_then_tried_again() -> None:
+    broken = True
+
+    async def call(asked: Asked) -> None:
+        if broken:
+            asked.writer.close()
+        else:
+            await answer(asked)
+
+    timing = Timing(patience=Patience(failures_to_open=3, open_s=60.0))
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing, timing=timing) as here, here.client() as client:
+            asked = {"name": "up__it", "arguments": {}}
+            codes = [error_of(await client.request("tools/call", asked))["code"] for _ in range(6)]
+            calls = len([one for one in server.asked if one.rpc == "tools/call"])
+
+    assert codes == ["outcome_unknown"] * 3 + ["upstream_unavailable"] * 3
+    assert calls == 3
+
+    timing = Timing(patience=Patience(failures_to_open=1, open_s=0.01, open_limit_s=0.01))
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing, timing=timing) as here, here.client() as client:
+            await client.request("tools/call", asked)
+            broken = False
+            reply = await client.request("tools/call", asked)
+            while error_of(reply):
+                reply = await client.request("tools/call", asked)
+
+    assert reply["result"]["content"][0]["text"] == "done"
+
+
+async def test_a_body_that_nobody_reads_makes_its_sender_wait() -> None:
+    written = 0
+    chunk = b"x" * 65536
+    chunks = 800
+
+    async def script(asked: Asked) -> None:
+        nonlocal written
+        await asked.raw(b"HTTP/1.1 200 X\r\ncontent-length: %d\r\n\r\n" % (chunks * len(chunk)))
+        for _ in range(chunks):
+            await asked.raw(chunk)
+            written += 1
+
+    async with web_server(script) as server:
+        web = Web(place_of(server.url))
+        reply = await web.send("GET", "/", [])
+        before = -1
+        while before != written:  # until the sender stands still
+            before = written
+            await asyncio.sleep(0.2)
+        size = sum([len(part) async for part in reply.chunks()])
+        await web.close()
+
+    assert before < chunks // 2
+    assert size == chunks * len(chunk)
