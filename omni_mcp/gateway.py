@@ -130,7 +130,7 @@ class Gateway:
                 "mcp_remote": engines.behind.executor,
                 **executors,
             },
-            places={"sandbox_job": engines.sandbox.max_jobs},
+            places={"sandbox_job": engines.sandbox.max_jobs, "openapi_proxy": engines.sandbox.max_jobs},
             shed=Shed(self._limit, rejections.note),
             freeze=self.freeze,
         )
@@ -242,15 +242,22 @@ class Gateway:
         engines.reports.mended("manifests")
         return []
 
-    async def reload_lock(self) -> None:
-        """Read omni.lock again; what it accepts is in force at once, what is wrong with it is reported."""
-        found = await self._engines.behind.reload_lock()
+    async def reload_lock(self) -> bool:
+        """Read omni.lock again; what it accepts is in force once that is on record, what is wrong with it is reported.
+
+        False if the log could not be written: nothing new is in force then, and it has to be tried again.
+        """
+        try:
+            found = await self._engines.behind.reload_lock()
+        except LogUnavailable as fault:
+            structlog.get_logger("omni_mcp").error("acceptances are not on record yet", problem=fault.detail)
+            return False
         if found.problems:
             self._engines.reports.rejected("lockfile", found.problems)
-            return
-        self._engines.reports.mended("lockfile")
-        if found.changed:
+        else:
+            self._engines.reports.mended("lockfile")
             self.reload_catalog()
+        return True
 
     async def _reload_policy(self) -> Reload:
         reload = await asyncio.to_thread(self._engines.policy.reload)
@@ -302,14 +309,16 @@ class Gateway:
         """Keep settings, manifests and idle runs under observation until cancelled."""
         looks = FileWatch(self._home.manifests), FileWatch(self._home.settings_file), FileWatch(self._home.lock_file)
         swept_s = time.monotonic()
+        lock_is_due = False
         while True:
             await asyncio.sleep(WATCH_S)
             if await asyncio.to_thread(looks[0].settled_change):
                 self.reload_catalog()
             if await asyncio.to_thread(looks[1].settled_change):
                 self.check_settings()
-            if await asyncio.to_thread(looks[2].settled_change):
-                await self.reload_lock()
+            lock_is_due = await asyncio.to_thread(looks[2].settled_change) or lock_is_due
+            if lock_is_due:
+                lock_is_due = not await self.reload_lock()
             if time.monotonic() - swept_s > SWEEP_S:
                 swept_s = time.monotonic()
                 self._runbook.sweep()

@@ -309,10 +309,11 @@ def known_entries(by_hand: Mapping[str, ServerDefinition], home: Home) -> list[E
 
 
 def _known(home: Home, servers: Mapping[str, ServerDefinition]) -> dict[str, Listing]:
+    """Return what servers offered last, as far as they are launched as they were then."""
     return {
         server: Listing(items={str(kind): items for kind, items in kept.items.items()}, problems=kept.problems)
         for server, kept in load_listings(listings_dir(home.data)).items()
-        if server in servers
+        if server in servers and dict(kept.launch) == _launch(servers[server])
     }
 
 

@@ -12,15 +12,14 @@ from typing import Literal
 import click
 import orjson
 
-from omni_mcp.cli.person import json_option, printable, yes_option
+from omni_mcp.cli.person import json_option, yes_option
 from omni_mcp.contracts.errors import BadRequest, NotFound
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.contracts.lock import RiskClass
 from omni_mcp.contracts.manifest import Labels
-from omni_mcp.engines.catalog.acceptance import Answer, Waiting, accept, launch_changes, waiting_of
+from omni_mcp.engines.catalog.acceptance import Answer, Waiting, accept, answer_to, launch_changes, waiting_of
 from omni_mcp.engines.catalog.difference import Difference
-from omni_mcp.engines.catalog.difference_text import definition_lines, difference_lines
+from omni_mcp.engines.catalog.difference_text import definition_lines, difference_lines, one_line
 from omni_mcp.engines.catalog.lock_listing import KeptListing, get_listing, listings_dir, load_listings, names_by_server
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.identity.keys import local_user
@@ -90,7 +89,7 @@ def accept_command(
         outcome = _ask_all(waiting, labels, changed)
     if outcome.answers:
         at = iso_time(time.time_ns())
-        lock_file.edit(lambda now: accept(now, outcome.answers, by=local_user(os.getuid()).key, at=at))
+        lock_file.edit(lambda now: accept(now, outcome.answers, by=local_user(os.getuid()).id, at=at))
     _report(server, outcome, as_json=as_json)
 
 
@@ -109,7 +108,7 @@ def _wanted(
         return waiting
     offered = {name for kind, own, _ in listing.definitions() for name in (own, f"{kind}/{own}")}
     if missing := [name for name in names if name not in offered]:
-        raise NotFound(f"{listing.server} offers no {', '.join(map(printable, missing))}; see: omni-mcp lock")
+        raise NotFound(f"{listing.server} offers no {', '.join(map(one_line, missing))}; see: omni-mcp lock")
     return [one for one in waiting if one.item in names or (one.kind == "tool" and one.name in names)]
 
 
@@ -140,7 +139,7 @@ def _answer_all(waiting: Iterable[Waiting], labels: Labels, changed: Sequence[st
         if (found.severity == "severe" or changed) and not accept_risks:
             outcome.refused.append(one)
         else:
-            outcome.answers.append(_answer(one, found, labels, changed))
+            outcome.answers.append(answer_to(one, found, labels, launch_changed=changed))
     return outcome
 
 
@@ -156,7 +155,9 @@ def _ask_all(waiting: Sequence[Waiting], labels: Labels, changed: Sequence[str])
         if word == "skip":
             outcome.skipped.append(one)
         else:
-            outcome.answers.append(_answer(one, found, READ_ONLY if word == "read_only" else labels, changed))
+            outcome.answers.append(
+                answer_to(one, found, READ_ONLY if word == "read_only" else labels, launch_changed=changed)
+            )
     return outcome
 
 
@@ -169,17 +170,9 @@ def _ask(one: Waiting, found: Difference) -> Word:
         )
     ]  # fmt: skip
     if word in ("accept", "read_only") and found.severity == "severe":
-        question = f"{printable(one.name)} has severe findings. Use it all the same?"
+        question = f"{one_line(one.name)} has severe findings. Use it all the same?"
         return word if click.confirm(question, default=False, err=True) else "skip"
     return word
-
-
-def _answer(one: Waiting, found: Difference, labels: Labels, changed: Sequence[str]) -> Answer:
-    before = one.accepted.labels if one.accepted is not None else None
-    risks: dict[RiskClass, tuple[str, ...]] = found.risks(labels, before=before)
-    if changed and one.accepted is not None:
-        risks["launch"] = tuple(f"{part} changed" for part in changed)
-    return Answer(waiting=one, labels=labels, risks=risks)
 
 
 def _show_launch(server: str, changed: Sequence[str]) -> None:
@@ -195,7 +188,7 @@ def _full_text(one: Waiting, found: Difference) -> str:
     if one.accepted is None:
         lines += ["    " + line for line in definition_lines(found)]
     lines += difference_lines(found)
-    return printable("\n".join(lines))
+    return "\n".join(map(one_line, lines))
 
 
 def _report(server: str, outcome: _Outcome, *, as_json: bool) -> None:
@@ -203,9 +196,9 @@ def _report(server: str, outcome: _Outcome, *, as_json: bool) -> None:
         click.echo(orjson.dumps(_as_json(outcome)))
     else:
         for answer in outcome.answers:
-            click.echo(printable(f"accepted: {server} {answer.waiting.item}"))
+            click.echo(one_line(f"accepted: {server} {answer.waiting.item}"))
     if outcome.refused:
-        names = ", ".join(printable(one.item) for one in outcome.refused)
+        names = ", ".join(one_line(one.item) for one in outcome.refused)
         click.echo(
             f"omni-mcp: not accepted: {names}: severe findings, or another start of the server. Look at them with "
             f"`omni-mcp lock --server {server}`; --accept-risks accepts them all the same",

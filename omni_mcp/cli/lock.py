@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import click
 import orjson
 
-from omni_mcp.cli.person import json_option, note_option, printable
+from omni_mcp.cli.person import json_option, note_option
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.lock import Lock, item_name
 from omni_mcp.engines.catalog.acceptance import Waiting, close_risk, open_risks, risk_id, waiting_of
-from omni_mcp.engines.catalog.difference_text import difference_lines
+from omni_mcp.engines.catalog.difference_text import difference_lines, one_line
 from omni_mcp.engines.catalog.lock_listing import KeptListing, listings_dir, load_listings, names_by_server
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.identity.keys import local_user
@@ -49,7 +49,7 @@ def lock_command(check: bool, server: str | None, as_json: bool) -> None:
         click.echo(orjson.dumps(_as_json(known)))
     else:
         for line in _lines(known, check=check):
-            click.echo(printable(line))
+            click.echo(one_line(line))
     if check and known.waiting:
         sys.exit(1)
 
@@ -65,7 +65,7 @@ def risks_command(flag: str | None, note: str | None, as_json: bool) -> None:
     """
     lock_file = LockFile(find_home().lock_file)
     if flag is not None:
-        by, at = local_user(os.getuid()).key, iso_time(time.time_ns())
+        by, at = local_user(os.getuid()).id, iso_time(time.time_ns())
         lock = lock_file.edit(lambda now: close_risk(now, flag, by=by, at=at, note=note))
     else:
         lock = lock_file.read()
@@ -82,9 +82,7 @@ def risks_command(flag: str | None, note: str | None, as_json: bool) -> None:
     for one in found:
         why = "; ".join(one["why"])
         click.echo(
-            printable(
-                f"{one['id']}  {one['class']:<14} {one['server']} {one['item']} (version {one['version']}): {why}"
-            )
+            one_line(f"{one['id']}  {one['class']:<14} {one['server']} {one['item']} (version {one['version']}): {why}")
         )
     if not found:
         click.echo("No open risks.")

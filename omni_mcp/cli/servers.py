@@ -13,6 +13,7 @@ import click
 import orjson
 from pydantic import ValidationError
 
+from omni_mcp.cli.accept import accept_command
 from omni_mcp.cli.importing import is_secret_variable, make_home, planner_of, secrets_dir_of, server_lines, shown_target
 from omni_mcp.cli.person import json_option, printable
 from omni_mcp.clients.candidate import Candidate, SecretSource, Translator
@@ -24,6 +25,7 @@ from omni_mcp.clients.secret_values import shown_text, shown_words
 from omni_mcp.clients.template import Template, Unclear
 from omni_mcp.contracts.errors import BadRequest, Conflict, NotFound
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.engines.catalog.lock_listing import forget_listing, listings_dir
 from omni_mcp.paths import Home, find_home
 from omni_mcp.server_definition import ServerDefinition, Servers
 from omni_mcp.servers_file import (
@@ -170,6 +172,9 @@ def get(name: str, as_json: bool) -> None:
         click.echo(f"{key:<12} {printable(text)}")
 
 
+servers.add_command(accept_command)
+
+
 @servers.command()
 @click.argument("name")
 @json_option
@@ -185,6 +190,7 @@ def remove(name: str, as_json: bool) -> None:
     after = edit_servers(servers_file_of(home), change)
     [before] = seen
     remove_secret_files(before, after, secrets_dir_of(home))
+    forget_listing(listings_dir(home.data), name)
     if as_json:
         click.echo(orjson.dumps({"removed": name, "secrets": sorted(before.secrets.keys() - after.secrets.keys())}))
 

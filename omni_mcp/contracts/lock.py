@@ -72,6 +72,10 @@ class AcceptedVersion(Closed):
     def _only_what_was_said(self, labels: Labels) -> JsonObject:
         return labels.model_dump(exclude_defaults=True)
 
+    @field_serializer("risks")
+    def _only_what_happened(self, risks: dict[RiskClass, RiskFlag]) -> JsonObject:
+        return {risk: flag.model_dump(exclude_none=True) for risk, flag in risks.items()}
+
 
 class LockedItem(Closed):
     """One tool, prompt, resource or template: its accepted versions side by side, and who is pinned to which.

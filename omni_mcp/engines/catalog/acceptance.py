@@ -21,6 +21,13 @@ from omni_mcp.contracts.lock import (
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.contracts.tool import EntryKind
 from omni_mcp.engines.catalog.difference import Difference, Surroundings, difference
+from omni_mcp.engines.catalog.difference_risks import WHY_LIMIT
+
+# A part of what launches a server, and what a change of it may add. Of a command anything may come.
+_RISKS_OF_PARTS: Mapping[str, tuple[RiskClass, ...]] = {
+    "hosts": ("egress",), "url": ("egress",), "headers": ("secret_path",), "env": ("secret_path",),
+    "secrets": ("secret_path",), "mounts": ("write", "secret_path"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class Waiting:
         return item_name(self.kind, self.name)
 
     def difference(self) -> Difference:
-        """Compare it with what is accepted. Takes about a millisecond, so it is done when somebody looks."""
+        """Compare it with what is accepted. Takes a few milliseconds, so it is done when somebody looks."""
         return difference(
             self.accepted.definition if self.accepted is not None else None, self.definition, beside=self.beside
         )
@@ -123,6 +130,21 @@ def launch_changes(lock: Lock, server: str, launch: Mapping[str, str]) -> tuple[
         return ()
     names = known.launch.keys() | launch.keys()
     return tuple(sorted(name for name in names if known.launch.get(name) != launch.get(name)))
+
+
+def answer_to(waiting: Waiting, found: Difference, labels: Labels, *, launch_changed: Iterable[str] = ()) -> Answer:
+    """Return the yes to one definition, with the risks of it.
+
+    Args:
+        found: its difference.
+        launch_changed: as `launch_changes` says.
+    """
+    before = waiting.accepted.labels if waiting.accepted is not None else None
+    risks = dict(found.risks(labels, before=before))
+    for part in launch_changed if waiting.accepted is not None else ():
+        for risk in _RISKS_OF_PARTS.get(part, ("launch",)):
+            risks[risk] = (*risks.get(risk, ()), f"what starts the server changed: {part}")[:WHY_LIMIT]
+    return Answer(waiting=waiting, labels=labels, risks=risks)
 
 
 def accept(lock: Lock, answers: Iterable[Answer], *, by: str, at: str) -> Lock:

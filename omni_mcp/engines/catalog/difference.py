@@ -17,6 +17,7 @@ from omni_mcp.engines.catalog.difference_words import word_findings
 FINDINGS_LIMIT = 200
 GROWTH_FACTOR, GROWTH_BYTES = 2.0, 1024
 LARGE_BYTES = 16 * 1024
+SPLIT_LIMIT = 64 * 1024
 
 _PARAMETER_MAPS = frozenset({"properties", "$defs", "definitions"})
 _CHANGES_SOMETHING = frozenset(
@@ -98,16 +99,27 @@ def difference(old: JsonObject | None, new: JsonObject, *, beside: Surroundings 
     texts = tuple(texts_of(new))
     findings = [*_findings_of(new, texts, beside)]
     if old is not None:
-        known = {_identity(finding) for finding in _findings_of(old, tuple(texts_of(old)), beside)}
-        findings = [finding for finding in findings if _identity(finding) not in known]
-        findings += _growth(old, new)
+        findings = [*_not_in(old, findings, texts, beside), *_growth(old, new)]
     findings.sort(key=lambda finding: -RANK[finding.severity])
     changes = tuple(changes_between(old, new)) if old is not None else ()
     return Difference(old=old, new=new, changes=changes, findings=tuple(findings[:FINDINGS_LIMIT]), texts=texts)
 
 
-def _identity(finding: Finding) -> tuple[str, str, str]:
-    return finding.rule, finding.path, finding.excerpt
+def _not_in(
+    old: JsonObject, findings: Iterable[Finding], texts: Iterable[Text], beside: Surroundings
+) -> Iterator[Finding]:
+    """Leave out what was found in *old* already, at places where nothing changed: who edits a text answers for it."""
+    old_texts = tuple(texts_of(old))
+    known = {(finding.rule, finding.path, finding.excerpt) for finding in _findings_of(old, old_texts, beside)}
+    changed = {path for path, _ in _facts(old_texts) ^ _facts(texts)}
+    for finding in findings:
+        is_touched = finding.path in changed or (finding.path == "$" and changed)
+        if is_touched or (finding.rule, finding.path, finding.excerpt) not in known:
+            yield finding
+
+
+def _facts(texts: Iterable[Text]) -> frozenset[tuple[str, str]]:
+    return frozenset((text.path, text.text) for text in texts)
 
 
 def _findings_of(definition: JsonObject, texts: tuple[Text, ...], beside: Surroundings) -> Iterator[Finding]:
@@ -117,8 +129,9 @@ def _findings_of(definition: JsonObject, texts: tuple[Text, ...], beside: Surrou
     names += [text for text in texts if text.place == ("name",)]
     yield from character_findings(texts)
     yield from name_findings(names, siblings=siblings, others=beside.others)
-    yield from word_findings(texts, siblings=siblings, others=beside.others - {own_name})
-    yield from _split_over_texts(texts)
+    words = list(word_findings(texts, siblings=siblings, others=beside.others - {own_name}))
+    yield from words
+    yield from _split_over_texts(texts, known={finding.rule for finding in words})
     yield from _hint_findings(definition)
     yield from _schema_findings(definition, ())
     size = len(canonical(definition))
@@ -126,19 +139,14 @@ def _findings_of(definition: JsonObject, texts: tuple[Text, ...], beside: Surrou
         yield Finding(rule="large", severity="note", path="$", excerpt=f"{size} bytes")
 
 
-def _split_over_texts(texts: Iterable[Text]) -> Iterator[Finding]:
-    """An instruction that begins in one description and ends in the next."""
+def _split_over_texts(texts: Iterable[Text], *, known: set[str]) -> Iterator[Finding]:
+    """An instruction that begins in one description and ends in the next; *known* are rules that one text breaks."""
     prose = [text.text for text in texts if not text.is_name and text.place and text.place[-1] == "description"]
     if len(prose) < 2:
         return
-    alone = {
-        finding.rule
-        for part in prose
-        for finding in word_findings([Text(("description",), part)], siblings=(), others=())
-    }
-    joined = Text((), " ".join(part.strip().rstrip(".…") for part in prose)[: 64 * 1024])
+    joined = Text((), " ".join(part.strip().rstrip(".…") for part in prose)[:SPLIT_LIMIT])
     for finding in word_findings([joined], siblings=(), others=()):
-        if finding.severity == "severe" and finding.rule not in alone and finding.rule in ("override", "concealment"):
+        if finding.rule in ("override", "concealment") and finding.rule not in known:
             yield replace(finding, rule="split_text", severity="warning")
 
 

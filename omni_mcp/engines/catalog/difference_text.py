@@ -25,16 +25,21 @@ def definition_lines(found: Difference) -> list[str]:
     return [shown(line) for line in json.dumps(found.new, indent=2, ensure_ascii=False).split("\n")]
 
 
+def one_line(text: str) -> str:
+    """Return *text* without anything that acts on a terminal, begins a line of its own or cannot be seen."""
+    return shown(text).replace("\n", "\\n").replace("\t", " ")
+
+
 def _finding_line(finding: Finding) -> str:
     what = f"{finding.severity}: {finding.rule.replace('_', ' ')} at {finding.path}"
-    return "! " + _one_line(f"{what}: {finding.excerpt}" if finding.excerpt else what)
+    return "! " + one_line(f"{what}: {finding.excerpt}" if finding.excerpt else what)
 
 
 def _change_lines(change: Change) -> Iterator[str]:
     mark = "+" if change.widens else "~"
-    yield f"{mark} {change.kind.replace('_', ' ')} at {_one_line(change.path)}"
+    yield f"{mark} {change.kind.replace('_', ' ')} at {one_line(change.path)}"
     if change.added:
-        yield from (f"    + {_one_line(sentence)}" for sentence in change.added)
+        yield from (f"    + {one_line(sentence)}" for sentence in change.added)
         return
     if change.before is not None:
         yield f"    before: {_value(change.before)}"
@@ -45,7 +50,3 @@ def _change_lines(change: Change) -> Iterator[str]:
 def _value(value: JsonValue) -> str:
     text = shown(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= VALUE_LIMIT else f"{text[:VALUE_LIMIT]}… ({len(text)} characters)"
-
-
-def _one_line(text: str) -> str:
-    return shown(text).replace("\n", "\\n").replace("\t", " ")

@@ -17,6 +17,7 @@ from omni_mcp.engines.catalog.difference_finding import Finding, Severity, Text,
 
 TEXT_LIMIT = 256 * 1024
 BLOB_LIMIT = 64 * 1024
+BLOBS_DECODED = 50
 
 
 def _rule(name: str, severity: Severity, pattern: str) -> tuple[str, Severity, re.Pattern[str]]:
@@ -136,6 +137,7 @@ _RULES = (
     _rule("url", "note", r"\bhttps?://[^\s\"'<>)]{4,}"),
 )  # fmt: skip
 
+_ONE_WORD = re.compile(r"(?!exfiltrat|id_rsa|id_ed25519|keychain)[\w$-]*", re.IGNORECASE)
 _BLANKS = re.compile(r"(?<!\s)\s{15,}(?=\S)")
 _BLANKS_LIMIT, _LINES_LIMIT = 60, 15  # text behind so many is outside the window that a person looks at
 _BLOB = re.compile(r"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/_-]{48,}={0,2}(?![A-Za-z0-9+/=])")
@@ -200,6 +202,8 @@ def _on_one_line(text: str) -> str:
 
 
 def _matches(text: Text, prose: str, *, skip: Iterable[str] = (), via: str = "") -> Iterator[Finding]:
+    if _ONE_WORD.fullmatch(prose):
+        return
     done = set(skip)
     for rule, severity, pattern in _RULES:
         if rule not in done and (found := pattern.search(prose)) is not None:
@@ -213,13 +217,16 @@ def _blobs(text: Text, raw: str) -> Iterator[Finding]:
     if raw.startswith("data:image/"):
         yield from _matches(text, _on_one_line(_decoded_image(raw)), skip={"url", "secret_path"}, via="in the image: ")
         return
-    for found in _BLOB.finditer(raw[:BLOB_LIMIT]):
-        blob = found[0]
-        if not (re.search(r"[a-z]", blob) and re.search(r"[A-Z]", blob) and re.search(r"\d", blob)) or "/" in blob[:1]:
-            continue
-        yield Finding(rule="coded_text", severity="warning", path=text.path, excerpt=excerpt_of(blob, 0, 60))
+    blobs = [found[0] for found in _BLOB.finditer(raw[:BLOB_LIMIT]) if _is_coded(found[0])]
+    if blobs:
+        yield Finding(rule="coded_text", severity="warning", path=text.path, excerpt=excerpt_of(blobs[0], 0, 60))
+    for blob in blobs[:BLOBS_DECODED]:
         yield from _matches(text, _on_one_line(_decoded(blob)), skip={"url"}, via="decoded: ")
-        return
+
+
+def _is_coded(word: str) -> bool:
+    """A long word of small and large letters and digits; a path begins with a slash."""
+    return all(re.search(part, word) for part in ("[a-z]", "[A-Z]", "[0-9]")) and not word.startswith("/")
 
 
 def _decoded_image(uri: str) -> str:

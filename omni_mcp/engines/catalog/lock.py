@@ -17,7 +17,7 @@ from omni_mcp.engines.catalog.difference import Surroundings
 from omni_mcp.engines.catalog.lockfile import LockFile
 
 NAMED_IN_EVENT = 200
-ANALYSED_IN_EVENT = 20  # a look takes about a millisecond, and the catalog waits for it
+ANALYSED_IN_EVENT = 8  # a look takes a few milliseconds, and the catalog waits for it
 EVENTS_PER_SERVER = 64  # until the lock changes: a server that changes its list for ever must not fill the log
 KEPT_EVENTS = 256  # while nobody listens
 
@@ -60,14 +60,14 @@ class LockedSource:
         self._said: dict[str, dict[Key, tuple[str, QuarantineReason]]] = {}
         self._events: dict[str, tuple[int, int]] = {}
         self._unheard: deque[DefinitionQuarantined] = deque(maxlen=KEPT_EVENTS)
-        self._listener: Callable[[DefinitionQuarantined], None] | None = None
+        self._listener: Callable[[DefinitionQuarantined], object] | None = None
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:
         """What was quarantined at the last load."""
         return self._waiting
 
-    def listen(self, listener: Callable[[DefinitionQuarantined], None]) -> None:
+    def listen(self, listener: Callable[[DefinitionQuarantined], object]) -> None:
         """Have *listener* told of everything that is quarantined, also of what was before anybody listened."""
         self._listener = listener
         while self._unheard:

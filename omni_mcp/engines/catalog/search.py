@@ -7,12 +7,13 @@ Framework: BM25 and Beyond", 2009, section 3.
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.contracts.tool import Entry
@@ -23,6 +24,7 @@ PARAMETERS = 200
 
 _NAME, _TITLE, _PARAMETER, _DESCRIPTION = 4.0, 2.0, 1.5, 1.0
 _K1, _B = 1.2, 0.6
+_EXACT = 1e6  # more than any sum of words
 _BEGINS = 0.5  # what a word counts that only begins with the one asked for
 _BEGINNING = 3  # letters that a word must have for that
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
@@ -45,37 +47,40 @@ class ToolIndex:
                 self._postings[word].append((number, weight))
         self._vocabulary = sorted(self._postings)
 
-    def find(self, query: str, visible: Sequence[bool]) -> list[int]:
-        """Return the places in `named` of what fits *query*, best first; only of tools that are *visible*."""
+    def find(self, query: str, visible: Sequence[bool], limit: int) -> list[int]:
+        """Return the places in `named` of what fits *query*, at most *limit*, best first; only of *visible* tools."""
         words = list(dict.fromkeys(words_of(query)))[:QUERY_WORDS]
         seen = sum(visible)
         if not words or not seen:
             return []
-        average = sum(length for length, shown in zip(self._lengths, visible, strict=True) if shown) / seen
-        scores: dict[int, float] = defaultdict(float)
-        hits: dict[int, int] = defaultdict(int)
+        average = sum(compress(self._lengths, visible)) / seen
+        rooms = [_K1 * (1 - _B + _B * length / average) for length in self._lengths]
+        scores = [0.0] * len(rooms)
+        hits = [0] * len(rooms)
         for word in words:
-            for number, score in self._scores_of(word, visible, seen, average).items():
+            for number, score in self._scores_of(word, visible, seen, rooms).items():
                 scores[number] += score
                 hits[number] += 1
+        found = [number for number, count in enumerate(hits) if count]
         asked = query.strip().casefold()
-        ranked = {
-            number: (asked in self._names[number], score * (1 + hits[number] / len(words)))
-            for number, score in scores.items()
-        }
-        return sorted(ranked, key=lambda number: (*(-part for part in ranked[number]), self.named[number][0]))
+        for number in found:
+            scores[number] *= 1 + hits[number] / len(words)
+            if asked in self._names[number]:
+                scores[number] += _EXACT
+        return heapq.nlargest(limit, found, key=scores.__getitem__)  # equals stay in the order of their names
 
-    def _scores_of(self, word: str, visible: Sequence[bool], seen: int, average: float) -> dict[int, float]:
+    def _scores_of(self, word: str, visible: Sequence[bool], seen: int, rooms: Sequence[float]) -> dict[int, float]:
         best: dict[int, float] = {}
         for found in self._alike(word):
-            shown = [(number, weight) for number, weight in self._postings[found] if visible[number]]
+            shown = [posting for posting in self._postings[found] if visible[posting[0]]]
             if not shown:
                 continue
             rarity = math.log(1 + (seen - len(shown) + 0.5) / (len(shown) + 0.5))
             factor = rarity * (_K1 + 1) * (1.0 if found == word else _BEGINS)
-            for number, weight in shown:
-                room = _K1 * (1 - _B + _B * self._lengths[number] / average)
-                best[number] = max(best.get(number, 0.0), factor * weight / (weight + room))
+            scored = {number: factor * weight / (weight + rooms[number]) for number, weight in shown}
+            if best:
+                scored.update((number, score) for number, score in best.items() if score > scored.get(number, 0.0))
+            best = scored
         return best
 
     def _alike(self, word: str) -> Iterator[str]:
