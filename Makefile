@@ -34,10 +34,13 @@ docs:  ## tables in docs/reference equal the code
 	@.ci/setup dev
 	$(BIN)/python -m omni_mcp.reference --check
 
-conformance:  ## the official suite against our own server, every revision
+conformance:  ## the official suite against the gateway and through it, and every client version with every server version
 	@.ci/setup dev
 	@$(BIN)/python tests/node/setup.py
 	$(BIN)/python tests/conformance/run.py
+	$(BIN)/python tests/conformance/run.py --road all
+	$(BIN)/python tests/conformance/run.py --clients
+	$(BIN)/python tests/matrix/run.py
 
 faults:  ## kill -9 at every point of a call, SEEDS times
 	@.ci/setup dev

@@ -6,7 +6,7 @@ import asyncio
 import os
 import platform
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -16,6 +16,7 @@ from omni_mcp.config import Settings, read_secrets
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.events import GatewayStarted, draft
+from omni_mcp.contracts.hosts import host_of_url
 from omni_mcp.contracts.ports import Completer, Executor, Source
 from omni_mcp.contracts.sandbox import Credential
 from omni_mcp.contracts.tool import Entry
@@ -23,13 +24,18 @@ from omni_mcp.engines.approvals.desk import open_desk
 from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.catalog.catalog import BUILTIN_PROFILES, MemoryCatalog, ProfileSpec
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
+from omni_mcp.engines.catalog.schemas import JsonSchemas
 from omni_mcp.engines.identity.keys import KeyRing
+from omni_mcp.engines.openapi.executor import OpenApiExecutor
+from omni_mcp.engines.openapi.source import OpenApiSource
 from omni_mcp.engines.policy.policy import open_policy
 from omni_mcp.engines.policy.watcher import PolicyWatcher
 from omni_mcp.engines.runlog.store import open_run_log
 from omni_mcp.engines.sandbox.cells import open_sandbox
+from omni_mcp.engines.sandbox.executor import SandboxExecutor
 from omni_mcp.engines.sandbox.profiles import load_profiles
 from omni_mcp.engines.sandbox.supplies import Supplies, ToolCredential
+from omni_mcp.engines.sandbox.workspaces import Workspaces
 from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.engines.state.nonces import StoredNonces
@@ -63,8 +69,12 @@ async def open_gateway(
         LogCorrupt: the run log does not open.
     """
     async with AsyncExitStack() as stack:
-        engines = await _open_engines(stack, settings, home, sources)
-        gateway = Gateway(settings, home, engines, executors=executors or {}, completers=completers or {})
+        documents = [document_source(name, settings, home) for name in settings.openapi]
+        engines = await _open_engines(stack, settings, home, sources, documents)
+        gateway = Gateway(
+            settings, home, engines, executors={**_operations(engines, home, documents), **(executors or {})},
+            completers=completers or {},
+        )  # fmt: skip
         engines.catalog.listen(gateway.on_catalog)
         await _say_started(engines)
         watcher = PolicyWatcher(engines.policy, gateway.on_policy)
@@ -82,7 +92,9 @@ async def open_gateway(
         yield gateway
 
 
-async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, sources: Sequence[Source]) -> Engines:
+async def _open_engines(
+    stack: AsyncExitStack, settings: Settings, home: Home, sources: Sequence[Source], documents: Sequence[Source]
+) -> Engines:
     for directory in (
         home.config, home.data, home.secrets, home.policies, home.manifests, home.profiles, home.workspaces,
     ):  # fmt: skip
@@ -135,7 +147,8 @@ async def _open_engines(stack: AsyncExitStack, settings: Settings, home: Home, s
     )
     if (lock := await behind.reload_lock()).problems:
         reports.rejected("lockfile", lock.problems)
-    catalog = _open_catalog(settings, home, [*sources, behind.source], reports)
+    described = [LastGood(one, fallback=NoSource(), reports=reports) for one in documents]
+    catalog = _open_catalog(settings, home, [*sources, behind.source, *described], reports)
     desk = await stack.enter_async_context(
         open_desk(
             open_state(home.state_file),
@@ -184,6 +197,13 @@ def supplies_of(settings: Settings, secrets: Mapping[str, str], home: Home) -> S
             path = f"$.egress.credentials.{number}.secret"
             text = f"the value of {one.secret!r} is empty, or cannot stand in a header"
             problems.append(Problem(file="omni.toml", line=0, path=path, message=text))
+    for name, document in settings.openapi.items():
+        for number, wanted in enumerate(document.credentials):
+            value = secrets.get(wanted.secret, "")
+            if not value or not all(" " <= letter <= "~" for letter in value):
+                path = f"$.openapi.{name}.credentials.{number}.secret"
+                text = f"the value of {wanted.secret!r} is empty, or cannot stand in a header"
+                problems.append(Problem(file="omni.toml", line=0, path=path, message=text))
     own = [place.resolve() for place in (home.config, home.data, home.runtime)]
     for name, text in settings.shares.items():
         place = Path(text).resolve()
@@ -200,10 +220,63 @@ def supplies_of(settings: Settings, secrets: Mapping[str, str], home: Home) -> S
                 tools=frozenset(one.tools),
             )
             for one in settings.egress.credentials
+        )
+        + tuple(
+            ToolCredential(
+                credential=Credential(
+                    host=host_of_url(document.base_url), header=one.header, value=one.prefix + secrets[one.secret]
+                ),
+                documents=frozenset({name}),
+            )
+            for name, document in settings.openapi.items()
+            for one in document.credentials
         ),
         secrets=secrets,
         shares={name: Path(place) for name, place in settings.shares.items()},
     )
+
+
+def document_source(name: str, settings: Settings, home: Home) -> OpenApiSource:
+    """Return the operations of `[openapi.NAME]`; those that cannot become tools are named on stderr."""
+    document = settings.openapi[name]
+    say = structlog.get_logger("omni_mcp")
+
+    def left_out(problems: Sequence[Problem]) -> None:
+        if problems:
+            say.warning("operations left out", document=name, problems=[str(one) for one in problems[:20]])
+
+    return OpenApiSource(
+        name, document, file=home.config / document.document, code=bundled("sandbox") / "tools",
+        refusals=JsonSchemas(keep=16).refusals, left_out=left_out,
+    )  # fmt: skip
+
+
+def known_operations(settings: Settings, home: Home) -> list[Entry]:
+    """Return what a gateway on *home* would know of OpenAPI documents at its start; a refused one brings nothing."""
+    sources = [document_source(name, settings, home) for name in settings.openapi]
+    found: list[Entry] = []
+    for source in sources:
+        with suppress(ConfigError):
+            found += source.load()
+    return found
+
+
+def _operations(engines: Engines, home: Home, documents: Sequence[OpenApiSource]) -> dict[str, Executor]:
+    """Return what runs the operations of OpenAPI documents: jobs like all others."""
+    jobs = SandboxExecutor(
+        engines.sandbox, engines.artifacts, Workspaces(home.workspaces), log=engines.log, supplies=engines.supplies
+    )
+    plans = [document.plan_of for document in documents]
+    found = OpenApiExecutor(jobs, lambda entry: next((plan for of in plans if (plan := of(entry)) is not None), None))
+    return {"openapi_proxy": found}
+
+
+class NoSource:
+    """A source of nothing."""
+
+    def load(self) -> Iterable[Entry]:
+        """As the port."""
+        return []
 
 
 class LastGood:

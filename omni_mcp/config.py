@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.hosts import check_exact_host
 from omni_mcp.contracts.manifest import Closed, ServerName, ShareName
+from omni_mcp.contracts.openapi import OpenApiSettings
 from omni_mcp.server_definition import RESERVED_NAMES, ServerDefinition
 
 
@@ -202,6 +203,9 @@ class Settings(Closed):
     servers: dict[FreeName, ServerDefinition] = Field(
         {}, description="Name = a server behind the gateway: a `command` in the sandbox, or a `url`."
     )
+    openapi: dict[FreeName, OpenApiSettings] = Field(
+        {}, description="Name = an OpenAPI document whose operations become the tools of a server of that name."
+    )
     secrets: dict[str, str] = Field({}, description="Name = `env:VARIABLE` or `file:/path`: references, never values.")
     shares: dict[ShareName, Annotated[str, AfterValidator(_shared_place)]] = Field(
         {}, description="Name = `/path` of a directory that manifests may name in `binding.shares`, read-only."
@@ -253,6 +257,20 @@ def _loose_ends(file: Path, text: str, settings: Settings) -> Iterator[Problem]:
             yield Problem(
                 file=str(file), line=_line_of(text, location), path="$." + ".".join(location),
                 message=f"[secrets] defines no {credential.secret!r}",
+            )  # fmt: skip
+    for name, document in settings.openapi.items():
+        location = ["openapi", name]
+        for wanted in document.credentials:
+            if wanted.secret not in settings.secrets:
+                yield Problem(
+                    file=str(file), line=_line_of(text, [*location, "credentials"]),
+                    path="$." + ".".join([*location, "credentials"]),
+                    message=f"[secrets] defines no {wanted.secret!r}",
+                )  # fmt: skip
+        if name in settings.servers:
+            yield Problem(
+                file=str(file), line=_line_of(text, location), path="$." + ".".join(location),
+                message=f"there is a server {name!r} already",
             )  # fmt: skip
 
 

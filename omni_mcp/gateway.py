@@ -17,7 +17,7 @@ from omni_mcp.chain.decide import Decisions
 from omni_mcp.chain.execute import Freeze
 from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
-from omni_mcp.config import Settings, changed_keys, load_settings
+from omni_mcp.config import Settings, changed_keys, load_settings, surface_of
 from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.call import Call
 from omni_mcp.contracts.errors import ConfigError, LogUnavailable
@@ -43,11 +43,16 @@ from omni_mcp.protocol.capabilities import ServerInfo
 from omni_mcp.serving.changes import Changes
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.http import build_http
+from omni_mcp.serving.in_process import InProcess
 from omni_mcp.serving.metrics import Metrics
 from omni_mcp.serving.rejections import Rejections
 from omni_mcp.serving.reports import Reports
 from omni_mcp.serving.runbook import Runbook
+from omni_mcp.serving.runs_server import SERVER as RUNS
 from omni_mcp.serving.runs_server import RunsExecutor
+from omni_mcp.serving.search_server import SERVER as TOOLS
+from omni_mcp.serving.search_server import SearchableCatalog, SearchExecutor
+from omni_mcp.serving.surface import Surfaces
 from omni_mcp.upstreams import Behind, News
 
 WATCH_S = 1.0
@@ -109,11 +114,13 @@ class Gateway:
         self._runbook = Runbook(engines.log, idle_s=settings.server.session_idle_s)
         rejections = Rejections(engines.log, engines.gateway_run, counted=self._metrics.rejected)
         runs = RunsExecutor(engines.log, engines.artifacts)
+        self._named = SearchableCatalog(engines.catalog)
+        search = SearchExecutor(self._named, engines.policy)
         parts = Parts(
             record=self._record,
             limit=self._limit,
             decisions=self._decisions,
-            catalog=engines.catalog,
+            catalog=self._named,
             desk=engines.desk,
             schemas=JsonSchemas(),
             artifacts=engines.artifacts,
@@ -126,7 +133,7 @@ class Gateway:
                     log=engines.log,
                     supplies=engines.supplies,
                 ),
-                "inproc_safe": runs,
+                "inproc_safe": InProcess({RUNS: runs, TOOLS: search}),
                 "mcp_remote": engines.behind.executor,
                 **executors,
             },
@@ -137,7 +144,7 @@ class Gateway:
         self.handle = call_chain(parts)
         self.edge = Edge(
             handle=self.handle,
-            catalog=engines.catalog,
+            catalog=self._named,
             policy=engines.policy,
             log=engines.log,
             runbook=self._runbook,
@@ -152,6 +159,7 @@ class Gateway:
             completer_of=lambda entry: completers.get(entry.server) or engines.behind.completers.get(entry.server),
             watch=engines.behind.watch,
             end_round=self._record.end_round,
+            surfaces=Surfaces(engines.policy, lambda profile: surface_of(settings, profile)),
         )
         self.http_app = build_http(self.edge, engines.identities, settings.server, status=self.status)
 
@@ -277,10 +285,10 @@ class Gateway:
             await engines.desk.recheck(reload.version, self._still_asks, self._is_current)
 
     def _still_asks(self, call: Call) -> bool:
-        return self._decisions.still_asks(call, self._engines.catalog.find(call.profile, call.kind, call.name))
+        return self._decisions.still_asks(call, self._named.find(call.profile, call.kind, call.name))
 
     def _is_current(self, question: Approval) -> bool:
-        get = self._engines.catalog.get
+        get = self._named.get
         entries = (get(kind, question.server, question.tool) for kind in ENTRY_KINDS)
         return any(entry is not None and entry.digest == question.definition_digest for entry in entries)
 

@@ -71,9 +71,18 @@ def _make_cells(control: socket.socket, setup: Frame) -> None:
             jobs.reap(-1, os.WNOHANG)
         if CONTROL_FD in readable:
             _, descriptors = wire.receive_with(control, 1)
-            if os.fork() == 0:
-                _become_cell(socket.socket(fileno=descriptors[0]), setup)
-            os.close(descriptors[0])
+            _make_cell(socket.socket(fileno=descriptors[0]), setup)
+
+
+def _make_cell(channel: socket.socket, setup: Frame) -> None:
+    """Fork one cell. If the system has no room for it, only this cell is refused: others of this template run."""
+    try:
+        if os.fork() == 0:
+            _become_cell(channel, setup)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            wire.send(channel, {"kind": "failed", "what": f"fork: {error.strerror}"})
+    channel.close()
 
 
 def _become_cell(channel: socket.socket, setup: Frame) -> None:

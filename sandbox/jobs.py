@@ -186,7 +186,7 @@ def _command(order: Frame, workspace: str) -> tuple[list[str], int]:
         return order["argv"], 0
     if order["bundled"]:
         return [], 0
-    place = "/tmp" if workspace == WORKSPACE else workspace  # a cell's workspace may be read-only, the host's /tmp shared
+    place = "/tmp" if workspace == WORKSPACE else workspace  # a cell's workspace may be read-only
     held = _moved_up([worker.hold(order["arguments"], place)])[0]
     return worker.command(order["function"], arguments_fd=_RESULT + 1, result_fd=_RESULT), held
 

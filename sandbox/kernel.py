@@ -26,6 +26,7 @@ CLONE_NEWNET = 0x40000000
 _PR_SET_DUMPABLE = 4
 _PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -77,6 +78,11 @@ def bring_loopback_up() -> None:
 def set_dumpable(on: bool) -> None:
     """Say whether other processes of the same user may read this one through /proc."""
     _checked(_libc.prctl(_PR_SET_DUMPABLE, int(on), 0, 0, 0), "PR_SET_DUMPABLE")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant that loses its own."""
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
 
 
 def set_no_new_privileges() -> None:

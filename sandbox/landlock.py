@@ -133,7 +133,9 @@ def keep_signals_in() -> bool:
     scopes = _since(_SCOPES_SINCE, abi())
     if not scopes:
         return False
-    enforce(_create_ruleset(0, 0, scopes))
+    ruleset = _create_ruleset(_REFER, 0, scopes)  # a ruleset without this right takes it away all the same
+    _allow_beneath(ruleset, "/", _REFER)
+    enforce(ruleset)
     return True
 
 

@@ -1,8 +1,8 @@
 """Where no namespaces can be had: runs one job as a plain process tree under Landlock and the system call filter.
 
 The counterpart of `init.py`, with the same frames, for profiles that say `posture = "landlock"`. It is weaker than a
-cell, and `NOT_STOPPED` says where. This process supervises: whatever the job leaves behind becomes its child, and it
-kills until it has none. It lives as long as the gateway's end of either socket, and SIGTERM ends it in the same way;
+cell, and `not_stopped.toml` says where. This process supervises: whatever the job leaves behind becomes its child, and
+it kills until it has none. It lives as long as the gateway's end of either socket, and SIGTERM ends it in the same way;
 SIGKILL leaves grandchildren alive. Standard library only; `python3 -I -S -B plain.py`.
 
 Descriptors on entry: 0, 1 nothing; 2 for last words; 3 the control socket.
@@ -31,7 +31,7 @@ import wire
 CONTROL_FD = 3
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _DESCRIPTORS_OF_AN_ORDER = 4
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_PDEATHSIG = 1
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SETTINGS = (
     "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives",
@@ -51,7 +51,7 @@ def main() -> None:
     """Say that we are here, take the one job, run it, end with everything that it started.
 
     The setup frame: `workspace`, a private directory made by the caller; `read`, `write`, `execute`, host paths besides
-    the system's; `alone`, whether no other process runs as our user.
+    the system's; `alone`, whether no other process of the gateway runs as our user, so the limit of processes is ours.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(CONTROL_FD, False)
@@ -72,7 +72,7 @@ def _serve_one_job(channel: socket.socket, setup: Frame) -> None:
     except (OSError, ValueError) as error:
         wire.send(channel, {"kind": "failed", "what": str(error)})
         return
-    kill = functools.partial(kill_descendants, at_once=kept_in or setup["alone"])
+    kill = functools.partial(kill_descendants, at_once=kept_in)
     order["environment"] |= {**_OWN_VARIABLES, "HOME": setup["workspace"], "TMPDIR": setup["workspace"]}
     before_start = functools.partial(_give_up_the_rest, setup, order["rlimits"], os.getpid())
     try:
@@ -104,7 +104,7 @@ def _seal(order: Frame) -> tuple[list[str], bool]:
         raise ValueError("the kernel has no Landlock")
     if order["listen"]:
         raise ValueError("a plain process has no network")
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    kernel.adopt_orphans()
     kernel.drop_capabilities()
     kernel.set_no_new_privileges()
     kernel.set_dumpable(False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
 # mseal; numbers from 424 on are the same on both architectures. Looked at and not offered, because nothing needs them:
@@ -22,13 +22,16 @@ _PERSONALITIES = (0, 0xFFFFFFFF)  # reset to the default, ask what it is
 _PRCTL_REFUSED = (35, 62)  # PR_SET_MM; PR_SCHED_CORE, which can idle the other half of a core
 _SCHEDULERS = (0, 3, 5)  # SCHED_OTHER, SCHED_BATCH, SCHED_IDLE
 _RESET_ON_FORK = 0x40000000
-_SET_USER_ID = 0o4000  # S_ISUID: in a directory of the host such a file would lend its owner's rights to whoever finds it
+_SET_USER_ID = 0o4000  # S_ISUID: on the host such a file lends its owner's rights to whoever finds it
 _CREATES_A_FILE = 0x40 | 0x400000  # O_CREAT, __O_TMPFILE; without them the kernel does not look at the mode
+_PRIO_USER, _IOPRIO_WHO_USER = 2, 3
+_F_SETPIPE_SZ = 1031  # pipes of a size of their own: memory that only a memory cgroup counts
 _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # reserved huge pages: no memory cgroup counts them
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
 _INTERNET_PROTOCOLS = (0, 6, 17)  # the default, TCP, UDP; not SCTP, DCCP, UDP-Lite, MPTCP, ping
 _SOL_SOCKET, _SOL_TCP, _SOL_UDP = 1, 6, 17
+_BUFFER_SIZES = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, the same with FORCE: memory that only a memory cgroup counts
 _OPTIONS_REFUSED = {
     _SOL_SOCKET: (26, 50, 51, 52),  # SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, the same with EBPF
     _SOL_TCP: (31,),  # TCP_ULP: TLS in the kernel
@@ -74,14 +77,15 @@ DENIED: Numbers = {
 UNCOUNTED_MEMORY: Numbers = {
     "memfd_create": (319, 279), "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190),
     "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189),
-    "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180),
+    "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180), "vmsplice": (278, 75),
 }  # fmt: skip
 CONDITIONAL: Numbers = {
     "mmap": (9, 222), "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "creat": (85, None),
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "mknod": (133, None),
     "mknodat": (259, 33), "memfd_create": (319, 279), "clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29),
     "prctl": (157, 167), "prlimit64": (302, 261), "sched_setscheduler": (144, 119), "personality": (135, 92),
-    "socket": (41, 198), "socketpair": (53, 199), "setsockopt": (54, 208),
+    "socket": (41, 198), "socketpair": (53, 199), "setsockopt": (54, 208), "setpriority": (141, 140),
+    "ioprio_set": (251, 30), "sched_setparam": (142, 118), "sched_setaffinity": (203, 122), "fcntl": (72, 25),
 }  # fmt: skip
 
 
@@ -101,7 +105,8 @@ def build_filter(machine: str, *, unix_sockets: bool, count_memory: bool, socket
     column = 0 if machine == "x86_64" else 1
     refused = {**DENIED, **(UNCOUNTED_MEMORY if count_memory else {})}
     program = _preamble(machine)
-    for name, body in _conditions(unix_sockets=unix_sockets, sockets=sockets).items():
+    conditions = _conditions(unix_sockets=unix_sockets, sockets=sockets, count_memory=count_memory)
+    for name, body in conditions.items():
         number = CONDITIONAL[name][column]
         if number is not None and name not in refused:
             program += _when((number,), body + _instruction(_RETURN, _ALLOW))
@@ -111,8 +116,9 @@ def build_filter(machine: str, *, unix_sockets: bool, count_memory: bool, socket
     return program + _instruction(_RETURN, _ALLOW)
 
 
-def _conditions(*, unix_sockets: bool, sockets: bool) -> dict[str, bytes]:
+def _conditions(*, unix_sockets: bool, sockets: bool, count_memory: bool) -> dict[str, bytes]:
     """Return for each conditional call the instructions that refuse it or fall through. The busiest come first."""
+    sizes = _BUFFER_SIZES if count_memory else ()
     schedulers = (*_SCHEDULERS, *(policy | _RESET_ON_FORK for policy in _SCHEDULERS))
     return {
         "mmap": _argument(3) + _refuse_bits(_MAP_HUGETLB, errno.ENOMEM),
@@ -131,13 +137,27 @@ def _conditions(*, unix_sockets: bool, sockets: bool) -> dict[str, bytes]:
         "mknod": _no_set_user_id(1),
         "mknodat": _no_set_user_id(2),
         "prlimit64": _argument(0) + _demand((0,), errno.EPERM),  # the limits of others, process 1 among them
-        "sched_setscheduler": _argument(1) + _demand(schedulers, errno.EPERM),
+        "sched_setscheduler": _not_process_1(0) + _argument(1) + _demand(schedulers, errno.EPERM),
+        "sched_setparam": _not_process_1(0),
+        "sched_setaffinity": _not_process_1(0),
+        "setpriority": _of_own_processes(_PRIO_USER),
+        "ioprio_set": _of_own_processes(_IOPRIO_WHO_USER),
+        "fcntl": _argument(1) + _refuse_if((_F_SETPIPE_SZ,), errno.EPERM) if count_memory else b"",
         "personality": _argument(0) + _demand(_PERSONALITIES, errno.EPERM),
         "memfd_create": _argument(1) + _refuse_bits(_MFD_HUGETLB, errno.EPERM),
         "socket": _socket(unix_sockets) if sockets else _refuse(errno.EAFNOSUPPORT),
         "socketpair": _socketpair(any_type=unix_sockets and sockets),
-        "setsockopt": _setsockopt(),
+        "setsockopt": _setsockopt({**_OPTIONS_REFUSED, _SOL_SOCKET: (*_OPTIONS_REFUSED[_SOL_SOCKET], *sizes)}),
     }
+
+
+def _not_process_1(pid: int) -> bytes:
+    """It guards the cell under the same user: no job may slow it down."""
+    return _argument(pid) + _refuse_if((1,), errno.EPERM)
+
+
+def _of_own_processes(every_process_of_a_user: int) -> bytes:
+    return _argument(0) + _refuse_if((every_process_of_a_user,), errno.EPERM) + _not_process_1(1)
 
 
 def _no_set_user_id(mode: int) -> bytes:
@@ -171,9 +191,9 @@ def _socketpair(*, any_type: bool) -> bytes:
     return body if any_type else body + _argument(1) + _refuse_bits(0xA, errno.EPROTONOSUPPORT)
 
 
-def _setsockopt() -> bytes:
+def _setsockopt(refused: Mapping[int, Sequence[int]]) -> bytes:
     body = b""
-    for level, options in _OPTIONS_REFUSED.items():
+    for level, options in refused.items():
         body += _argument(1) + _when((level,), _argument(2) + _refuse_if(options, errno.ENOPROTOOPT))
     return body
 

@@ -10,6 +10,9 @@ import socket
 from typing import Any
 
 _CLONE_NEWUSER = 0x10000000
+_PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS = 21, 39
+_CAPABILITY_VERSION_3 = 0x20080522
+_LIMITS = ("RLIMIT_NPROC", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_RTPRIO", "RLIMIT_NICE", "RLIMIT_CORE")
 
 
 def report(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +34,60 @@ def report(arguments: dict[str, Any]) -> dict[str, Any]:
         "processes": resource.getrlimit(resource.RLIMIT_NPROC)[1],
         "descriptors": _open_descriptors(),
     }
+
+
+def report_plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return facts about this plain process tree. `arguments["closed_paths"]` are host files that must not open."""
+    return {
+        "uids": sorted(set(os.getresuid())),
+        "capabilities": _capabilities(),
+        "no_new_privileges": _prctl(_PR_GET_NO_NEW_PRIVS),
+        "seccomp": _prctl(_PR_GET_SECCOMP),
+        "new_user_namespace": _errno_of_unshare(),
+        "readable": [path for path in arguments["closed_paths"] if _opens(path, os.O_RDONLY)],
+        "writable": [path for path in ("/tmp", "/var/tmp", "/dev/shm") if _can_make_a_file(path)],
+        "workspace_writable": _can_make_a_file("."),
+        "sockets": [family.name for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6) if _has(family)],
+        "limits": {name: resource.getrlimit(getattr(resource, name))[1] for name in _LIMITS},
+        "descriptors": _open_descriptors(),
+    }
+
+
+def _capabilities() -> int:
+    """Return our effective, permitted and inheritable capabilities, or-ed; /proc cannot be read here."""
+    header, sets = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None).capget(header, sets) != 0:
+        return -1
+    low, high = sets[0] | sets[1] | sets[2], sets[3] | sets[4] | sets[5]
+    return high << 32 | low
+
+
+def _prctl(option: int) -> int:
+    return int(ctypes.CDLL(None).prctl(option, 0, 0, 0, 0))
+
+
+def _opens(path: str, flags: int) -> bool:
+    try:
+        os.close(os.open(path, flags | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return False
+    return True
+
+
+def _can_make_a_file(directory: str) -> bool:
+    place = os.path.join(directory, f"omni-look-{os.getpid()}")
+    if not _opens(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL):
+        return False
+    os.unlink(place)
+    return True
+
+
+def _has(family: socket.AddressFamily) -> bool:
+    try:
+        socket.socket(family, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
 
 
 def _process_status() -> dict[str, str]:

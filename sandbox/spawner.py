@@ -5,8 +5,9 @@ as the gateway's end of its socket, and takes every cell with it. Standard libra
 `python3 -I -S -B spawner.py FD`.
 
 Each message on the socket (SOCK_SEQPACKET) is one JSON object. In: `sweep` (the cgroups to remove at the end, by what
-their paths begin with), `spawn` with four descriptors (0, 1, 2 and the control socket), `kill`. Out: `{"id", "pid"}`
-once, then `{"id", "exit"}`, negative for a signal.
+their paths begin with, and directories), `spawn` with four descriptors (0, 1, 2 and the control socket), `kill`. Out:
+`{"id", "pid"}` once, then `{"id", "exit"}`, negative for a signal. A request without `bwrap` starts a plain process
+tree; if its supervisor is killed, what is left of it is killed here before its exit is told.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import Any
@@ -46,6 +48,10 @@ class Spawner:
         self._ids: dict[int, int] = {}  # pid of bubblewrap → id of the request
         self._pids: dict[int, int] = {}
         self._sweep: list[str] = []
+        self._directories: list[str] = []
+        self._plain: set[int] = set()  # pids of supervisors
+        self._adopts = False
+        self._untold: list[Request] = []
 
     def serve(self) -> None:
         """Work until the gateway has gone, then end everything that was started."""
@@ -79,52 +85,97 @@ class Spawner:
             if request["op"] == "spawn":
                 self._spawn(request, descriptors)
             elif request["op"] == "sweep":
-                self._sweep = request["prefixes"]
+                self._sweep, self._directories = request["prefixes"], request["directories"]
             elif request["id"] in self._pids:
-                os.kill(self._pids[request["id"]], signal.SIGKILL)  # our child, not reaped: the number is still its own
+                _send(self._pids[request["id"]], request["signal"])
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         return True
 
     def _spawn(self, request: Request, descriptors: list[int]) -> None:
+        plain = request["bwrap"] is None
+        if plain and not self._adopts:
+            kernel.adopt_orphans()
+            self._adopts = True
         pid = os.fork()
         if pid == 0:
             start_cell(request, descriptors)
         self._ids[pid] = request["id"]
         self._pids[request["id"]] = pid
+        if plain:
+            self._plain.add(pid)
         self._say({"id": request["id"], "pid": pid})
 
     def _reap(self) -> None:
+        self._collect()
+        if self._kill_orphans():
+            return  # their end wakes us again
+        for message in self._untold:
+            self._say(message)
+        self._untold.clear()
+
+    def _collect(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                number = self._ids.pop(pid)
-                del self._pids[number]
-                self._say({"id": number, "exit": os.waitstatus_to_exitcode(status)})
+                self._plain.discard(pid)
+                number = self._ids.pop(pid, None)
+                if number is not None:  # else it was an orphan
+                    del self._pids[number]
+                    self._untold.append({"id": number, "exit": os.waitstatus_to_exitcode(status)})
+
+    def _kill_orphans(self) -> bool:
+        """Kill the children that we did not start: what a supervisor left that was killed. Returns whether any live."""
+        if not self._adopts:
+            return False
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            orphans = [pid for pid in map(int, file.read().split()) if pid not in self._ids]
+        for pid in orphans:
+            _send(pid, signal.SIGKILL)
+        return bool(orphans)
 
     def _say(self, message: Request) -> None:
         self._channel.send(json.dumps(message).encode())
 
     def _end_all(self) -> None:
-        """The gateway has gone: kill every cell, and remove the cgroups that it can no longer remove."""
+        """The gateway has gone: kill everything, and remove the cgroups and directories that it no longer can."""
         for pid in self._ids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _send(pid, signal.SIGTERM if pid in self._plain else signal.SIGKILL)
         deadline = time.monotonic() + _LAST_WORDS_S
+        told = deadline - _LAST_WORDS_S / 2
         while time.monotonic() < deadline:
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            self._collect()
+            if time.monotonic() > told:
+                for pid in self._plain:
+                    _send(pid, signal.SIGKILL)
+            lives = self._kill_orphans() or bool(self._plain)
             groups = [group for prefix in self._sweep for group in glob.glob(f"{glob.escape(prefix)}*")]
             for group in groups:
                 with contextlib.suppress(OSError):  # somebody in it is still dying
                     os.rmdir(group)
-            if not groups:
-                return
+            if not groups and not lives:
+                break
             time.sleep(0.01)
+        if self._directories:
+            self._remove_directories()
+
+    def _remove_directories(self) -> None:
+        import shutil  # large, and of use once at the end, if at all
+
+        for directory in self._directories:
+            with contextlib.suppress(OSError, RecursionError):
+                shutil.rmtree(directory)
+
+
+def _send(pid: int, number: int) -> None:
+    """Send a signal to a child of ours, not reaped: the number is still its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+        if number != signal.SIGKILL:
+            os.kill(pid, signal.SIGCONT)
 
 
 def start_cell(request: Request, descriptors: list[int]) -> None:
@@ -137,7 +188,9 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
             _join(procs)
         step = "stage"
         bwrap, sources = request["bwrap"], request["sources"]
-        if request["stage"]:
+        if request["stage"] and bwrap is None:
+            _uncover(sources)
+        elif request["stage"]:
             bwrap, *sources = _staged([bwrap, *sources])
         step = "user"
         if request["uid"] is not None:
@@ -146,6 +199,8 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
             os.setresuid(request["uid"], request["uid"], request["uid"])
         kernel.set_no_new_privileges()
         step = "exec"
+        if bwrap is None:
+            os.execve(request["command"][0], request["command"], {"PATH": "/usr/bin:/bin"})
         _exec(bwrap, request, sources, spare)
     except BaseException as error:
         os.write(2, f"omni-spawner: {step}: {error}\n".encode())
@@ -185,17 +240,52 @@ def _staged(sources: list[str]) -> list[str]:
     kernel.mount("none", "/", "none", kernel.MS_REC | kernel.MS_PRIVATE)
     opened = [os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC) for source in sources]
     kernel.mount("tmpfs", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
-    places = []
-    for number, descriptor in enumerate(opened):
-        place = f"{_STAGE}/{number}"
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
-            os.mkdir(place)
-        else:
-            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        kernel.mount(f"/proc/self/fd/{descriptor}", place, "none", kernel.MS_BIND | kernel.MS_REC)
-        os.close(descriptor)
-        places.append(place)
+    places = [f"{_STAGE}/{number}" for number in range(len(opened))]
+    for place, descriptor in zip(places, opened, strict=True):
+        _bind(descriptor, place)
     return places
+
+
+def _uncover(paths: list[str]) -> None:
+    """Have every user reach *paths* where they are, in a mount namespace that only this process tree sees.
+
+    A directory above one of them that is closed to others is hidden behind an empty one, with those paths in it.
+    """
+    covers = {path: cover for path in paths if (cover := _closed_above(path))}
+    if not covers:
+        return
+    try:
+        kernel.unshare(kernel.CLONE_NEWNS)
+    except PermissionError:
+        return  # as in `_staged`
+    kernel.mount("none", "/", "none", kernel.MS_REC | kernel.MS_PRIVATE)
+    opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in sorted(covers)}
+    for cover in set(covers.values()):
+        kernel.mount("tmpfs", cover, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
+    for path, descriptor in opened.items():
+        if not os.path.lexists(path):  # else it is in one of the others
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _bind(descriptor, path)
+
+
+def _closed_above(path: str) -> str:
+    """Return the first directory on the way to *path* that others cannot go through; nothing if they can."""
+    place = ""
+    for name in path.split("/")[1:-1]:
+        place = f"{place}/{name}"
+        if not os.stat(place).st_mode & stat.S_IXOTH:
+            return place
+    return ""
+
+
+def _bind(descriptor: int, place: str) -> None:
+    """Make *place*, and have there what *descriptor* holds, which is closed."""
+    if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+        os.mkdir(place)
+    else:
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    kernel.mount(f"/proc/self/fd/{descriptor}", place, "none", kernel.MS_BIND | kernel.MS_REC)
+    os.close(descriptor)
 
 
 def _exec(bwrap: str, request: Request, sources: list[str], spare: int) -> None:

@@ -20,6 +20,8 @@ _NAMESPACES = (
     | kernel.CLONE_NEWUTS
 )  # fmt: skip
 _HARMLESS = kernel.MS_NOSUID | kernel.MS_NODEV
+_SMALL_BUFFERS = "4096 16384 32768"  # bytes of a socket: least, usual, most; no cgroup counts them
+_INOTIFY_INSTANCES = "32"  # of the 128 or so that the kernel gives a user
 _FIRST_SIZE = "size=64k,nr_inodes=256,mode="  # until `seal` sets what the job may have
 
 _OLDEST_LANDLOCK = 2  # the one before forbids every move between directories
@@ -48,6 +50,10 @@ def furnish(setup: Setup) -> list[str]:
         for place, handle in beneath:
             _bind_again(place, handle)
     kernel.bring_loopback_up()
+    if setup["count_memory"]:
+        for name in ("tcp_rmem", "tcp_wmem"):
+            _write(f"/proc/sys/net/ipv4/{name}", _SMALL_BUFFERS)
+    _write("/proc/sys/user/max_inotify_instances", _INOTIFY_INSTANCES)
     return ["own-namespaces", "loopback"]
 
 

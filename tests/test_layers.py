@@ -28,7 +28,15 @@ MAY_IMPORT = {
     "filewatch": set(),
     "upstreams": {"contracts", "engines", "paths", "server_definition", "servers_file"},
     "gateway": {
-        "contracts", "chain", "protocol", "engines", "serving", "config", "paths", "filewatch", "upstreams",
+        "contracts",
+        "chain",
+        "protocol",
+        "engines",
+        "serving",
+        "config",
+        "paths",
+        "filewatch",
+        "upstreams",
     },
 }
 MAY_IMPORT["assembly"] = MAY_IMPORT["gateway"] | {"gateway"}

@@ -43,6 +43,7 @@ class Plan:
     profile: Profile
     job: Job
     use_cgroups: bool
+    use_namespaces: bool
     as_json: bool
 
 
@@ -86,9 +87,10 @@ class Story:
 @click.option("--read", multiple=True, metavar="DIR", help="Show a directory, read-only, at the same place.")
 @click.option("--posture", type=click.Choice(get_args(Posture)), help="The least isolation that does.")
 @click.option("--no-cgroup", is_flag=True, help="Do without cgroups.")
+@click.option("--no-namespaces", is_flag=True, help="Do without namespaces; needs --posture landlock.")
 @click.option("--json", "as_json", is_flag=True, help="How it ended, as the last line of stderr.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(command: tuple[str, ...], as_json: bool, no_cgroup: bool, workspace: Path | None, **options: Any) -> None:
+def run(command: tuple[str, ...], as_json: bool, workspace: Path | None, **options: Any) -> None:
     """Run a command in a fresh cell: no network, no files of yours, limits on everything.
 
     \b
@@ -101,7 +103,7 @@ def run(command: tuple[str, ...], as_json: bool, no_cgroup: bool, workspace: Pat
     130 and 143 after Ctrl-C and SIGTERM; 141 if the output cannot be written; 2 wrong usage.
     """
     open_missing_descriptors()
-    plan = plan_of(command, options, use_cgroups=not no_cgroup, as_json=as_json)
+    plan = plan_of(command, options, as_json=as_json)
     try:
         given = GivenWorkspace(workspace, plan.job.limits) if workspace is not None else None
         sys.exit(asyncio.run(carry_out(plan, given)))
@@ -114,7 +116,7 @@ def run(command: tuple[str, ...], as_json: bool, no_cgroup: bool, workspace: Pat
         sys.exit(128 + signal.SIGINT)
 
 
-def plan_of(command: tuple[str, ...], options: dict[str, Any], *, use_cgroups: bool, as_json: bool) -> Plan:
+def plan_of(command: tuple[str, ...], options: dict[str, Any], *, as_json: bool) -> Plan:
     """Return what the options ask for.
 
     Raises:
@@ -142,7 +144,10 @@ def plan_of(command: tuple[str, ...], options: dict[str, Any], *, use_cgroups: b
         profile=name, argv=command, limits=profile.limits, posture=profile.posture, egress=profile.hosts,
         networks=options["allow_network"], environment=_variables(options["env"]),
     )  # fmt: skip
-    return Plan(profile=profile, job=job, use_cgroups=use_cgroups, as_json=as_json)
+    return Plan(
+        profile=profile, job=job, as_json=as_json,
+        use_cgroups=not options["no_cgroup"], use_namespaces=not options["no_namespaces"],
+    )  # fmt: skip
 
 
 def _with_options(base: Profile, options: dict[str, Any]) -> Profile:
@@ -216,7 +221,8 @@ async def _in_cell(plan: Plan, given: GivenWorkspace | None, outputs: list[Outpu
     try:
         async with open_sandbox(
             profiles={job.profile: plan.profile}, sandbox_dir=bundled("sandbox"), max_jobs=1,
-            use_cgroups=plan.use_cgroups, first=None if plan.profile.read else job.profile,
+            use_cgroups=plan.use_cgroups, use_namespaces=plan.use_namespaces,
+            first=None if plan.profile.read else job.profile,
         ) as sandbox:  # fmt: skip
             story.isolation = sandbox.isolation()
             stdin.start()

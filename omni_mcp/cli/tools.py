@@ -1,4 +1,4 @@
-"""`tools` lists, shows and lints tools as their manifests define them, with or without a running gateway."""
+"""`tools` lists, shows and lints tools as their manifests define them, and asks a running gateway about the others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from omni_mcp.cli.tools_cost import cost
+from omni_mcp.cli.tools_try import search, try_tool
 from omni_mcp.contracts.errors import NotFound, Problem
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.tool import Entry
@@ -19,7 +21,12 @@ EXIT_FAILED = 1
 
 @click.group()
 def tools() -> None:
-    """List, show and lint tools."""
+    """List, show, lint, search and try tools, and say what they cost."""
+
+
+tools.add_command(cost)
+tools.add_command(search)
+tools.add_command(try_tool)
 
 
 @tools.command("list")

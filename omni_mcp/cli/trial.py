@@ -18,6 +18,7 @@ from omni_mcp.engines.policy.policy import CedarPolicy
 from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
 from omni_mcp.paths import Home, bundled
 from omni_mcp.serving.runs_server import RunsSource
+from omni_mcp.serving.search_server import OWN
 from omni_mcp.upstreams import known_entries as entries_behind
 
 _PUBLIC_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*?__\S{1,512}")
@@ -49,7 +50,7 @@ def known_entries(home: Home) -> list[Entry]:
     """
     shipped = ManifestDirectory(path=bundled("manifests"), bundled=True)
     code = bundled("sandbox") / "tools"
-    own = [*RunsSource().load(), *_of_servers(home)]
+    own = [*RunsSource().load(), *OWN.values(), *_of_servers(home)]
     try:
         return own + list(ManifestSource([shipped, ManifestDirectory(path=home.manifests)], code=code).load())
     except ConfigError:

@@ -70,7 +70,8 @@ class OperationSettings(Closed):
 
     def labels_for(self, method: str) -> Labels:
         """Return the labels of an operation with this *method*."""
-        reads = self.read_only if self.read_only is not None else method in ("get", "head")
+        harmless = not self.destructive and self.side_effects != "non_idempotent"
+        reads = self.read_only if self.read_only is not None else method in ("get", "head") and harmless
         return Labels(
             read_only=reads,
             destructive=self.destructive if self.destructive is not None else not reads,

@@ -267,6 +267,10 @@ class Sandbox(Protocol):
         """
         ...
 
+
+class ServerSandbox(Sandbox, Protocol):
+    """Runs servers in cells, too."""
+
     def serve(
         self,
         job: Job,

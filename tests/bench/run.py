@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from omni_mcp.config import LimitSettings, Settings
+from omni_mcp.config import LimitSettings, Settings, SurfaceSettings
 from omni_mcp.protocol.frames import Request
 from omni_mcp.serving.session import Nowhere
 from omni_mcp.testing import ALLOW_ALL, ANN, Canary, local_gateway
@@ -162,7 +162,8 @@ async def list_cpu_ms(tools: int, times: int) -> float:
         canary = Canary(Path(directory) / "touched", server="bench")
         for number in range(tools):
             canary.tool(f"tool_{number}", definition={"description": "Does one thing well and says what it did."})
-        settings = Settings(limits=LimitSettings(calls_per_minute=1_000_000))
+        limits = LimitSettings(calls_per_minute=1_000_000)
+        settings = Settings(limits=limits, surface=SurfaceSettings(mode="full"))
         async with (
             local_gateway(ALLOW_ALL, canary=canary, settings=settings) as here,
             here.client(version=world.OLD) as c,

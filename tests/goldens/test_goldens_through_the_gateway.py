@@ -13,6 +13,7 @@ from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.manifest import ToolManifest
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.paths import bundled
+from omni_mcp.serving.search_server import OWN
 from omni_mcp.testing import ALLOW_ALL, LocalGateway, MemoryClient, error_of, local_gateway
 from tests.tools.golden_matcher import matches
 
@@ -28,6 +29,7 @@ IN_PROCESS = {
     ("tool", "runs", "list"), ("tool", "runs", "read"), ("tool", "runs", "search"), ("tool", "runs", "explain"),
     ("resource", "runs", "run://latest"), ("resource_template", "runs", "run://{run}"),
     ("resource_template", "runs", "artifact://{sha256}"),
+    ("tool", "tools", "search_tools"), ("tool", "tools", "call_tool"),
 }  # fmt: skip
 
 
@@ -70,7 +72,7 @@ async def test_a_tool_passes_its_golden_call_in_a_cell_and_the_record_says_so(to
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_what_runs_in_the_gateways_own_process_is_this_closed_list(here: LocalGateway) -> None:
-    entries = here.gateway.catalog.all_entries()
+    entries = [*here.gateway.catalog.all_entries(), *OWN.values()]
     assert {entry.key for entry in entries if entry.binding != "sandbox_job"} == IN_PROCESS
     assert {entry.key for entry in entries if entry.binding == "inproc_safe"} == IN_PROCESS
 

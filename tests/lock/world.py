@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from omni_mcp.config import Settings, SurfaceSettings
 from omni_mcp.contracts.events import draft
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.lock import NAME_FIELDS, launch_parts
@@ -112,7 +113,10 @@ async def a_world(canary: Canary, directory: Path, server: Server, rules: str = 
     lock = LockFile(directory / "home" / "omni.lock")
     lock.reload()
     source = LockedSource(server, lock, launch_of=server.launch_of)
-    async with local_gateway(rules, sources=[source], executors={"mcp_remote": canary}, directory=directory) as here:
+    everything = Settings(surface=SurfaceSettings(mode="full"))
+    async with local_gateway(
+        rules, sources=[source], executors={"mcp_remote": canary}, directory=directory, settings=everything
+    ) as here:
         world = World(here, server, source, lock)
         source.listen(world.record)
         yield world

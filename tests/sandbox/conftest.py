@@ -108,7 +108,7 @@ def opened(profiles: dict[str, Profile], sandbox_dir: Path) -> Opener:
 
 def usable(sandbox: BubblewrapSandbox) -> BubblewrapSandbox:
     isolation = sandbox.isolation()
-    if isolation.posture == "none":
+    if not isolation.at_least("no-cgroup"):
         lacking("userns" if isinstance(find_bwrap(), str) else "bwrap", f"no sandbox here: {isolation.missing}")
     return sandbox
 

@@ -288,7 +288,7 @@ class WeakSandbox:
     def isolation(self) -> Isolation:
         return Isolation(posture="none", missing={"bubblewrap": "not installed"})
 
-    async def run(self, job: Job) -> JobEnd:
+    async def run(self, job: Job, *, streams: object = None, on_connection: object = None) -> JobEnd:
         raise AssertionError("a job was dispatched without isolation")
 
 

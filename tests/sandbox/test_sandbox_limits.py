@@ -234,7 +234,10 @@ async def test_more_jobs_than_slots_wait_their_turn(sandbox: BubblewrapSandbox) 
         (Job(profile="job", argv=("true",), files={"big": b"x" * (2 << 20)}, limits=limits(disk_mib=1)), "larger than"),
         (Job(profile="job", argv=("true",), environment={"A=B": "c"}), "environment variable"),
         (Job(profile="job", function="a:b", arguments={"x": object()}), "JSON"),
-        (Job(profile="job", argv=("/nowhere/program",)), "No such file"),
+        (Job(profile="job", argv=("/nowhere/program",)), "there is no command '/nowhere/program' in the cell"),
+        (Job(profile="job", argv=("nowhere",)), "there is no command 'nowhere' in the cell"),
+        (Job(profile="job", argv=("/etc/passwd",)), "the command '/etc/passwd' may not be executed in the cell"),
+        (Job(profile="job", argv=("/workspace",)), "the command '/workspace' may not be executed in the cell"),
     ],
 )
 async def test_a_job_that_cannot_be_started_says_why(sandbox: BubblewrapSandbox, job: Job, word: str) -> None:

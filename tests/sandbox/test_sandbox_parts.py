@@ -202,7 +202,7 @@ async def test_the_isolation_names_every_layer_that_is_in_force(opened: Opener) 
     assert isolation.posture == "full" or "cgroup" in isolation.missing
 
 
-async def test_without_bubblewrap_nothing_runs_and_the_way_to_get_it_is_told(
+async def test_without_bubblewrap_no_cell_can_be_had_and_the_way_to_get_it_is_told(
     opened: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -210,7 +210,8 @@ async def test_without_bubblewrap_nothing_runs_and_the_way_to_get_it_is_told(
         isolation = sandbox.isolation()
         end = await sandbox.run(Job(profile="job", argv=("true",), posture="none"))
 
-    assert (isolation.posture, isolation.layers) == ("none", ())
+    assert isolation.posture in ("landlock", "none")
+    assert "own-namespaces" not in isolation.layers
     assert "apt install bubblewrap" in isolation.missing["bubblewrap"]
     assert end.reason == "sandbox_unavailable"
 
@@ -233,7 +234,7 @@ def test_a_bubblewrap_that_is_too_old_is_no_bubblewrap(
 @pytest.mark.parametrize(
     "words", ["setting up uid map: Permission denied", "Can't mount proc on /newroot/proc: Operation not permitted"]
 )
-async def test_a_bubblewrap_that_says_no_leaves_no_sandbox_and_its_reason(
+async def test_a_bubblewrap_that_says_no_leaves_no_cells_and_its_reason(
     opened: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
 ) -> None:
     """The host's own refusals, played by a program that answers as bubblewrap does there."""
@@ -249,7 +250,7 @@ async def test_a_bubblewrap_that_says_no_leaves_no_sandbox_and_its_reason(
         isolation = sandbox.isolation()
         end = await sandbox.run(Job(profile="job", argv=("true",)))
 
-    assert isolation.posture == "none"
+    assert isolation.posture in ("landlock", "none")
     assert words in str(isolation.missing)
     assert end.reason == "sandbox_unavailable"
 

@@ -229,9 +229,12 @@ VERDICTS: list[tuple[str, tuple[int, ...], int]] = [
     ("openat", (0xFFFFFF9C, 0, 0o0, 0o4755), ALLOW),  # what stands there without O_CREAT is not a mode
     ("openat", (0xFFFFFF9C, 0, HIGH | 0o2001, HIGH | 0o7777), ALLOW),
     ("openat", (0xFFFFFF9C, 0, 0o101, 0o755), ALLOW),
-    ("openat", (0xFFFFFF9C, 0, 0o101, HIGH | 0o3755), ALLOW),  # the group's bit gives nobody's rights away but the job's
-    *[("openat", (0xFFFFFF9C, 0, flags, mode), PERM) for flags in (0o101, HIGH | 0o100, 0o20200002, 0o20000000)
-      for mode in (0o4000, 0o4755, HIGH | 0o6711)],
+    ("openat", (0xFFFFFF9C, 0, 0o101, HIGH | 0o3755), ALLOW),  # the group's bit
+    *[
+        ("openat", (0xFFFFFF9C, 0, flags, mode), PERM)
+        for flags in (0o101, HIGH | 0o100, 0o20200002, 0o20000000)
+        for mode in (0o4000, 0o4755, HIGH | 0o6711)
+    ],
     ("openat2", (0xFFFFFF9C, 0, 0, 24), REFUSE | errno.ENOSYS),
     *[("fchmod", (3, mode), ALLOW) for mode in (0o755, 0o3777, HIGH | 0o755)],
     *[("fchmod", (3, mode), PERM) for mode in (0o4755, 0o4000, HIGH | 0o7777)],

@@ -18,7 +18,8 @@ from itertools import compress, pairwise
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.contracts.tool import Entry
 
-QUERY_WORDS = 32  # of a query; more are not looked at
+QUERY_WORDS = 16  # of a query; more are not looked at
+BEGINNINGS = 64  # words that are tried for one that is asked for
 TEXT_CHARACTERS = 4000  # of a description
 PARAMETERS = 200
 
@@ -71,10 +72,14 @@ class ToolIndex:
 
     def _scores_of(self, word: str, visible: Sequence[bool], seen: int, rooms: Sequence[float]) -> dict[int, float]:
         best: dict[int, float] = {}
+        tried = 0
         for found in self._alike(word):
             shown = [posting for posting in self._postings[found] if visible[posting[0]]]
             if not shown:
                 continue
+            tried += 1
+            if tried > BEGINNINGS:
+                break
             rarity = math.log(1 + (seen - len(shown) + 0.5) / (len(shown) + 0.5))
             factor = rarity * (_K1 + 1) * (1.0 if found == word else _BEGINS)
             scored = {number: factor * weight / (weight + rooms[number]) for number, weight in shown}

@@ -55,14 +55,12 @@ def read_body(document: Document, operation: Operation, book: SchemaBook) -> Bod
     schema: JsonObject | bool = book.convert(facts.get("schema", {}), (*at, "schema"), "request")
     parts: dict[str, JsonObject] = {}
     if form in ("form", "multipart"):
-        parts, schema = _parts(document, facts, at, schema, book)
+        parts, schema = _parts(document, facts, at, book)
     elif form == "base64":
         schema = {**_BYTES, "description": f"The body ({media}) as base64."}
     elif form == "text":
         schema = {**(schema if isinstance(schema, dict) and schema.get("type") == "string" else {}), "type": "string"}
-    return Body(
-        media=_concrete(media), form=form, required=value.get("required") is True, schema=schema, parts=parts
-    )
+    return Body(media=_concrete(media), form=form, required=value.get("required") is True, schema=schema, parts=parts)
 
 
 _ORDER = ("json", "form", "multipart", "text", "base64")
@@ -88,7 +86,7 @@ def _concrete(media: str) -> str:
 
 
 def _parts(
-    document: Document, facts: JsonObject, place: Place, schema: JsonObject | bool, book: SchemaBook
+    document: Document, facts: JsonObject, place: Place, book: SchemaBook
 ) -> tuple[dict[str, JsonObject], JsonObject]:
     """Return how each member of a form is written, and the schema of the form with its bytes as base64.
 
@@ -98,14 +96,14 @@ def _parts(
     source, at = document.resolve(facts.get("schema", {}), (*place, "schema"))
     if not isinstance(source.get("properties"), dict):
         raise Fault((*place, "schema"), "a form must be described as an object with properties")
-    encodings = facts.get("encoding") if isinstance(facts.get("encoding"), dict) else {}
+    encodings = _mapping(facts.get("encoding"))
     found: dict[str, JsonObject] = {}
     converted = book.convert(source, at, "request")
     assert isinstance(converted, dict)
     properties = dict(converted["properties"])
     for name in converted["properties"]:
         member, _ = document.resolve(source["properties"][name], (*at, "properties", name))
-        encoding = encodings.get(name) if isinstance(encodings.get(name), dict) else {}
+        encoding = _mapping(encodings.get(name))
         media = str(encoding.get("contentType", "")).partition(",")[0].strip()
         found[name] = {
             "media": media if _MEDIA.fullmatch(media) and "*" not in media else "",
@@ -119,12 +117,18 @@ def _parts(
     return found, {**converted, "properties": properties}
 
 
+def _mapping(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, dict) else {}
+
+
 def _is_bytes(document: Document, member: JsonObject, place: Place) -> bool:
     if member.get("type") == "array" and "items" in member:
         member, _ = document.resolve(member["items"], (*place, "items"))
     if member.get("format") == "binary":
         return True
-    return "contentMediaType" in member and not str(member["contentMediaType"]).startswith(("text/", "application/json"))
+    return "contentMediaType" in member and not str(member["contentMediaType"]).startswith(
+        ("text/", "application/json")
+    )
 
 
 def read_answer(document: Document, operation: Operation, book: SchemaBook) -> tuple[JsonObject | None, str]:
@@ -133,14 +137,14 @@ def read_answer(document: Document, operation: Operation, book: SchemaBook) -> t
     Raises:
         Fault: a response cannot be understood.
     """
-    responses = operation.value.get("responses") or {}
+    responses = operation.value.get("responses", {})
     if not isinstance(responses, dict):
         raise Fault((*operation.place, "responses"), "must be a mapping")
     good = {code: one for code, one in responses.items() if re.fullmatch(r"2[0-9X]{2}", code)}
     schemas: list[JsonValue] = []
     media: list[str] = []
     described = True
-    for code, one in (good or {"default": responses["default"]} if "default" in responses else good).items():
+    for code, one in good.items():
         value, place = document.resolve(one, (*operation.place, "responses", code))
         content = value.get("content") or {}
         if not isinstance(content, dict):
@@ -155,7 +159,7 @@ def read_answer(document: Document, operation: Operation, book: SchemaBook) -> t
                 described = False
     distinct = [one for n, one in enumerate(schemas) if one not in schemas[:n]]
     accept = ", ".join(dict.fromkeys(media[:8])) or "*/*"
-    if not distinct or not described or "default" in responses and not good:
+    if not distinct or not described:
         return None, accept
     only = distinct[0] if isinstance(distinct[0], dict) else {}
     return (only if len(distinct) == 1 else {"anyOf": distinct}), accept

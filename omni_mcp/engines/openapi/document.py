@@ -68,9 +68,9 @@ class Document:
             raise ConfigError(problems)
 
     @property
-    def title(self) -> str:
-        """What its author calls the interface."""
-        return str(self._root["info"].get("title") or "")
+    def version_said(self) -> str:
+        """The version of the interface, as its author writes it."""
+        return str(self._root["info"].get("version") or "")
 
     def problem(self, fault: Fault) -> Problem:
         """Return *fault* with its file and line."""
@@ -159,6 +159,8 @@ class Document:
             servers = holder.get("servers")
             if not servers:
                 continue
+            if not isinstance(servers, list):
+                raise Fault((*place, "servers"), "must be a list")
             urls = {self._server_url(server, (*place, "servers", index)) for index, server in enumerate(servers)}
             if urls != {base_url}:
                 raise Fault((*place, "servers"), f"is served elsewhere than {base_url}")
@@ -168,6 +170,8 @@ class Document:
         if not isinstance(server, dict) or not isinstance(server.get("url"), str):
             raise Fault(place, "must be a mapping with a url")
         variables = server.get("variables") or {}
+        if not isinstance(variables, dict):
+            raise Fault((*place, "variables"), "must be a mapping")
         url = server["url"]
         for name in re.findall(r"\{([^{}]*)\}", url):
             variable = variables.get(name)

@@ -35,7 +35,7 @@ _REFUSED_BEGINNINGS = ("proxy-", "x-forwarded-", "x-omni-", "sec-")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One parameter. `argument` is the tool's property for it; `media` is set where it is written as that media type."""
+    """One parameter. `argument` is the tool's property for it; `media`, where set, is the type it is written as."""
 
     name: str
     where: str
@@ -67,7 +67,7 @@ def read_parameters(
     """
     found: dict[tuple[str, str], Parameter] = {}
     for holder, place in ((operation.shared, operation.shared_place), (operation.value, operation.place)):
-        values = holder.get("parameters") or []
+        values = holder.get("parameters", [])
         if not isinstance(values, list) or len(values) > PARAMETER_LIMIT:
             raise Fault((*place, "parameters"), f"must be a list of at most {PARAMETER_LIMIT} parameters")
         for index, value in enumerate(values):
@@ -82,7 +82,7 @@ def _read(document: Document, value: JsonObject, place: Place, book: SchemaBook)
     name, where = value.get("name"), value.get("in")
     if not isinstance(name, str) or not name:
         raise Fault((*place, "name"), "is missing")
-    if where not in _STYLES:
+    if not isinstance(where, str) or where not in _STYLES:
         raise Fault((*place, "in"), f"must be one of {', '.join(_STYLES)}")
     if where == "header" and not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", name):
         raise Fault((*place, "name"), "cannot be the name of a header")

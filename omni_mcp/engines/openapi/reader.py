@@ -1,7 +1,7 @@
 """An operator's file, YAML or JSON, as plain JSON values, bounded in size, depth and number of values.
 
-YAML is built from the parser's events: no tags, no anchors, no aliases, and scalars as YAML 1.2 has them. Keys are always
-text, so the response codes `200:` and `"200":` are the same.
+YAML is built from the parser's events: no tags, no anchors, no aliases, and scalars as YAML 1.2 has them. Keys are
+always text, so the response codes `200:` and `"200":` are the same.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def read_bytes(file: Path) -> bytes:
         if not stat.S_ISREG(facts.st_mode):
             raise _refusal(str(file), 0, "must be a regular file")
         if facts.st_uid not in (os.geteuid(), 0):
-            raise _refusal(str(file), 0, f"belongs to uid {facts.st_uid}; it defines what is called, so it must be yours")
+            raise _refusal(
+                str(file), 0, f"belongs to uid {facts.st_uid}; it defines what is called, so it must be yours"
+            )
         if facts.st_mode & 0o022:
             raise _refusal(str(file), 0, f"others can write to it; it defines what is called: chmod go-w {file}")
         data = stream.read(SIZE_LIMIT_BYTES + 1)
@@ -235,6 +237,7 @@ class _Builder:
             first = self.lines[id(top.value)][text]
             raise self._refused(line, f"duplicate key; the first one is on line {first}", (*top.place, text))
         top.key = text
+        self.lines.setdefault(id(top.value), {})[text] = line
 
     def _add(self, value: JsonValue, line: int) -> Place:
         if not self._open:
@@ -247,7 +250,6 @@ class _Builder:
             return (*top.place, len(top.value) - 1)
         assert top.key is not None
         key, top.key = top.key, None
-        self.lines.setdefault(id(top.value), {})[key] = line
         top.value[key] = value
         return (*top.place, key)
 

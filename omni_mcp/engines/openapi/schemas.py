@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import orjson
 
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.engines.openapi.document import Document, Fault
+from omni_mcp.engines.openapi.keywords import KEPT, LISTS, MAPS, ONE, TYPES
 from omni_mcp.engines.openapi.reader import Place
 from omni_mcp.engines.openapi.texts import plain_text
 
@@ -25,25 +27,10 @@ DESCRIPTION_CHARACTERS = 1_000
 Direction = Literal["request", "response"]
 Refusals = Callable[[JsonObject], list[str]]
 
-_TYPES = frozenset({"null", "boolean", "object", "array", "number", "string", "integer"})
-_ONE = frozenset(
-    {
-        "items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames", "unevaluatedItems",
-        "unevaluatedProperties",
-    }
-)  # fmt: skip
-_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_MAPS = frozenset({"properties", "patternProperties", "dependentSchemas"})
-_KEPT = frozenset(
-    {
-        "enum", "const", "multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength",
-        "minLength", "pattern", "maxItems", "minItems", "uniqueItems", "maxContains", "minContains", "maxProperties",
-        "minProperties", "required", "dependentRequired", "default", "format", "contentEncoding", "contentMediaType",
-        "deprecated",
-    }
-)  # fmt: skip
 _DEFS = "#/$defs/"
 _CUTS = (6, 4, 2, 1)
+_CUT_LIMIT = 1_500  # subschemas that are written out; fewer than may be checked
+_PATTERNS = frozenset({"pattern", "patternProperties"})
 
 
 class SchemaBook:
@@ -72,8 +59,8 @@ class SchemaBook:
             raise Fault(place, "must be a schema")
         if "$ref" in schema:
             found = self._reference(schema, place, direction)
-            if found is None or self._document.version == "3.0":
-                return {} if found is None else {"$ref": found}
+            if self._document.version == "3.0":
+                return {"$ref": found}
             rest = {key: value for key, value in schema.items() if key != "$ref"}
             return {"$ref": found, **self._members(rest, place, direction)}
         converted = self._members(schema, place, direction)
@@ -87,24 +74,18 @@ class SchemaBook:
         """
         whole = self._with_definitions(schema, direction)
         for candidate in (
-            lambda: whole,
-            lambda: _without(whole, frozenset({"pattern", "patternProperties"})),
-            *(lambda depth=depth: _cut(whole, whole.get("$defs", {}), depth) for depth in _CUTS),
+            partial(_without, whole, frozenset()),
+            partial(_without, whole, _PATTERNS),
+            *(partial(_cut, whole, depth) for depth in _CUTS),
         ):
-            found = candidate()
+            found: JsonObject = candidate()
             if len(orjson.dumps(found)) <= SIZE_LIMIT_BYTES and not self._refusals(found):
                 return found
         return {"type": "object"}
 
-    def _reference(self, schema: JsonObject, place: Place, direction: Direction) -> str | None:
-        """Return the reference that stands for a `$ref`; None where a chain of them leads back to itself."""
+    def _reference(self, schema: JsonObject, place: Place, direction: Direction) -> str:
+        """Return the reference that stands for a `$ref`."""
         target, goal = self._document.follow(schema["$ref"], (*place, "$ref"))
-        seen = {goal}
-        while isinstance(target, dict) and set(target) & {"$ref"} and len(target) == 1:
-            target, goal = self._document.follow(target["$ref"], (*goal, "$ref"))
-            if goal in seen:
-                return None
-            seen.add(goal)
         name = _definition_name(goal)
         self._waiting.setdefault((direction, name), (target, goal))  # later: what it holds may lead back here
         return _DEFS + name
@@ -119,20 +100,22 @@ class SchemaBook:
         found: JsonObject = {}
         for key, value in schema.items():
             here = (*place, key)
-            if key in _ONE:
+            if key in ONE:
                 found[key] = self.convert(value, here, direction)
-            elif key in _LISTS:
+            elif key in LISTS:
                 if not isinstance(value, list):
                     raise Fault(here, "must be a list of schemas")
                 if value:
                     found[key] = [self.convert(one, (*here, n), direction) for n, one in enumerate(value)]
-            elif key in _MAPS:
+            elif key in MAPS:
                 if not isinstance(value, dict):
                     raise Fault(here, "must be a mapping of schemas")
                 found[key] = {name: self.convert(one, (*here, name), direction) for name, one in value.items()}
             elif key == "type":
                 found[key] = _checked_type(value, here)
-            elif key in _KEPT:
+            elif key in KEPT and not (key == "required" and isinstance(value, bool)):  # a slip from version 2.0
+                if not KEPT[key](value):
+                    raise Fault(here, "is not what a JSON Schema may hold here")
                 found[key] = value
         self._leave_one_way(schema, found, place, direction)
         _say(schema, found)
@@ -195,7 +178,7 @@ def _definition_name(goal: Place) -> str:
 def _checked_type(value: JsonValue, place: Place) -> JsonValue:
     names = value if isinstance(value, list) else [value]
     for name in names:
-        if not isinstance(name, str) or name not in _TYPES:
+        if not isinstance(name, str) or name not in TYPES:
             raise Fault(place, f"{str(name)[:40]!r} is no type of JSON Schema")
     return value
 
@@ -213,25 +196,28 @@ def _say(schema: JsonObject, found: JsonObject) -> None:
 def _with_numbers(schema: JsonObject) -> JsonObject:
     """`exclusiveMinimum: true` of 3.0 becomes the number that it excludes."""
     for exclusive, inclusive in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-        if isinstance(schema.get(exclusive), bool):
-            if schema.pop(exclusive) and inclusive in schema:
-                schema[exclusive] = schema.pop(inclusive)
+        if isinstance(schema.get(exclusive), bool) and schema.pop(exclusive) and inclusive in schema:
+            schema[exclusive] = schema.pop(inclusive)
     return schema
 
 
 def _references(schema: JsonValue) -> set[str]:
-    """Return the names of the definitions that *schema* refers to itself."""
+    """Return the names of the definitions that *schema* refers to itself. Its data may look like references."""
     found: set[str] = set()
     todo: list[JsonValue] = [schema]
     while todo:
         value = todo.pop()
-        if isinstance(value, dict):
-            target = value.get("$ref")
-            if isinstance(target, str) and target.startswith(_DEFS):
-                found.add(target.removeprefix(_DEFS))
-            todo.extend(inner for key, inner in value.items() if key not in ("enum", "const", "default", "examples"))
-        elif isinstance(value, list):
-            todo.extend(value)
+        if not isinstance(value, dict):
+            continue
+        if "$ref" in value:
+            found.add(value["$ref"].removeprefix(_DEFS))
+        for key, inner in value.items():
+            if key in ONE:
+                todo.append(inner)
+            elif key in LISTS:
+                todo.extend(inner)
+            elif key in MAPS:
+                todo.extend(inner.values())
     return found
 
 
@@ -243,36 +229,44 @@ def _without(schema: JsonValue, keywords: frozenset[str]) -> JsonValue:
         return schema
     found: JsonObject = {}
     for key, value in schema.items():
-        if key in _MAPS or key == "$defs":
+        if key in MAPS or key == "$defs":
             if key not in keywords:
                 found[key] = {name: _without(one, keywords) for name, one in value.items()}
-        elif key in _ONE or key in _LISTS:
+        elif key in ONE or key in LISTS:
             found[key] = _without(value, keywords)
         elif key not in keywords:
             found[key] = value
     return found
 
 
-def _cut(schema: JsonValue, definitions: JsonObject, depth: int) -> JsonValue:
+def _cut(schema: JsonObject, depth: int) -> JsonObject:
     """Return *schema* with its references written out, and anything below *depth* levels left open."""
-    if not isinstance(schema, dict):
-        return schema
-    if depth < 0:
-        return {}
-    found: JsonObject = {}
-    for key, value in schema.items():
-        if key == "$ref":
-            target = definitions[value.removeprefix(_DEFS)]
-            written = _cut(target, definitions, depth - 1)
-            found |= written if isinstance(written, dict) else {}
-        elif key in ("$defs", "pattern", "patternProperties"):
-            continue
-        elif key in _MAPS:
-            found[key] = {name: _cut(one, definitions, depth - 1) for name, one in value.items()}
-        elif key in _LISTS:
-            found[key] = [_cut(one, definitions, depth - 1) for one in value]
-        elif key in _ONE:
-            found[key] = _cut(value, definitions, depth - 1)
-        else:
-            found[key] = value
+    found: JsonObject = _Cutting(schema.get("$defs", {})).cut(schema, depth)
     return found
+
+
+class _Cutting:
+    def __init__(self, definitions: JsonObject) -> None:
+        self._definitions = definitions
+        self._left = _CUT_LIMIT
+
+    def cut(self, schema: JsonValue, depth: int) -> JsonValue:
+        if not isinstance(schema, dict):
+            return schema
+        self._left -= 1
+        if depth < 0 or self._left < 0:
+            return {}
+        found: JsonObject = {}
+        for key, value in schema.items():
+            if key == "$ref":
+                written = self.cut(self._definitions[value.removeprefix(_DEFS)], depth - 1)
+                found |= written if isinstance(written, dict) else {}
+            elif key in MAPS and key not in _PATTERNS:
+                found[key] = {name: self.cut(one, depth - 1) for name, one in value.items()}
+            elif key in LISTS:
+                found[key] = [self.cut(one, depth - 1) for one in value]
+            elif key in ONE:
+                found[key] = self.cut(value, depth - 1)
+            elif key not in _PATTERNS and key != "$defs":
+                found[key] = value
+        return found

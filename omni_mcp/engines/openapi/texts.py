@@ -33,6 +33,8 @@ def find_hidden(value: JsonValue) -> str | None:
             todo.extend(one.values())
         elif isinstance(one, list):
             todo.extend(one)
-        elif isinstance(one, str) and (bad := next((char for char in one if is_hidden(char)), None)) is not None:
-            return f"U+{ord(bad):04X}"
+        elif isinstance(one, str) and not one.isprintable():  # what is hidden is never printable, and this is fast
+            bad = next((char for char in one if is_hidden(char)), None)
+            if bad is not None:
+                return f"U+{ord(bad):04X}"
     return None

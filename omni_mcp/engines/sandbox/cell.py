@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omni_mcp.engines.sandbox.cgroup import Group, remove_when_empty
@@ -21,13 +22,16 @@ class Cell:
     """Made by `Template.make_cell`, given one job by `JobRun`, ended by `destroy`, which may be called twice."""
 
     def __init__(
-        self, number: int, channel: Channel, group: Group | None, *, profile: Profile, environment: Mapping[str, str]
-    ) -> None:
+        self, number: int, channel: Channel, group: Group | None, *, profile: Profile, environment: Mapping[str, str],
+        workspace: Path | None = None, ended_by: Sequence[signal.Signals] = (signal.SIGKILL,),
+    ) -> None:  # fmt: skip
         self.number = number
         self.channel = channel
         self.group = group
         self.profile = profile
         self.environment = environment
+        self.workspace = workspace  # of the host; None: it is inside and its size is bounded
+        self._ended_by = ended_by
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
         self._dead: asyncio.Future[None] = self._loop.create_future()
@@ -39,8 +43,12 @@ class Cell:
 
     @property
     def alive(self) -> bool:
-        """Whether its process 1 lives."""
-        return self._pidfd is not None and not self._dead.done()
+        """Whether its process 1 lives, at this very moment."""
+        if self._pidfd is None or self._dead.done():
+            return False
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        return not ended.poll(0)
 
     async def wait_until_ready(self) -> None:
         """Wait until process 1 has put up what can be put up ahead, and count it in its cgroup.
@@ -59,14 +67,18 @@ class Cell:
     async def kill(self) -> None:
         """Kill process 1, and with it its whole pid namespace; returns when the kernel has no process of it left.
 
+        A plain process tree is told to end first: its supervisor kills the rest of it, then ends.
+
         Raises:
             CellStuck: something of it does not die.
         """
         if self._pidfd is None or self._dead.done():
             return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        await asyncio.wait([self._dead], timeout=_DEATH_LIMIT_S)
+        for number in self._ended_by:
+            self._send(number)
+            await asyncio.wait([self._dead], timeout=_DEATH_LIMIT_S)
+            if self._dead.done():
+                return
         if not self._dead.done() and self.group is not None:
             self.group.kill()
             await asyncio.wait([self._dead], timeout=_DEATH_LIMIT_S)
@@ -86,6 +98,14 @@ class Cell:
             self._let_go()
         if self.group is not None:
             await remove_when_empty(self.group)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._pidfd is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+            if number != signal.SIGKILL:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)  # its job may have stopped it
 
     def _hold_process(self) -> None:
         """Keep a handle on process 1 that no other process can inherit its number under."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import orjson
 
@@ -18,11 +21,15 @@ from omni_mcp.contracts.json import JsonObject, depth_of
 from omni_mcp.contracts.sandbox import POSTURES, Connection, EndReason, Isolation, Job, JobEnd, Served, Streams
 from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
 from omni_mcp.engines.sandbox.egress.trust import Trust
+from omni_mcp.engines.sandbox.endings import to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.job_directories import JobDirectories
 from omni_mcp.engines.sandbox.jobrun import JobRun, Outcome
 from omni_mcp.engines.sandbox.launcher import Launcher, base_interpreter, covers_workspace
 from omni_mcp.engines.sandbox.pipes import ServerPipes
-from omni_mcp.engines.sandbox.pool import WARM_CELLS, Pool, to_its_end
+from omni_mcp.engines.sandbox.plain_launcher import PlainLauncher, plain_fault
+from omni_mcp.engines.sandbox.plain_probe import probe_plain
+from omni_mcp.engines.sandbox.pool import WARM_CELLS, Pool
 from omni_mcp.engines.sandbox.probe import Missing, find_bwrap, probe
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, jobs_part, running_as_root
@@ -197,7 +204,7 @@ class BubblewrapSandbox:
             return (
                 f"isolation {demanded!r} is demanded, {self._isolation.posture!r} can be had ({reasons or 'no reason'})"
             )
-        return ""
+        return plain_fault(job) if self._isolation.posture == "landlock" else ""
 
     def _not_run(self, job: Job, reason: EndReason, message: str) -> JobEnd:
         return JobEnd(reason=reason, message=message, isolation=self._isolation, limits=job.limits.model_dump())
@@ -341,6 +348,7 @@ async def open_sandbox(
     waiting_limit: int = WAITING_LIMIT,
     wait_limit_s: float = WAIT_LIMIT_S,
     use_cgroups: bool = True,
+    use_namespaces: bool = True,
     warm_cells: int = WARM_CELLS,
     first: str | None = None,
 ) -> AsyncIterator[BubblewrapSandbox]:
@@ -354,6 +362,8 @@ async def open_sandbox(
         waiting_limit: how many may queue; one more ends as `overloaded`, and so does one that waited *wait_limit_s*.
         wait_limit_s: see there.
         use_cgroups: False does without, and says so in the posture.
+        use_namespaces: False does without, as where none can be had: then jobs run as plain process trees, and only
+            those whose demand is no more than `landlock`.
         warm_cells: how many cells may be kept ready in all, each about a megabyte.
         first: the profile of the first job, where that is known: its template is used for the look around.
     """  # fmt: skip
@@ -361,14 +371,32 @@ async def open_sandbox(
     uids = uid_range if running_as_root() else None
     if uids is not None and (0 in uids or len(jobs_part(uids)) <= jobs):
         raise ValueError(f"uid_range must not hold 0 and must hold more than {2 * jobs} uids")
-    bwrap = await asyncio.to_thread(find_bwrap)
-    if isinstance(bwrap, Missing):
-        isolation = Isolation(posture="none", missing={bwrap.layer: bwrap.reason})
+    pool, isolation = None, Isolation(posture="none", missing={"namespaces": "switched off"})
+    if platform.system() != "Linux":
+        isolation = Isolation(posture="none", missing={"platform": f"no sandbox on {platform.system()} yet; use Linux"})
+    elif use_namespaces:
+        pool, isolation = await _with_namespaces(
+            sandbox_dir, uids, use_cgroups=use_cgroups, warm_cells=warm_cells, first=profiles.get(first or "")
+        )
+    if pool is None and "platform" not in isolation.missing:
+        pool, isolation = await _without_namespaces(sandbox_dir, uids, isolation)
+    try:
         yield BubblewrapSandbox(
-            isolation=isolation, pool=None, profiles=profiles, max_jobs=jobs,
+            isolation=isolation, pool=pool, profiles=profiles, max_jobs=jobs,
             waiting_limit=waiting_limit, wait_limit_s=wait_limit_s,
         )  # fmt: skip
-        return
+    finally:
+        if pool is not None:
+            await to_its_end(pool.close())
+
+
+async def _with_namespaces(
+    sandbox_dir: Path, uids: range | None, *, use_cgroups: bool, warm_cells: int, first: Profile | None
+) -> tuple[Pool | None, Isolation]:
+    """Return a pool of cells and what holds in them; no pool where nothing runs in them."""
+    bwrap = await asyncio.to_thread(find_bwrap)
+    if isinstance(bwrap, Missing):
+        return None, Isolation(posture="none", missing={bwrap.layer: bwrap.reason})
     hierarchy = find_hierarchy() if use_cgroups else NoCgroups("switched off")
     no_cgroups = hierarchy if isinstance(hierarchy, NoCgroups) else None
     launcher = Launcher(bwrap=bwrap, interpreter=base_interpreter(), sandbox_dir=sandbox_dir, stage=uids is not None)
@@ -376,13 +404,32 @@ async def open_sandbox(
         launcher=launcher, sandbox_dir=sandbox_dir, uids=uids, warm_cells=warm_cells,
         hierarchy=None if isinstance(hierarchy, NoCgroups) else hierarchy,
     )  # fmt: skip
+    if pool.hierarchy is not None:
+        pool.hierarchy.sweep()
+    return await _probed(pool, probe(pool, no_cgroups, first))
+
+
+async def _without_namespaces(sandbox_dir: Path, uids: range | None, why: Isolation) -> tuple[Pool | None, Isolation]:
+    """Return a pool of plain process trees and what holds in them; no pool where nothing runs in them."""
+    launcher = PlainLauncher(interpreter=base_interpreter(), sandbox_dir=sandbox_dir, stage=uids is not None)
     try:
-        if pool.hierarchy is not None:
-            pool.hierarchy.sweep()
-        isolation = await probe(pool, no_cgroups, profiles.get(first or ""))
-        yield BubblewrapSandbox(
-            isolation=isolation, pool=pool, profiles=profiles, max_jobs=jobs,
-            waiting_limit=waiting_limit, wait_limit_s=wait_limit_s,
-        )  # fmt: skip
-    finally:
-        await pool.close()
+        directories = JobDirectories()
+    except OSError as error:
+        return None, replace(why, missing={**why.missing, "landlock": f"no directory for jobs: {error.strerror}"})
+    pool = Pool(
+        launcher=launcher, sandbox_dir=sandbox_dir, uids=uids, hierarchy=None, warm_cells=0, directories=directories
+    )
+    return await _probed(pool, probe_plain(pool, why.missing))
+
+
+async def _probed(pool: Pool, work: Coroutine[Any, Any, Isolation]) -> tuple[Pool | None, Isolation]:
+    """Close *pool* if nothing can run in it."""
+    try:
+        isolation = await work
+    except BaseException:
+        await to_its_end(pool.close())
+        raise
+    if isolation.posture != "none":
+        return pool, isolation
+    await to_its_end(pool.close())
+    return None, isolation

@@ -19,6 +19,7 @@ OWN_PROCESSES = 2  # our process 1, and one to spare: the limit that counts exac
 _REMOVE_TRIES = 500
 _REMOVE_STEP_S = 0.01
 _CPU_PERIOD_US = 100_000
+_TCP_BYTES = 16 << 20  # of all sockets of a cell together
 _NAME = re.compile(rf"^{PREFIX}(\d+)-(\d+)-[0-9a-f]+-\d+$")
 _KERNEL_MEMORY_MIB = 16  # what the cell itself takes: bubblewrap, process 1, page tables
 
@@ -226,6 +227,8 @@ class GroupV1:
         _write(memory / "memory.limit_in_bytes", most)
         if (memory / "memory.memsw.limit_in_bytes").exists():
             _write(memory / "memory.memsw.limit_in_bytes", most)
+        if (memory / "memory.kmem.tcp.limit_in_bytes").exists():  # buffers of TCP are in an account of their own
+            _write(memory / "memory.kmem.tcp.limit_in_bytes", str(_TCP_BYTES))
         _write(memory / "memory.swappiness", "0")  # else a bomb is slowed down and not stopped
         _write(places["pids"] / "pids.max", str(limits.processes + OWN_PROCESSES))
         if "cpu" in places:

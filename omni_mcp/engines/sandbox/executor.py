@@ -1,4 +1,4 @@
-"""SandboxExecutor: turns a call of a `sandbox_job` tool into a job, and its end into an answer or an error."""
+"""SandboxExecutor: turns a call of a tool that runs in a cell into a job, and its end into an answer or an error."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ from omni_mcp.engines.sandbox.supplies import Supplies
 from omni_mcp.engines.sandbox.workspaces import Room, WorkspaceRefused, Workspaces
 
 ARTIFACT_FILE = "in/artifact"
+JOBS = ("sandbox_job", "openapi_proxy")
 _ARTIFACT = re.compile(r"^(?:artifact://)?([0-9a-f]{64})$")
 _RETRY_AFTER_S = 10  # for a caller who met a full queue of cells: about as long as a job usually takes
 _STDERR_KEPT = 2000  # characters of a failed job's stderr that go into the record
 
 
 class SandboxExecutor:
-    """Port `Executor` for bindings of kind `sandbox_job`.
+    """Port `Executor` for bindings of kind `sandbox_job`, and for the jobs of operations (`openapi_proxy`).
 
     Args:
         log: gets the connections of jobs; without it no job is given a way out.
@@ -74,8 +75,8 @@ class SandboxExecutor:
             InvalidArguments: the artifact that it names is not the caller's to see; nothing was dispatched.
             TimedOut, SandboxKilled, InvalidResult: as they say.
         """
-        if call.tool is None or call.tool.manifest is None or call.tool.binding != "sandbox_job":
-            raise Internal("the call cannot be run", detail="the sandbox was given a tool that is not a sandbox_job")
+        if call.tool is None or call.tool.manifest is None or call.tool.binding not in JOBS:
+            raise Internal("the call cannot be run", detail="the sandbox was given a tool that is no job")
         entry, binding = call.tool, call.tool.manifest.binding
         self._demand_isolation(entry)
         room = await self._room(call, binding)

@@ -63,7 +63,7 @@ class JobRun:
         self._on_connection = on_connection
         self._trust = trust
         self._grant = _grant_of(job)
-        self._growths = growths_of(job)
+        self._growths = [*growths_of(job), *_growth_of_workspace(cell, job)]
         self._over: asyncio.Future[EndReason | None] = asyncio.get_running_loop().create_future()
         self._pipes = pipes or Pipes(job, streams, lambda: self._end("output_limit"))
         self._outcome = Outcome()
@@ -173,6 +173,8 @@ class JobRun:
             "RLIMIT_STACK": (_NICE_STACK_BYTES, _HARDEST_STACK_BYTES),
             "RLIMIT_MEMLOCK": (1 << 20, 1 << 20),
             "RLIMIT_MSGQUEUE": (0, 0),
+            "RLIMIT_RTPRIO": (0, 0),
+            "RLIMIT_NICE": (0, 0),
         }
         if self._job.lasting:
             del rlimits["RLIMIT_CPU"]
@@ -244,6 +246,22 @@ class JobRun:
             outcome.peak_bytes, group.peak_bytes() if group is not None else int(frame.get("peak_bytes", 0))
         )
         outcome.forks_refused = group is not None and group.forks_refused()
+
+
+def _growth_of_workspace(cell: Cell, job: Job) -> list[Growth]:
+    """Return what watches a workspace of the host, which nothing else bounds."""
+    if cell.workspace is None:
+        return []
+    most_bytes, most_entries = job.limits.disk_mib << 20, job.limits.inodes
+    try:
+        return [
+            Growth(
+                cell.workspace, most_bytes=most_bytes, most_entries=most_entries, add_bytes=most_bytes,
+                add_entries=most_entries,
+            )
+        ]  # fmt: skip
+    except OSError as error:
+        raise StartFailed(f"the job's workspace is missing: {error.strerror}") from error
 
 
 def _grant_of(job: Job) -> EgressGrant | None:

@@ -6,13 +6,16 @@ What bubblewrap cannot say, `sandbox/init.py` does from the inside; what has to 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.sandbox import Mount
+from omni_mcp.engines.sandbox.plan import Plan
 from omni_mcp.engines.sandbox.profiles import Profile
 
 WORKSPACE = "/workspace"
@@ -41,7 +44,7 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
 }
 _ETC_FROM_HOST = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
-_CERTIFICATES = (
+CERTIFICATES = (
     "/etc/ssl", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted", "/etc/ca-certificates",
 )  # fmt: skip
 _ETC = {
@@ -73,12 +76,21 @@ def base_interpreter() -> Interpreter:
     )
 
 
+def search_path(interpreter: Interpreter) -> str:
+    """Return where jobs look for commands."""
+    own = os.path.dirname(interpreter.binary)
+    places = [own] if not _within(own, "/usr") else []
+    return ":".join([*places, "/usr/local/bin", "/usr/bin", "/bin"])
+
+
 def _within(path: str, parent: str) -> bool:
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
 class Launcher:
-    """Writes spawn requests. One per sandbox."""
+    """Writes spawn requests and setups. One per sandbox."""
+
+    ended_by = (signal.SIGKILL,)  # whatever is in a pid namespace dies with its process 1
 
     def __init__(self, *, bwrap: str, interpreter: Interpreter, sandbox_dir: Path, stage: bool) -> None:
         self._bwrap = bwrap
@@ -90,34 +102,17 @@ class Launcher:
     def interpreter(self) -> Interpreter:
         return self._interpreter
 
-    def request(
-        self,
-        number: int,
-        *,
-        profile: Profile,
-        mounts: Sequence[Mount],
-        uid: int | None,
-        cgroups: Sequence[str],
-        proc: bool,
-    ) -> dict[str, Any]:
-        """Return the message that makes the spawner start one template.
-
-        Args:
-            number: the request's id.
-            profile: what its jobs see besides the minimal root.
-            mounts: what else they see; nobody's but theirs.
-            uid: whom they run as; None: whoever runs the gateway.
-            cgroups: the `cgroup.procs` files to join first.
-            proc: give them a /proc of their own; without, it is empty.
-        """
+    def request(self, plan: Plan) -> dict[str, Any]:
+        """Return the message that makes the spawner start one template."""
+        profile, mounts = plan.profile, plan.mounts
         sources: list[str] = []
         words: list[Word] = [*_FLAGS, "--setenv", "PATH", "/usr/bin:/bin"]
         words += self._system(sources)
-        for path in (*profile.read, *(_CERTIFICATES if profile.certificates else ())):
+        for path in (*profile.read, *(CERTIFICATES if profile.certificates else ())):
             words += ["--ro-bind-try", _source(sources, path) if os.path.exists(path) else path, path]
         for index, path in enumerate(_ETC):
             words += ["--perms", "0444", "--file", {"data": index}, path]
-        words += ["--proc", "/proc"] if proc else ["--dir", "/proc"]
+        words += ["--proc", "/proc"] if plan.proc else ["--dir", "/proc"]
         words += _devices()
         words += ["--perms", "1777", "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/dev/shm"]
         for place in self.own_directories(profile, mounts):
@@ -127,10 +122,23 @@ class Launcher:
             words += ["--bind" if mount.writable else "--ro-bind", _source(sources, str(mount.source)), mount.inside]
         words += ["--remount-ro", "/", "--chdir", WORKSPACE]
         return {
-            "op": "spawn", "id": number, "bwrap": self._bwrap, "args": words, "sources": sources,
+            "op": "spawn", "id": plan.number, "bwrap": self._bwrap, "args": words, "sources": sources,
             "command": [self._interpreter.binary, "-I", "-S", "-B", f"{BUNDLE}/init.py"],
-            "data": list(_ETC.values()), "uid": uid, "stage": self._stage, "cgroups": list(cgroups),
+            "data": list(_ETC.values()), "uid": plan.uid, "stage": self._stage,
+            "cgroups": list(plan.group.procs_files) if plan.group else [],
         }  # fmt: skip
+
+    def setup(self, plan: Plan) -> JsonObject:
+        """Return the first frame that process 1 of the template gets."""
+        return {
+            "tmpfs": self.own_directories(plan.profile, plan.mounts),
+            "mounts": [mount.inside for mount in plan.mounts],
+            "proc": plan.proc,
+            "unix_sockets": plan.profile.unix_sockets,
+            "count_memory": plan.group is None,
+            "writable": [mount.inside for mount in plan.mounts if mount.writable],
+            "preload": list(plan.profile.preload),
+        }
 
     def own_directories(self, profile: Profile, mounts: Sequence[Mount]) -> list[str]:
         """Return the directories that are empty, bounded and each cell's own: where nothing of the host is mounted."""
@@ -140,11 +148,8 @@ class Launcher:
 
     def environment(self, profile: Profile) -> dict[str, str]:
         """Return what every job of *profile* finds in its environment."""
-        own = os.path.dirname(self._interpreter.binary)
-        places = [own] if not _within(own, "/usr") else []
-        path = ":".join([*places, "/usr/local/bin", "/usr/bin", "/bin"])
         return {
-            "PATH": path,
+            "PATH": search_path(self._interpreter),
             "HOME": WORKSPACE if profile.home == "workspace" else HOME,
             "TMPDIR": "/tmp",
             "USER": "cell",

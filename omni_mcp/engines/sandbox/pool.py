@@ -14,18 +14,23 @@ from weakref import WeakValueDictionary
 from omni_mcp.contracts.sandbox import Mount
 from omni_mcp.engines.sandbox.cell import Cell
 from omni_mcp.engines.sandbox.cgroup import Group, Hierarchy, remove_when_empty
+from omni_mcp.engines.sandbox.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.job_directories import JobDirectories
 from omni_mcp.engines.sandbox.launcher import WORKSPACE, Launcher
+from omni_mcp.engines.sandbox.plain_launcher import PlainLauncher
+from omni_mcp.engines.sandbox.plan import Plan
 from omni_mcp.engines.sandbox.profiles import Profile
-from omni_mcp.engines.sandbox.shelf import Shelf, numbers
+from omni_mcp.engines.sandbox.shelf import Shelf, new_group, numbers
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
-from omni_mcp.engines.sandbox.template import Plan, Template
+from omni_mcp.engines.sandbox.template import Template
 from omni_mcp.engines.sandbox.uids import UidPool, jobs_part, owner_of
 
 WARM_CELLS = 16  # in all; each weighs about a megabyte
 TEMPLATES = 16  # in all; one that is in use is never closed for another
 IDLE_S = 600.0  # a template that nobody uses ends after this, with its cells
 _TEND_EVERY_S = 30.0
+_CLOSED = "the sandbox is closing"
 
 Key = tuple[object, ...]
 
@@ -33,16 +38,18 @@ Key = tuple[object, ...]
 class Pool:
     """Cells by profile, mounts and user. `hierarchy` and `proc` are settled by the probe: None and False do without.
 
-    `uids` is None for an ordinary user, who cannot run anything as somebody else.
+    `uids` is None for an ordinary user, who cannot run anything as somebody else. With `directories` its cells are
+    plain process trees, started by a `PlainLauncher`, each in one of them.
     """
 
     def __init__(
-        self, *, launcher: Launcher, sandbox_dir: Path, hierarchy: Hierarchy | None, uids: range | None,
-        warm_cells: int = WARM_CELLS,
+        self, *, launcher: Launcher | PlainLauncher, sandbox_dir: Path, hierarchy: Hierarchy | None, uids: range | None,
+        warm_cells: int = WARM_CELLS, directories: JobDirectories | None = None,
     ) -> None:  # fmt: skip
         self.launcher = launcher
         self.hierarchy = hierarchy
-        self.proc = True
+        self.proc = directories is None
+        self._directories = directories
         self._sandbox_dir = sandbox_dir
         self._uids = uids
         self._uid_pool = UidPool(jobs_part(uids)) if uids is not None else None
@@ -53,6 +60,8 @@ class Pool:
         self._spawner: SpawnerLink | None = None
         self._spawner_lock = asyncio.Lock()
         self._endings: set[asyncio.Task[None]] = set()
+        self._retiring: set[Shelf] = set()
+        self._closed = False
         self._tending: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -64,8 +73,7 @@ class Pool:
         Raises:
             StartFailed: none can be had.
         """
-        shelf = await self._shelf(profile, mounts)
-        cell, hot = await shelf.take()
+        shelf, (cell, hot) = await self._taken(profile, mounts)
         shelf.fill(self._target(shelf))
         try:
             yield cell, hot
@@ -76,6 +84,7 @@ class Pool:
             self._end_later(cell.destroy())
         finally:
             shelf.give_back()
+            self._end_if_used_up(shelf)
 
     async def warm_up(self, profile: Profile) -> None:
         """Start the template of *profile* ahead of its first job; if that fails, the first job will hear why."""
@@ -86,21 +95,30 @@ class Pool:
     async def drop_templates(self) -> None:
         """End every template; the next job starts a new one."""
         shelves, self._shelves = list(self._shelves.values()), {}
-        for shelf in shelves:
-            await self._end_shelf(shelf)
+        await all_to_their_ends([self._end_shelf(shelf) for shelf in shelves])
 
     async def close(self) -> None:
-        """End everything, also what still runs, the helper process last."""
+        """End everything, also what still runs or is about to start, the helper process last."""
+        self._closed = True
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
             self._tending = None
-        await self.drop_templates()
-        while self._endings:
-            await asyncio.wait(self._endings)
-        if self._spawner is not None:
-            await self._spawner.close()
-            self._spawner = None
+        try:
+            await self.drop_templates()
+        finally:
+            for shelf in self._retiring:
+                shelf.unused.set()  # whoever still uses it has to stop
+            while self._endings:
+                await asyncio.wait(self._endings)
+            if self._spawner is not None:
+                await self._spawner.close()
+                self._spawner = None
+            for starting in list(self._starting.values()):
+                async with starting:  # fails at once now, and tidies up
+                    pass
+            if self._directories is not None:
+                self._directories.close()
 
     @property
     def runs_as_others(self) -> bool:
@@ -116,6 +134,18 @@ class Pool:
         """How many templates run and how many cells are ready, for `status`."""
         return {"templates": len(self._shelves), "cells": sum(len(shelf.ready) for shelf in self._shelves.values())}
 
+    async def _taken(self, profile: Profile, mounts: Sequence[Mount]) -> tuple[Shelf, tuple[Cell, bool]]:
+        """Take a cell; if its template turns out to be dead or stuck, one of a new template."""
+        shelf = await self._shelf(profile, mounts)
+        try:
+            return shelf, await shelf.take()
+        except StartFailed:
+            self._end_if_used_up(shelf)
+            if shelf.usable or not self.proc:
+                raise
+        shelf = await self._shelf(profile, mounts)
+        return shelf, await shelf.take()
+
     async def _shelf(self, profile: Profile, mounts: Sequence[Mount]) -> Shelf:
         """Return the shelf for such jobs, with a template started if there is none."""
         owner = owner_of(mounts, self._uids, workspace=WORKSPACE)
@@ -127,6 +157,7 @@ class Pool:
                 return shelf
             if shelf is not None:
                 del self._shelves[key]
+                self._retiring.add(shelf)
                 self._end_later(self._retire(shelf))
             await self._make_room()
             shelf = Shelf(await self._started_template(profile, mounts, owner), self.hierarchy, self._numbers)
@@ -137,36 +168,73 @@ class Pool:
 
     async def _started_template(self, profile: Profile, mounts: Sequence[Mount], owner: int | None) -> Template:
         spawner = await self._ready_spawner()
-        uid = owner if owner is not None or self._uid_pool is None else self._uid_pool.take()
+        uid = owner if owner is not None else self._new_uid()
+        alone = uid is not None and owner is None
         number = next(self._numbers)
         template: Template | None = None
         group: Group | None = None
+        workspace: Path | None = None
         try:
-            group = self.hierarchy.create(number) if self.hierarchy is not None else None
-            template = Template(Plan(number, profile, tuple(mounts), uid, group, self.proc), spawner, self.launcher)
+            group = new_group(self.hierarchy, number)
+            workspace = self._new_workspace(number, uid)
+            plan = Plan(
+                number=number, profile=profile, mounts=tuple(mounts), uid=uid, alone=alone, group=group, proc=self.proc,
+                workspace=workspace,
+            )  # fmt: skip
+            template = Template(plan, spawner, self.launcher)
             await template.open()
-        except BaseException as error:
-            await to_its_end(self._tidy(template, group, uid))
-            if isinstance(error, OSError):
-                raise StartFailed(f"cgroup: {error}") from error
+            if self._closed:
+                raise StartFailed(_CLOSED)
+        except BaseException:
+            await to_its_end(self._tidy(template, group, workspace, uid))
             raise
         return template
 
-    async def _tidy(self, template: Template | None, group: Group | None, uid: int | None) -> None:
+    def _new_uid(self) -> int | None:
+        try:
+            return self._uid_pool.take() if self._uid_pool is not None else None
+        except IndexError as error:
+            raise StartFailed("no uid is left for one more template; widen the sandbox's uid range") from error
+
+    def _new_workspace(self, number: int, uid: int | None) -> Path | None:
+        try:
+            return self._directories.make(number, uid) if self._directories is not None else None
+        except OSError as error:
+            raise StartFailed(f"no directory can be made for the job: {error.strerror}") from error
+
+    async def _tidy(
+        self, template: Template | None, group: Group | None, workspace: Path | None, uid: int | None
+    ) -> None:
         if template is not None:
             await template.close()
         if group is not None:
             await remove_when_empty(group)
-        self._give_back(uid)
+        await self._let_go(workspace, uid)
 
     async def _retire(self, shelf: Shelf) -> None:
         """End *shelf* once its last cell is back."""
         await shelf.unused.wait()
+        self._retiring.discard(shelf)
         await self._end_shelf(shelf)
 
+    def _end_if_used_up(self, shelf: Shelf) -> None:
+        """End *shelf* if it can give no more cells: its template has died, or was its only cell."""
+        if shelf.in_use or shelf.usable:
+            return
+        for key, known in list(self._shelves.items()):
+            if known is shelf:
+                del self._shelves[key]
+                self._end_later(self._end_shelf(shelf))
+
     async def _end_shelf(self, shelf: Shelf) -> None:
+        """Called once for each shelf: its uid becomes free."""
         await shelf.close()
-        self._give_back(shelf.template.plan.uid)
+        await self._let_go(shelf.template.plan.workspace, shelf.template.plan.uid)
+
+    async def _let_go(self, workspace: Path | None, uid: int | None) -> None:
+        if workspace is not None and self._directories is not None:
+            await self._directories.remove(workspace)
+        self._give_back(uid)
 
     def _give_back(self, uid: int | None) -> None:
         if self._uid_pool is not None and uid is not None:
@@ -175,7 +243,7 @@ class Pool:
     async def _make_room(self) -> None:
         idle = sorted((shelf.used_at_s, key) for key, shelf in self._shelves.items() if not shelf.in_use)
         for _, key in idle[: max(0, len(self._shelves) - TEMPLATES + 1)]:
-            await self._end_shelf(self._shelves.pop(key))
+            await to_its_end(self._end_shelf(self._shelves.pop(key)))
 
     def _target(self, shelf: Shelf) -> int:
         """How many cells *shelf* should have ready: as many as were lately in use at once, within the bound of all."""
@@ -193,7 +261,7 @@ class Pool:
                 shelf.most_in_use = max(shelf.in_use, shelf.most_in_use // 2)
                 if not shelf.in_use and time.monotonic() - shelf.used_at_s > IDLE_S:
                     del self._shelves[key]
-                    await self._end_shelf(shelf)
+                    self._end_later(self._end_shelf(shelf))
 
     def _end_later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -207,14 +275,23 @@ class Pool:
 
     async def _ready_spawner(self) -> SpawnerLink:
         async with self._spawner_lock:
+            if self._closed:
+                raise StartFailed(_CLOSED)
             if self._spawner is None or not self._spawner.alive:
                 if self._spawner is not None:
                     await self._spawner.close()  # reaps one that has died
-                self._spawner = SpawnerLink.start(self._sandbox_dir)
-                if self.hierarchy is not None:
-                    with contextlib.suppress(SpawnerGone):  # the next request says so
-                        await self._spawner.sweep_at_the_end(self.hierarchy.prefixes)
+                self._spawner = self._new_spawner()
+                prefixes = self.hierarchy.prefixes if self.hierarchy is not None else ()
+                directories = [str(self._directories.place)] if self._directories is not None else []
+                with contextlib.suppress(SpawnerGone):  # the next request says so
+                    await self._spawner.sweep_at_the_end(prefixes, directories)
             return self._spawner
+
+    def _new_spawner(self) -> SpawnerLink:
+        try:
+            return SpawnerLink.start(self._sandbox_dir)
+        except OSError as error:
+            raise StartFailed(f"the process that starts cells cannot be started: {error.strerror}") from error
 
 
 def _identity(mount: Mount) -> tuple[object, ...]:
@@ -224,17 +301,3 @@ def _identity(mount: Mount) -> tuple[object, ...]:
     except OSError as error:
         raise StartFailed(f"a directory of the job is missing: {error.strerror}") from error
     return mount.inside, mount.writable, facts.st_dev, facts.st_ino
-
-
-async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work* to its end even if we are cancelled meanwhile; then be cancelled."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    task.result()

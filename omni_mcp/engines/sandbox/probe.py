@@ -33,9 +33,10 @@ LAYERS = (
     "rlimits",
 )
 _HOST_PATHS = ("/etc/shadow", "/var", "/run", "/sys", "/boot", "/mnt")
-_PROBE_LIMITS = Limits(timeout_s=20, memory_mib=128, disk_mib=7, inodes=64, processes=16, cpu_s=10)
-_PROFILE = Profile(profile=1, description="The sandbox's look at itself.", warm=0)
+PROBE_LIMITS = Limits(timeout_s=20, memory_mib=128, disk_mib=7, inodes=64, processes=16, cpu_s=10)
+PROFILE = Profile(profile=1, description="The sandbox's look at itself.", warm=0)
 
+NO_WATCHDOG = "the kernel does not list children (CONFIG_PROC_CHILDREN), and no cgroup counts memory"
 _INSTALL = "install bubblewrap 0.8 or newer: `apt install bubblewrap`, `dnf install bubblewrap`, `pacman -S bubblewrap`"
 # How bubblewrap, or the kernel through it, says no: (what it says, the missing layer, what to do)
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
@@ -102,7 +103,7 @@ async def probe(pool: Pool, no_cgroups: NoCgroups | None, profile: Profile | Non
     if no_cgroups is not None:
         missing["cgroup"] = no_cgroups.reason
     while True:
-        report = await _look(pool, profile or _PROFILE)
+        report = await look(pool, profile or PROFILE, "selfcheck:report", {"secret_paths": list(_HOST_PATHS)})
         if not isinstance(report, Missing):
             if profile is None:
                 await pool.drop_templates()
@@ -118,19 +119,16 @@ async def probe(pool: Pool, no_cgroups: NoCgroups | None, profile: Profile | Non
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
+class Report:
+    """What a look from inside has found: the layers that process 1 names, and what its job has seen."""
+
     layers: list[str]
     facts: JsonObject
 
 
-async def _look(pool: Pool, profile: Profile) -> _Report | Missing:
-    job = Job(
-        profile="",
-        function="selfcheck:report",
-        arguments={"secret_paths": list(_HOST_PATHS)},
-        limits=_PROBE_LIMITS,
-        bundled=True,
-    )
+async def look(pool: Pool, profile: Profile, function: str, arguments: JsonObject) -> Report | Missing:
+    """Run one *function* of `sandbox/selfcheck.py` and return what it has seen, or what kept it from looking."""
+    job = Job(profile="", function=function, arguments=arguments, limits=PROBE_LIMITS, bundled=True)
     try:
         async with pool.cell(profile, ()) as (cell, _):
             return _facts(await JobRun(cell, job).to_its_end())
@@ -139,7 +137,7 @@ async def _look(pool: Pool, profile: Profile) -> _Report | Missing:
         return Missing("cgroup", words) if words.startswith("cgroup:") else explain_refusal(words)
 
 
-def _facts(outcome: Outcome) -> _Report | Missing:
+def _facts(outcome: Outcome) -> Report | Missing:
     try:
         facts = orjson.loads(outcome.result)
     except orjson.JSONDecodeError:
@@ -149,7 +147,7 @@ def _facts(outcome: Outcome) -> _Report | Missing:
         )
     if "error" in facts:
         return Missing("start", f"the look from inside failed: {facts['error']}")
-    return _Report([str(layer) for layer in (outcome.frame or {}).get("layers", [])], facts)
+    return Report([str(layer) for layer in (outcome.frame or {}).get("layers", [])], facts)
 
 
 def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
@@ -165,8 +163,8 @@ def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
     )
     demand("filesystem", not facts["visible"] and not facts["root_writable"], facts["visible"] or "a writable root")
     demand("network", facts["interfaces"] in ([], ["lo"]), facts["interfaces"])
-    demand("tmpfs-limits", facts["workspace_bytes"] == _PROBE_LIMITS.disk_mib << 20, facts["workspace_bytes"])
-    demand("rlimits", 0 < facts["processes"] <= _PROBE_LIMITS.processes + 1, facts["processes"])
+    demand("tmpfs-limits", facts["workspace_bytes"] == PROBE_LIMITS.disk_mib << 20, facts["workspace_bytes"])
+    demand("rlimits", 0 < facts["processes"] <= PROBE_LIMITS.processes + 1, facts["processes"])
     demand("environment", not facts["outer_environment_readable"], "process 1 can be read")
     demand("descriptors", facts["descriptors"] in ([0, 1, 2], [0, 1, 2, 3]), facts["descriptors"])
     demand("seccomp", facts["new_user_namespace"] == "EPERM", facts["new_user_namespace"])
@@ -178,7 +176,7 @@ def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
     return faults
 
 
-def _judge(pool: Pool, report: _Report, missing: dict[str, str]) -> Isolation:
+def _judge(pool: Pool, report: Report, missing: dict[str, str]) -> Isolation:
     faults = faults_of(report.facts, proc=pool.proc)
     if faults:
         return Isolation(posture="none", missing={**missing, **faults})
@@ -188,7 +186,11 @@ def _judge(pool: Pool, report: _Report, missing: dict[str, str]) -> Isolation:
     if pool.hierarchy is not None:
         layers.update(dict.fromkeys(f"cgroup-{name}" for name in sorted(pool.hierarchy.controllers - {"cpuacct"})))
         return Isolation(posture="full", layers=tuple(layers), missing=missing)
-    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
-        reason = "the kernel does not list children (CONFIG_PROC_CHILDREN), and no cgroup counts memory"
-        return Isolation(posture="none", layers=tuple(layers), missing={**missing, "watchdog": reason})
+    if not children_are_listed():
+        return Isolation(posture="none", layers=tuple(layers), missing={**missing, "watchdog": NO_WATCHDOG})
     return Isolation(posture="no-cgroup", layers=(*layers, "watchdog"), missing=missing)
+
+
+def children_are_listed() -> bool:
+    """Whether all processes of a job can be found from outside, to measure them together."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").exists()

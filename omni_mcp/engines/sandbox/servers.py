@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omni_mcp.contracts.errors import SandboxUnavailable
-from omni_mcp.contracts.ports import Sandbox
+from omni_mcp.contracts.ports import ServerSandbox
 from omni_mcp.contracts.sandbox import Connection, Credential, Job, Mount, Served
 from omni_mcp.engines.sandbox.launcher import HOME
 from omni_mcp.engines.sandbox.profiles import Profile
@@ -66,7 +66,7 @@ class ServerCells:
     """
 
     def __init__(
-        self, sandbox: Sandbox, profiles: Mapping[str, Profile], root: Path, *, secrets: Mapping[str, str]
+        self, sandbox: ServerSandbox, profiles: Mapping[str, Profile], root: Path, *, secrets: Mapping[str, str]
     ) -> None:
         self._sandbox = sandbox
         self._profiles = profiles

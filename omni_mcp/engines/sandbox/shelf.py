@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from omni_mcp.engines.sandbox.cell import Cell
 from omni_mcp.engines.sandbox.cgroup import Group, Hierarchy, remove_when_empty
+from omni_mcp.engines.sandbox.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.template import Template
 
@@ -34,8 +35,8 @@ class Shelf:
 
     @property
     def usable(self) -> bool:
-        """Whether it can give one more cell."""
-        return bool(self.ready) or self.template.usable
+        """Whether it can give one more cell: where the template has died, its ready cells have too."""
+        return self.template.usable
 
     @property
     def worn(self) -> bool:
@@ -57,7 +58,7 @@ class Shelf:
                 cell = self.ready.popleft()
                 if cell.alive:
                     return cell, True
-                await cell.destroy()
+                await to_its_end(cell.destroy())
             return await self._make(), False
         except BaseException:
             self.give_back()
@@ -73,21 +74,30 @@ class Shelf:
     def fill(self, target: int) -> None:
         """See to it that *target* cells are ready soon; the caller is not kept."""
         missing = target - len(self.ready)
-        if missing > 0 and self.template.plan.proc and (self._filling is None or self._filling.done()):
+        if (
+            missing > 0
+            and self.template.plan.proc
+            and self.template.usable
+            and (self._filling is None or self._filling.done())
+        ):
             self._filling = asyncio.create_task(self._fill(target))
 
     async def close(self) -> None:
-        """End the template and every cell of it that is ready."""
+        """End the template and every cell of it that is ready.
+
+        Raises:
+            CellStuck: something of it does not die; the rest has been ended.
+        """
         if self._filling is not None:
             self._filling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._filling
-        while self.ready:
-            await self.ready.popleft().destroy()
-        await self.template.close()
+            await asyncio.gather(self._filling, return_exceptions=True)
+        ready, self.ready = self.ready, deque()
         group = self.template.plan.group
-        if group is not None:
-            await remove_when_empty(group)
+        try:
+            await self.template.close()  # all its cells die of it
+        finally:
+            endings = [cell.destroy() for cell in ready]
+            await all_to_their_ends([*endings, *([remove_when_empty(group)] if group is not None else [])])
 
     async def _fill(self, target: int) -> None:
         with contextlib.suppress(StartFailed):  # whoever wants one will hear why
@@ -96,10 +106,15 @@ class Shelf:
 
     async def _make(self) -> Cell:
         number = next(self._numbers)
-        return await self.template.make_cell(number, _new_group(self._hierarchy, number))
+        return await self.template.make_cell(number, new_group(self._hierarchy, number))
 
 
-def _new_group(hierarchy: Hierarchy | None, number: int) -> Group | None:
+def new_group(hierarchy: Hierarchy | None, number: int) -> Group | None:
+    """Return the cgroup of template or cell *number*, where there are cgroups.
+
+    Raises:
+        StartFailed: it cannot be made.
+    """
     if hierarchy is None:
         return None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ class SpawnerLink:
         self._loop = asyncio.get_running_loop()
         self._exits: dict[int, asyncio.Future[int]] = {}
         self._alive = True
+        self._room: asyncio.Future[None] | None = None
         self._loop.add_reader(channel.fileno(), self._on_readable)
 
     @classmethod
@@ -55,13 +57,17 @@ class SpawnerLink:
     def pid(self) -> int:
         return self._process.pid
 
-    async def sweep_at_the_end(self, prefixes: Sequence[str]) -> None:
-        """Have the helper remove the cgroups whose paths begin so, when it ends: the gateway may be dead by then.
+    async def sweep_at_the_end(self, prefixes: Sequence[str], directories: Sequence[str] = ()) -> None:
+        """Have the helper remove these when it ends: the gateway may be dead by then.
+
+        Args:
+            prefixes: what the paths of cgroups begin with.
+            directories: they go with all that is in them.
 
         Raises:
             SpawnerGone: the helper has ended.
         """
-        await self._send({"op": "sweep", "prefixes": list(prefixes)}, ())
+        await self._send({"op": "sweep", "prefixes": list(prefixes), "directories": list(directories)}, ())
 
     async def spawn(self, request: dict[str, Any], descriptors: Sequence[int]) -> asyncio.Future[int]:
         """Start one template; the future becomes bubblewrap's exit code, negative for a signal.
@@ -79,11 +85,11 @@ class SpawnerLink:
             raise
         return exited
 
-    async def kill(self, number: int) -> None:
-        """Kill the template of request *number*, if it still runs."""
+    async def kill(self, number: int, by: signal.Signals = signal.SIGKILL) -> None:
+        """Send *by* to the template of request *number*, if it still runs."""
         if number in self._exits:
             with contextlib.suppress(SpawnerGone):
-                await self._send({"op": "kill", "id": number}, ())
+                await self._send({"op": "kill", "id": number, "signal": int(by)}, ())
 
     async def close(self) -> None:
         """End the helper and whatever it started, and wait for it."""
@@ -109,13 +115,17 @@ class SpawnerLink:
                 raise SpawnerGone from error
 
     async def _writable(self) -> None:
-        ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_writer(self._channel.fileno(), _resolve, ready)
-        try:
-            await ready
-        finally:
-            if self._alive:
-                self._loop.remove_writer(self._channel.fileno())
+        """Wait until there is room for one more message, or the helper has gone; any number may wait."""
+        if self._room is None:
+            self._room = self._loop.create_future()
+            self._loop.add_writer(self._channel.fileno(), self._on_writable)
+        await asyncio.shield(self._room)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._channel.fileno())
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
 
     def _on_readable(self) -> None:
         while self._alive:
@@ -140,13 +150,9 @@ class SpawnerLink:
             return
         self._alive = False
         self._loop.remove_reader(self._channel.fileno())
+        self._on_writable()
         self._channel.close()
         for exited in self._exits.values():
             if not exited.done():
                 exited.set_result(-9)
         self._exits.clear()
-
-
-def _resolve(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

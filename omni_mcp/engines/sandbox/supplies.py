@@ -16,10 +16,19 @@ SHARES = "/shares"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCredential:
-    """A credential, and the tools (`server__tool`) whose jobs it serves."""
+    """A credential, and the tools (`server__tool`) whose jobs it serves.
+
+    `documents` are the OpenAPI documents all of whose operations it serves.
+    """
 
     credential: Credential
-    tools: frozenset[str]
+    tools: frozenset[str] = frozenset()
+    documents: frozenset[str] = frozenset()
+
+    def serves(self, entry: Entry) -> bool:
+        """Whether the operator gave it to *entry*."""
+        named = f"{entry.server}__{entry.name}" in self.tools
+        return named or (entry.binding == "openapi_proxy" and entry.server in self.documents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +46,8 @@ class Supplies:
 
     def credentials_for(self, entry: Entry, hosts: tuple[str, ...]) -> tuple[Credential, ...]:
         """Return the credentials that the operator gave to *entry*, for those *hosts* that its call may reach."""
-        name = f"{entry.server}__{entry.name}"
         return tuple(
-            one.credential for one in self.credentials if name in one.tools and is_covered(one.credential.host, hosts)
+            one.credential for one in self.credentials if one.serves(entry) and is_covered(one.credential.host, hosts)
         )
 
     def environment_for(self, entry: Entry) -> dict[str, str]:

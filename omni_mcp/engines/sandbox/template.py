@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from dataclasses import dataclass
 
-from omni_mcp.contracts.json import JsonObject
-from omni_mcp.contracts.sandbox import Mount
 from omni_mcp.engines.sandbox.cell import Cell
-from omni_mcp.engines.sandbox.cgroup import Group
+from omni_mcp.engines.sandbox.cgroup import Group, remove_when_empty
 from omni_mcp.engines.sandbox.channel import Channel, ChannelClosed
+from omni_mcp.engines.sandbox.endings import to_its_end
 from omni_mcp.engines.sandbox.failures import CellStuck, StartFailed
 from omni_mcp.engines.sandbox.launcher import Launcher
 from omni_mcp.engines.sandbox.output import Budget, Output
-from omni_mcp.engines.sandbox.profiles import Profile
+from omni_mcp.engines.sandbox.plain_launcher import PlainLauncher
+from omni_mcp.engines.sandbox.plan import Plan
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
 
 _WORDS_LIMIT_BYTES = 16 * 1024
@@ -23,22 +22,10 @@ _WORDS_WAIT_S = 1.0
 _DEATH_LIMIT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a template is made with: whom it runs as, what it sees, whether it gets a /proc."""
-
-    number: int
-    profile: Profile
-    mounts: tuple[Mount, ...]
-    uid: int | None
-    group: Group | None
-    proc: bool
-
-
 class Template:
     """Made by `open`, asked for cells by `make_cell`, ended by `close`, which may be called at any time and twice."""
 
-    def __init__(self, plan: Plan, spawner: SpawnerLink, launcher: Launcher) -> None:
+    def __init__(self, plan: Plan, spawner: SpawnerLink, launcher: Launcher | PlainLauncher) -> None:
         self.plan = plan
         self.made = 0
         self._spawner = spawner
@@ -46,11 +33,12 @@ class Template:
         self._channel: Channel | None = None
         self._exited: asyncio.Future[int] | None = None
         self._words: Output | None = None
+        self._stuck = False
 
     @property
     def usable(self) -> bool:
         """Whether it can still make a cell."""
-        if self._exited is None or self._exited.done():
+        if self._stuck or self._exited is None or self._exited.done():
             return False
         return self.plan.proc or self.made == 0  # without /proc it becomes its only cell
 
@@ -60,24 +48,10 @@ class Template:
         Raises:
             StartFailed: with the words of whoever failed.
         """
-        ours, theirs = socket.socketpair()
+        ours, theirs = _pair()
         self._channel = Channel(ours)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        self._words = Output(reader, Budget(_WORDS_LIMIT_BYTES, lambda: None))
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        plan = self.plan
-        request = self._launcher.request(
-            plan.number, profile=plan.profile, mounts=plan.mounts, uid=plan.uid, proc=plan.proc,
-            cgroups=plan.group.procs_files if plan.group else (),
-        )  # fmt: skip
-        try:
-            self._exited = await self._spawner.spawn(request, (nothing, nothing, writer, theirs.fileno()))
-        except SpawnerGone as error:
-            raise StartFailed("the process that starts cells has ended") from error
-        finally:
-            theirs.close()
-            os.close(writer)
-            os.close(nothing)
+        with theirs:
+            await self._start(theirs.fileno())
         await self._wait_until_ready()
 
     async def make_cell(self, number: int, group: Group | None) -> Cell:
@@ -86,22 +60,29 @@ class Template:
         Raises:
             StartFailed: with the words of whoever failed.
         """
-        ours, theirs = socket.socketpair()
-        cell = Cell(number, Channel(ours), group, profile=self.plan.profile, environment=self._environment())
+        try:
+            ours, theirs = _pair()
+        except StartFailed:
+            if group is not None:
+                await to_its_end(remove_when_empty(group))
+            raise
+        cell = Cell(
+            number, Channel(ours), group, profile=self.plan.profile, environment=self._environment(),
+            workspace=self.plan.workspace, ended_by=self._launcher.ended_by,
+        )  # fmt: skip
         self.made += 1
         try:
             async with asyncio.timeout(self.plan.profile.start_limit_s):
                 with theirs:
                     await self._open_channel.send({"kind": "cell"}, descriptors=(theirs.fileno(),))
                 await cell.wait_until_ready()
-        except TimeoutError as error:
-            await cell.destroy()
-            raise StartFailed(f"the cell was not ready after {self.plan.profile.start_limit_s:g} s") from error
-        except ChannelClosed as error:
-            await cell.destroy()
-            raise StartFailed(await self._last_words()) from error
-        except BaseException:
-            await cell.destroy()
+        except BaseException as error:
+            await to_its_end(cell.destroy())
+            if isinstance(error, TimeoutError):
+                self._stuck = True
+                raise StartFailed(f"the cell was not ready after {self.plan.profile.start_limit_s:g} s") from error
+            if isinstance(error, ChannelClosed):
+                raise StartFailed(await self._last_words()) from error
             raise
         return cell
 
@@ -114,14 +95,32 @@ class Template:
         if self._channel is not None:
             self._channel.close()
         try:
-            if self._exited is not None and not self._exited.done():
-                await self._spawner.kill(self.plan.number)
-                await asyncio.wait([self._exited], timeout=_DEATH_LIMIT_S)
-                if not self._exited.done():
-                    raise CellStuck(f"template {self.plan.number} lives on after SIGKILL")
+            await self._end()
         finally:
             if self._words is not None:
                 await self._words.finish()
+
+    async def _start(self, control: int) -> None:
+        reader, writer = _pipe()
+        self._words = Output(reader, Budget(_WORDS_LIMIT_BYTES, lambda: None))
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            descriptors = (nothing, nothing, writer, control)
+            self._exited = await self._spawner.spawn(self._launcher.request(self.plan), descriptors)
+        except SpawnerGone as error:
+            raise StartFailed("the process that starts cells has ended") from error
+        finally:
+            os.close(writer)
+            os.close(nothing)
+
+    async def _end(self) -> None:
+        for number in self._launcher.ended_by:
+            if self._exited is None or self._exited.done():
+                return
+            await self._spawner.kill(self.plan.number, number)
+            await asyncio.wait([self._exited], timeout=_DEATH_LIMIT_S)
+        if self._exited is not None and not self._exited.done():
+            raise CellStuck(f"template {self.plan.number} lives on after SIGKILL")
 
     @property
     def _open_channel(self) -> Channel:
@@ -136,24 +135,12 @@ class Template:
         limit_s = self.plan.profile.start_limit_s
         try:
             async with asyncio.timeout(limit_s):
-                await self._open_channel.send(self._setup())
+                await self._open_channel.send(self._launcher.setup(self.plan))
                 await self._open_channel.receive()
         except TimeoutError as error:
             raise StartFailed(f"the template was not ready after {limit_s:g} s") from error
         except ChannelClosed as error:
             raise StartFailed(await self._last_words()) from error
-
-    def _setup(self) -> JsonObject:
-        profile = self.plan.profile
-        return {
-            "tmpfs": self._launcher.own_directories(profile, self.plan.mounts),
-            "mounts": [mount.inside for mount in self.plan.mounts],
-            "proc": self.plan.proc,
-            "unix_sockets": profile.unix_sockets,
-            "count_memory": self.plan.group is None,
-            "writable": [mount.inside for mount in self.plan.mounts if mount.writable],
-            "preload": list(profile.preload),
-        }
 
     async def _last_words(self) -> str:
         """Return what bubblewrap said before it ended."""
@@ -161,3 +148,17 @@ class Template:
             await asyncio.wait([self._exited], timeout=_WORDS_WAIT_S)
         said = (await self._words.finish() if self._words else b"").decode(errors="replace").strip()
         return said[-1000:] or "the cell ended before it was ready"
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair()
+    except OSError as error:
+        raise StartFailed(f"no socket can be had: {error.strerror}") from error
+
+
+def _pipe() -> tuple[int, int]:
+    try:
+        return os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise StartFailed(f"no pipe can be had: {error.strerror}") from error

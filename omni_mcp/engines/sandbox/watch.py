@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_COUNTED = ("RssAnon:", "RssShmem:")
+_COUNTED = ("RssAnon:", "RssShmem:", "VmPTE:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,12 @@ def _tasks(pid: int) -> list[Path]:
 
 
 def _memory_of(pid: int) -> int:
-    kib = 0
-    for line in _text(Path(f"/proc/{pid}/status")).splitlines():
-        if line.startswith(_COUNTED):
-            kib += int(line.split()[1])
-    return kib * 1024
+    """Asked of its threads: the first of them may have ended, and then says nothing of the memory of the rest."""
+    for task in _tasks(pid):
+        counted = [line for line in _text(task / "status").splitlines() if line.startswith(_COUNTED)]
+        if counted:
+            return sum(int(line.split()[1]) for line in counted) * 1024
+    return 0
 
 
 def _cpu_of(pid: int) -> float:

@@ -38,7 +38,8 @@ from omni_mcp.engines.upstream.wire.seam import WireFault
 from omni_mcp.protocol.headers import declared_headers
 from omni_mcp.protocol.rpc import INVALID_PARAMS, RESOURCE_NOT_FOUND
 
-META_REMOTE_ERROR = "io.omni-mcp/upstream_error"
+OUR_PREFIX = "io.omni-mcp/"
+META_REMOTE_ERROR = f"{OUR_PREFIX}upstream_error"
 DECLARATIONS_KEPT = 4096
 METHODS = {"tool": "tools/call", "resource": "resources/read", "prompt": "prompts/get"}
 MEMBERS = {"tool": "content", "resource": "contents", "prompt": "messages"}
@@ -190,7 +191,12 @@ class UpstreamExecutor:
                 detail=f"{tool.server}: resultType {str(kind)[:64]!r}, {member} {type(result.get(member)).__name__}",
             )
         is_error = call.kind == "tool" and result.get("isError") is True
-        return Answer(body=result, is_error=is_error, where="remote", usage={"upstream_ms": round(latency_ms, 3)})
+        return Answer(
+            body=_in_its_own_name(result),
+            is_error=is_error,
+            where="remote",
+            usage={"upstream_ms": round(latency_ms, 3)},
+        )
 
     def _lost(self, call: Call, tool: Entry, fault: WireFault) -> OmniError:
         """Return what became of a call whose server, or the way to it, was lost."""
@@ -237,6 +243,14 @@ def _refused_by_server(call: Call, tool: Entry, error: RemoteError) -> Answer:
         f"the server behind it answered with an error: {error.message}", detail=f"{tool.server}: {error}",
         data={"upstream_error": said},
     )  # fmt: skip
+
+
+def _in_its_own_name(result: JsonObject) -> JsonObject:
+    """Return *result* without metadata under our prefix, which clients take for the gateway's word."""
+    meta = result.get("_meta")
+    if not isinstance(meta, dict) or not any(key.startswith(OUR_PREFIX) for key in meta):
+        return result
+    return {**result, "_meta": {key: value for key, value in meta.items() if not key.startswith(OUR_PREFIX)}}
 
 
 def _has_objects(value: object) -> bool:

@@ -16,6 +16,7 @@ from omni_mcp.engines.upstream.peer import Peer
 from omni_mcp.engines.upstream.talk import Talk
 from omni_mcp.engines.upstream.wire.seam import WireFault
 from omni_mcp.protocol.eras import HANDSHAKE_VERSIONS, LATEST_HANDSHAKE, META_SERVER, MODERN_VERSIONS
+from omni_mcp.protocol.rpc import UNSUPPORTED_VERSION
 
 PROBE_S = 2.0
 GREETING_S = 30.0  # a package runner may have to download the server first
@@ -71,9 +72,18 @@ async def _either(probe: asyncio.Task[Peer | None] | None, hello: asyncio.Task[P
 
 
 async def _discover(talk: Talk, timeout_s: float) -> Peer | None:
-    """Return the modern peer; None for whatever is none."""
+    """Return the modern peer; None for whatever is none.
+
+    A server that refuses the version and names it among those that it serves is asked once more (MCP 2026-07-28,
+    basic/versioning).
+    """
     try:
-        result = await talk.request("server/discover", timeout_s=timeout_s, era="modern")
+        try:
+            result = await talk.request("server/discover", timeout_s=timeout_s, era="modern")
+        except RemoteError as error:
+            if not _serves_ours(error):
+                return None
+            result = await talk.request("server/discover", timeout_s=timeout_s, era="modern")
     except (RemoteError, Garbled, TimeoutError):
         return None
     except WireFault as fault:
@@ -82,12 +92,20 @@ async def _discover(talk: Talk, timeout_s: float) -> Peer | None:
         if fault.status is None or fault.status in NO_ENTRY:
             raise
         return None
-    versions = result.get("supportedVersions")
-    if not isinstance(versions, list) or not any(version in versions for version in MODERN_VERSIONS):
+    if not _holds_ours(result.get("supportedVersions")):
         return None
     meta = result.get("_meta")
     found = meta.get(META_SERVER) if isinstance(meta, dict) else None
     return _peer("modern", MODERN_VERSIONS[-1], result, found)
+
+
+def _serves_ours(error: RemoteError) -> bool:
+    data = error.data
+    return error.code == UNSUPPORTED_VERSION and isinstance(data, dict) and _holds_ours(data.get("supported"))
+
+
+def _holds_ours(versions: object) -> bool:
+    return isinstance(versions, list) and any(version in versions for version in MODERN_VERSIONS)
 
 
 async def _initialize(talk: Talk, info: ClientInfo, timeout_s: float) -> Peer:

@@ -1,0 +1,193 @@
+"""Templates that die or hang, and a helper process that is killed: nobody waits for ever, and nothing stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
+from omni_mcp.engines.sandbox.profiles import Profile
+from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
+from omni_mcp.paths import bundled
+from tests.sandbox.conftest import Opener, cgroups_of, in_shell, usable
+
+pytestmark = pytest.mark.sandbox
+
+ENOUGH_S = 40.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what has no event of its own."""
+    async with asyncio.timeout(ENOUGH_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def templates_of(sandbox: BubblewrapSandbox) -> list[int]:
+    """Return the processes 1 of all templates: children of bubblewrap, which the helper process started."""
+    return [pid for bwrap in children_of(sandbox.spawner_pid or 0) for pid in children_of(bwrap)]
+
+
+async def kill_with_family(pids: list[int]) -> None:
+    """Kill *pids* and wait until the kernel has ended everything that came from them."""
+    family = list(pids)
+    for pid in family:
+        family += children_of(pid)
+    assert len(family) > len(pids)
+    held = [os.pidfd_open(pid) for pid in family]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    for descriptor in held:
+        await asyncio.to_thread(select.select, [descriptor], [], [], ENOUGH_S)
+        os.close(descriptor)
+
+
+async def with_cells_ready(sandbox: BubblewrapSandbox) -> None:
+    assert (await usable(sandbox).run(in_shell("exit 5"))).exit_code == 5
+    await until(lambda: sandbox.held()["cells"])
+
+
+@pytest.fixture
+def cgroups() -> Iterator[None]:
+    """No cgroup of a cell is left that was not there before."""
+    before = set(cgroups_of(os.getpid()))
+    yield
+    assert set(cgroups_of(os.getpid())) - before == set()
+
+
+@pytest.mark.usefixtures("cgroups")
+async def test_a_template_that_died_costs_no_job(opened: Opener) -> None:
+    async with opened() as sandbox:
+        await with_cells_ready(sandbox)
+        await kill_with_family(children_of(sandbox.spawner_pid or 0))
+        ends = await asyncio.gather(*(sandbox.run(in_shell("exit 6")) for _ in range(4)))
+
+        assert [(end.reason, end.exit_code) for end in ends] == [("exit", 6)] * 4, ends
+
+
+@pytest.mark.usefixtures("cgroups")
+async def test_a_helper_process_that_was_killed_costs_no_later_job(opened: Opener) -> None:
+    async with opened() as sandbox:
+        await with_cells_ready(sandbox)
+        killed = sandbox.spawner_pid
+        await kill_with_family([killed] if killed else [])
+        end = await sandbox.run(in_shell("exit 6"))
+
+        assert (end.reason, end.exit_code) == ("exit", 6), end
+        assert sandbox.spawner_pid != killed
+
+
+@pytest.mark.usefixtures("cgroups")
+async def test_a_template_that_hangs_is_given_up_for_a_new_one(opened: Opener, profiles: dict[str, Profile]) -> None:
+    patient = profiles["shell"].model_copy(update={"warm": 0, "start_limit_s": 3.0})
+    async with opened(profiles={"shell": patient}) as sandbox:
+        assert (await usable(sandbox).run(in_shell("exit 5"))).exit_code == 5
+        for template in templates_of(sandbox):
+            os.kill(template, signal.SIGSTOP)
+        end = await sandbox.run(in_shell("exit 6"))
+        again = await sandbox.run(in_shell("exit 7"))
+
+        assert (end.reason, end.exit_code) == ("exit", 6), end
+        assert again.usage["start_ms"] < 3000
+
+
+@pytest.mark.usefixtures("cgroups")
+async def test_closing_does_not_wait_for_a_server_on_a_template_that_was_given_up(
+    opened: Opener, profiles: dict[str, Profile]
+) -> None:
+    patient = profiles["shell"].model_copy(update={"warm": 0, "start_limit_s": 3.0})
+    left = asyncio.Event()
+    server = in_shell("cat", lasting=True)
+
+    async def serve(sandbox: BubblewrapSandbox, up: asyncio.Event) -> str:
+        async with sandbox.serve(server, on_stderr=lambda data: None) as served:
+            up.set()
+            await left.wait()
+            return (await served.ended).reason
+
+    async with asyncio.timeout(ENOUGH_S):
+        async with opened(profiles={"shell": patient}) as sandbox:
+            up = asyncio.Event()
+            user = asyncio.create_task(serve(usable(sandbox), up))
+            await up.wait()
+            for template in templates_of(sandbox):
+                os.kill(template, signal.SIGSTOP)
+            assert (await sandbox.run(in_shell("exit 6"))).exit_code == 6
+        left.set()
+        assert await user == "killed"
+
+
+@pytest.mark.usefixtures("cgroups")
+async def test_closing_while_cells_are_made_and_taken_ends_and_leaves_nothing(opened: Opener) -> None:
+    for steps in range(0, 60, 6):
+        async with asyncio.timeout(ENOUGH_S):
+            async with opened(use_cgroups=True) as sandbox:
+                calls = [asyncio.create_task(usable(sandbox).run(in_shell("sleep 60"))) for _ in range(3)]
+                for _ in range(steps):
+                    await asyncio.sleep(0.002)
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {end.reason for end in ends if not isinstance(end, BaseException)} <= {"killed", "start_failed"}, ends
+        assert [end for end in ends if isinstance(end, BaseException)] == []
+
+
+@pytest.mark.usefixtures("cgroups")
+async def test_a_closed_sandbox_starts_nothing_more(opened: Opener) -> None:
+    async with opened() as sandbox:
+        assert (await usable(sandbox).run(in_shell("exit 5"))).exit_code == 5
+    end = await sandbox.run(in_shell("exit 6"))
+
+    assert (end.reason, end.message) == ("start_failed", "the sandbox is closing")
+    assert sandbox.spawner_pid is None
+
+
+async def test_whoever_waits_for_a_helper_process_that_takes_no_more_learns_of_its_death() -> None:
+    link = SpawnerLink.start(bundled("sandbox"))
+    os.kill(link.pid, signal.SIGSTOP)
+    many = ["x" * 1000] * 30
+    senders = [asyncio.create_task(link.sweep_at_the_end(many)) for _ in range(40)]
+    await asyncio.wait(senders, timeout=0.2)
+    waiting = [sender for sender in senders if not sender.done()]
+    assert len(waiting) > 1  # the control: the socket is full
+    os.kill(link.pid, signal.SIGKILL)
+    async with asyncio.timeout(ENOUGH_S):
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        await link.close()
+
+    assert {type(end) for end in ends} == {SpawnerGone}
+
+
+async def test_those_who_wait_for_a_helper_process_are_all_served_when_it_goes_on() -> None:
+    link = SpawnerLink.start(bundled("sandbox"))
+    os.kill(link.pid, signal.SIGSTOP)
+    senders = [asyncio.create_task(link.sweep_at_the_end(["x" * 1000] * 30)) for _ in range(40)]
+    await asyncio.wait(senders, timeout=0.2)
+    assert sum(not sender.done() for sender in senders) > 1
+    os.kill(link.pid, signal.SIGCONT)
+    async with asyncio.timeout(ENOUGH_S):
+        await asyncio.gather(*senders)
+        await link.close()
+
+
+def test_a_frame_with_descriptors_is_not_followed_by_an_empty_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stream nobody sees it; with message boundaries the other end would read it as our end."""
+    monkeypatch.syspath_prepend(str(bundled("sandbox")))
+    wire: Any = __import__("wire")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, open(os.devnull) as nothing:
+        wire.send(ours, {"kind": "cell"}, (nothing.fileno(),))
+        assert theirs.recv(1024).endswith(b'{"kind": "cell"}')
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1024)
