@@ -17,6 +17,7 @@ from omni_mcp.daemon import run_daemon
 from omni_mcp.gateway import Gateway
 from omni_mcp.logs import LineSink
 from omni_mcp.paths import Home, find_home
+from tests.conformance.behind import opener_for, road_of
 from tests.conformance.definitions import PROFILE, SERVER
 from tests.conformance.fixture import ConformanceServer
 
@@ -75,6 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--relay-port", type=int, required=True)
+    parser.add_argument("--road", type=road_of, help="the fixture is a server behind the gateway, reached this way")
     given = parser.parse_args()
     given.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     home = find_home({**os.environ, "OMNI_HOME": str(given.home)})
@@ -86,8 +88,9 @@ def main() -> int:
         print(json.dumps({"port": facts["port"], "token": home.token_file.read_text().strip()}), flush=True)
 
     sink = LineSink(file=None)
+    opener = opener_for(given.road) if given.road else open_with_fixture
     try:
-        return run_daemon(settings_for(given.relay_port), home, sink=sink, announce=announce, opener=open_with_fixture)
+        return run_daemon(settings_for(given.relay_port), home, sink=sink, announce=announce, opener=opener)
     finally:
         sink.close()
 

@@ -36,6 +36,21 @@ def test_every_scored_scenario_passes_through_the_gateway(suite: str) -> None:
 
 
 @pytest.mark.node
+@pytest.mark.slow
+@pytest.mark.parametrize(("road", "suite"), [("stdio/modern", "2"), ("http/handshake", "3")])
+def test_every_scenario_but_the_excused_passes_though_client_and_server_are_of_different_eras(
+    road: str, suite: str
+) -> None:
+    needed_node()
+    end = run("--json", "--road", road, "--suite", suite)
+    assert end.stdout, end.stderr
+    found = json.loads(end.stdout)
+    [report] = found["suites"]
+    failed = [row for row in report["scenarios"] if row["scored"] and not row["ok"]]
+    assert (failed, found["stale"], end.returncode) == ([], [], 0)
+
+
+@pytest.mark.node
 def test_a_server_that_fails_makes_the_run_fail() -> None:
     needed_node()
     end = run("--suite", "2", "--url", "http://127.0.0.1:9/mcp")

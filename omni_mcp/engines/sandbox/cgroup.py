@@ -108,7 +108,7 @@ async def remove_when_empty(group: Group) -> None:
         CellStuck: a process in it does not die.
     """
     for _ in range(_REMOVE_TRIES):
-        if group.remove():
+        if await asyncio.to_thread(group.remove):  # takes a millisecond where there are four hierarchies
             return
         group.kill()
         await asyncio.sleep(_REMOVE_STEP_S)

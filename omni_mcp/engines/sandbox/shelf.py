@@ -106,7 +106,25 @@ class Shelf:
 
     async def _make(self) -> Cell:
         number = next(self._numbers)
-        return await self.template.make_cell(number, new_group(self._hierarchy, number))
+        group = await _new_group_aside(self._hierarchy, number) if self._hierarchy is not None else None
+        return await self.template.make_cell(number, group)
+
+
+async def _new_group_aside(hierarchy: Hierarchy, number: int) -> Group | None:
+    """As `new_group`, in a thread: making directories in four hierarchies takes a millisecond."""
+    making = asyncio.ensure_future(asyncio.to_thread(new_group, hierarchy, number))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await to_its_end(_remove_made(making))
+        raise
+
+
+async def _remove_made(making: asyncio.Future[Group | None]) -> None:
+    with contextlib.suppress(StartFailed):
+        group = await making
+        if group is not None:
+            await remove_when_empty(group)
 
 
 def new_group(hierarchy: Hierarchy | None, number: int) -> Group | None:

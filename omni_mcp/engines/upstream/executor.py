@@ -191,12 +191,8 @@ class UpstreamExecutor:
                 detail=f"{tool.server}: resultType {str(kind)[:64]!r}, {member} {type(result.get(member)).__name__}",
             )
         is_error = call.kind == "tool" and result.get("isError") is True
-        return Answer(
-            body=_in_its_own_name(result),
-            is_error=is_error,
-            where="remote",
-            usage={"upstream_ms": round(latency_ms, 3)},
-        )
+        body = _in_its_own_name(result)
+        return Answer(body=body, is_error=is_error, where="remote", usage={"upstream_ms": round(latency_ms, 3)})
 
     def _lost(self, call: Call, tool: Entry, fault: WireFault) -> OmniError:
         """Return what became of a call whose server, or the way to it, was lost."""
