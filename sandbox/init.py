@@ -112,17 +112,22 @@ def _be_the_cell(control: socket.socket, setup: Frame) -> None:
 
 
 def _serve_one_job(channel: socket.socket, setup: Frame, layers: list[str]) -> None:
-    """As process 1 of a cell: say that it is ready, wait for the one order, carry it out, wait to be released."""
+    """As process 1 of a cell: finish the wall, wait for the one order, carry it out, wait to be released."""
     lock = wall.prepare_lock(setup)
     oom_score = jobs.open_oom_score()
-    wire.send(channel, {"kind": "ready"})
-    order, given = wire.receive_with(channel, _DESCRIPTORS_OF_AN_ORDER)
+    wire.send(channel, {"kind": "ready"})  # from this the gateway knows which process to put into the cgroup
+    wire.receive(channel)
     try:
-        layers = [*layers, *wall.seal(setup, order["sizes"], lock)]
+        layers = [*layers, *wall.seal(setup, lock)]
     except (OSError, ValueError) as error:
         wire.send(channel, {"kind": "failed", "what": str(error)})
         return
-    jobs.run_one_job(channel, order, given, layers=layers, places=setup["tmpfs"], oom_score=oom_score)
+    wakeups = jobs.wake_on_child_end()
+    wire.send(channel, {"kind": "sealed"})
+    order, given = wire.receive_with(channel, _DESCRIPTORS_OF_AN_ORDER)
+    jobs.run_one_job(
+        channel, order, given, layers=layers, places=setup["tmpfs"], oom_score=oom_score, wakeups=wakeups
+    )  # fmt: skip
     channel.recv(1)  # the gateway reads out/ through the descriptor it was given, then closes
 
 

@@ -46,6 +46,7 @@ def run_one_job(
     layers: list[str],
     places: list[str],
     oom_score: int | None = None,
+    wakeups: int | None = None,
     workspace: str = WORKSPACE,
     before_start: Callable[[], None] | None = None,
     kill: Callable[[], None] | None = None,
@@ -59,6 +60,7 @@ def run_one_job(
         layers: what is in force, for the report.
         places: the directories whose being full is reported.
         oom_score: from `open_oom_score`.
+        wakeups: from `wake_on_child_end`, where that was called ahead.
         workspace: the directory that the job starts in.
         before_start: what the job's own process does last before it becomes the job, limits included. Without it the
             limits become ours too, and a command is started without a copy of this process.
@@ -72,7 +74,7 @@ def run_one_job(
         _place_file(control, os.path.join(workspace, file["path"]), file["size"])
     if order["listen"]:
         _hand_out_listener(control)
-    wakeups = _wake_on_child_end()
+    wakeups = wake_on_child_end() if wakeups is None else wakeups
     end: Frame = {"kind": "ended", "status": 0, "not_started": "", "layers": layers}
     try:
         child = _start(control, order, given, oom_score, workspace, before_start)
@@ -93,7 +95,7 @@ def _hand_out_listener(control: socket.socket) -> None:
         wire.send(control, {"kind": "listening"}, (listener.fileno(),))
 
 
-def _wake_on_child_end() -> int:
+def wake_on_child_end() -> int:
     """Return a descriptor that becomes readable whenever a child ends."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -1,7 +1,7 @@
-"""The wall of one cell, from the inside: namespaces and mounts when it is prepared, the rest just before its job.
+"""The wall of one cell, from the inside: first namespaces and mounts, then, once it is in its cgroup, all the rest.
 
-Between the two only process 1 runs in it, which is ours. It holds capabilities in the cell's own user namespace and
-nowhere else, and `seal` gives them up for good. Standard library only.
+Only process 1 runs in it meanwhile, which is ours. It holds capabilities in the cell's own user namespace and nowhere
+else, and `seal` gives them up for good. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ _NAMESPACES = (
 _HARMLESS = kernel.MS_NOSUID | kernel.MS_NODEV
 _SMALL_BUFFERS = "4096 16384 32768"  # bytes of a socket: least, usual, most; no cgroup counts them
 _INOTIFY_INSTANCES = "32"  # of the 128 or so that the kernel gives a user
-_FIRST_SIZE = "size=64k,nr_inodes=256,mode="  # until `seal` sets what the job may have
 
 _OLDEST_LANDLOCK = 2  # the one before forbids every move between directories
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -46,7 +45,7 @@ def furnish(setup: Setup) -> list[str]:
     for path in setup["tmpfs"]:
         beneath = [_held(place) for place in setup["mounts"] if place.startswith(f"{path}/")]
         mode = "1777" if path in ("/tmp", "/dev/shm") else "0700"
-        kernel.mount("tmpfs", path, "tmpfs", _HARMLESS, _FIRST_SIZE + mode)
+        kernel.mount("tmpfs", path, "tmpfs", _HARMLESS, f"{_sizes(setup)},mode={mode}")
         for place, handle in beneath:
             _bind_again(place, handle)
     kernel.bring_loopback_up()
@@ -80,16 +79,20 @@ def prepare_lock(setup: Setup) -> int | None:
     return landlock.prepare(["/"], [*setup["tmpfs"], *setup["writable"], *_DEVICES], ["/"], network=True)
 
 
-def seal(setup: Setup, limits: Setup, lock: int | None) -> list[str]:
-    """Set sizes, then give up what a job must not have. Returns the layers now in force."""
+def _sizes(setup: Setup) -> str:
+    return f"size={setup['sizes']['disk_bytes']},nr_inodes={setup['sizes']['inodes']}"
+
+
+def seal(setup: Setup, lock: int | None) -> list[str]:
+    """Give up what a job must not have. Returns the layers now in force."""
     kernel.unshare(kernel.CLONE_NEWCGROUP)  # by now the cell is in its cgroup, which becomes the root of what it sees
-    options = f"size={limits['disk_bytes']},nr_inodes={limits['inodes']}"
-    for path in setup["tmpfs"]:
-        kernel.mount("tmpfs", path, "tmpfs", kernel.MS_REMOUNT | _HARMLESS, options)
     layers = ["tmpfs-limits"]
     if setup["proc"]:
         _write("/proc/sys/user/max_user_namespaces", "0")
         layers.append("userns-limit")
+    else:  # the directories are bubblewrap's, which knows no inodes
+        for path in setup["tmpfs"]:
+            kernel.mount("tmpfs", path, "tmpfs", kernel.MS_REMOUNT | _HARMLESS, _sizes(setup))
     kernel.drop_capabilities()
     kernel.set_no_new_privileges()
     kernel.set_dumpable(False)

@@ -23,7 +23,7 @@ class Cell:
 
     def __init__(
         self, number: int, channel: Channel, group: Group | None, *, profile: Profile, environment: Mapping[str, str],
-        workspace: Path | None = None, ended_by: Sequence[signal.Signals] = (signal.SIGKILL,),
+        workspace: Path | None = None, ended_by: Sequence[signal.Signals] = (signal.SIGKILL,), seals: bool = True,
     ) -> None:  # fmt: skip
         self.number = number
         self.channel = channel
@@ -32,6 +32,7 @@ class Cell:
         self.environment = environment
         self.workspace = workspace  # of the host; None: it is inside and its size is bounded
         self._ended_by = ended_by
+        self._seals = seals  # whether its wall is finished once it is in its cgroup
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
         self._dead: asyncio.Future[None] = self._loop.create_future()
@@ -51,7 +52,7 @@ class Cell:
         return not ended.poll(0)
 
     async def wait_until_ready(self) -> None:
-        """Wait until process 1 has put up what can be put up ahead, and count it in its cgroup.
+        """Wait until process 1 has put up the wall, and count it in its cgroup.
 
         Raises:
             StartFailed: with the words of whoever failed.
@@ -63,6 +64,11 @@ class Cell:
         self._hold_process()
         if self.group is not None:
             await asyncio.to_thread(self._join, self.group)  # can stall for milliseconds
+        if self._seals:
+            await self.channel.send({"kind": "seal"})
+            frame = await self.channel.receive()
+            if frame.get("kind") != "sealed":
+                raise StartFailed(str(frame.get("what", "process 1 failed")))
 
     async def kill(self) -> None:
         """Kill process 1, and with it its whole pid namespace; returns when the kernel has no process of it left.

@@ -130,7 +130,7 @@ class BubblewrapSandbox:
     ) -> JobEnd:
         started = time.monotonic()
         try:
-            async with pool.cell(profile, job.mounts) as (cell, hot):
+            async with pool.cell(profile, job.mounts, job.limits) as (cell, hot):
                 start_ms = (time.monotonic() - started) * 1000
                 run = JobRun(cell, job, streams=streams, on_connection=on_connection, trust=self._trust)
                 outcome = await run.to_its_end()
@@ -168,7 +168,7 @@ class BubblewrapSandbox:
     async def _served(
         self, pool: Pool, profile: Profile, job: Job, on_stderr: Callable[[bytes], None], on_connection: OnConnection
     ) -> AsyncIterator[Served]:
-        async with pool.cell(profile, job.mounts) as (cell, hot):
+        async with pool.cell(profile, job.mounts, job.limits) as (cell, hot):
             pipes = ServerPipes(on_stderr)
             run = JobRun(cell, job, pipes=pipes, on_connection=on_connection, trust=self._trust)
 

@@ -25,7 +25,6 @@ from omni_mcp.engines.sandbox.pipes import JobPipes, Pipes
 from omni_mcp.engines.sandbox.watch import measure
 
 _WATCH_EVERY_S = 0.1
-_SHARED_BYTES = 1 << 20  # /tmp and /dev/shm besides the workspace are as large as it; a cell keeps at least this
 _NICE_STACK_BYTES = 8 << 20
 _HARDEST_STACK_BYTES = 64 << 20
 
@@ -157,7 +156,6 @@ class JobRun:
             "argv": list(job.argv), "function": job.function, "arguments": job.arguments, "bundled": job.bundled,
             "environment": {**self._cell.environment, **way_out, **job.environment},
             "rlimits": self._rlimits(), "exports": job.exports, "listen": bool(job.egress),
-            "sizes": {"disk_bytes": max(job.limits.disk_mib << 20, _SHARED_BYTES), "inodes": job.limits.inodes},
             "files": [{"path": path, "size": len(data)} for path, data in job.files.items()],
         }  # fmt: skip
 

@@ -91,6 +91,7 @@ class Launcher:
     """Writes spawn requests and setups. One per sandbox."""
 
     ended_by = (signal.SIGKILL,)  # whatever is in a pid namespace dies with its process 1
+    seals = True
 
     def __init__(self, *, bwrap: str, interpreter: Interpreter, sandbox_dir: Path, stage: bool) -> None:
         self._bwrap = bwrap
@@ -133,6 +134,7 @@ class Launcher:
         return {
             "tmpfs": self.own_directories(plan.profile, plan.mounts),
             "mounts": [mount.inside for mount in plan.mounts],
+            "sizes": {"disk_bytes": plan.sizes.disk_bytes, "inodes": plan.sizes.inodes},
             "proc": plan.proc,
             "unix_sockets": plan.profile.unix_sockets,
             "count_memory": plan.group is None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Mount
 from omni_mcp.engines.sandbox.cell import Cell
 from omni_mcp.engines.sandbox.cgroup import Group, Hierarchy, remove_when_empty
@@ -19,7 +20,7 @@ from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.job_directories import JobDirectories
 from omni_mcp.engines.sandbox.launcher import WORKSPACE, Launcher
 from omni_mcp.engines.sandbox.plain_launcher import PlainLauncher
-from omni_mcp.engines.sandbox.plan import Plan
+from omni_mcp.engines.sandbox.plan import Plan, Sizes
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.shelf import Shelf, new_group, numbers
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
@@ -36,7 +37,9 @@ Key = tuple[object, ...]
 
 
 class Pool:
-    """Cells by profile, mounts and user. `hierarchy` and `proc` are settled by the probe: None and False do without.
+    """Cells by profile, mounts, sizes and user.
+
+    `hierarchy` and `proc` are settled by the probe: None and False do without.
 
     `uids` is None for an ordinary user, who cannot run anything as somebody else. With `directories` its cells are
     plain process trees, started by a `PlainLauncher`, each in one of them.
@@ -65,7 +68,7 @@ class Pool:
         self._tending: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def cell(self, profile: Profile, mounts: Sequence[Mount]) -> AsyncIterator[tuple[Cell, bool]]:
+    async def cell(self, profile: Profile, mounts: Sequence[Mount], limits: Limits) -> AsyncIterator[tuple[Cell, bool]]:
         """Yield a cell with nothing in it yet, and whether it was ready; on leaving nothing of it is left.
 
         Where its job has ended by itself the last of it, process 1, goes a moment later.
@@ -73,7 +76,7 @@ class Pool:
         Raises:
             StartFailed: none can be had.
         """
-        shelf, (cell, hot) = await self._taken(profile, mounts)
+        shelf, (cell, hot) = await self._taken(profile, mounts, Sizes.of(limits))
         shelf.fill(self._target(shelf))
         try:
             yield cell, hot
@@ -89,7 +92,7 @@ class Pool:
     async def warm_up(self, profile: Profile) -> None:
         """Start the template of *profile* ahead of its first job; if that fails, the first job will hear why."""
         with contextlib.suppress(StartFailed):
-            shelf = await self._shelf(profile, ())
+            shelf = await self._shelf(profile, (), Sizes.of(Limits()))
             shelf.fill(self._target(shelf))
 
     async def drop_templates(self) -> None:
@@ -134,22 +137,22 @@ class Pool:
         """How many templates run and how many cells are ready, for `status`."""
         return {"templates": len(self._shelves), "cells": sum(len(shelf.ready) for shelf in self._shelves.values())}
 
-    async def _taken(self, profile: Profile, mounts: Sequence[Mount]) -> tuple[Shelf, tuple[Cell, bool]]:
+    async def _taken(self, profile: Profile, mounts: Sequence[Mount], sizes: Sizes) -> tuple[Shelf, tuple[Cell, bool]]:
         """Take a cell; if its template turns out to be dead or stuck, one of a new template."""
-        shelf = await self._shelf(profile, mounts)
+        shelf = await self._shelf(profile, mounts, sizes)
         try:
             return shelf, await shelf.take()
         except StartFailed:
             self._end_if_used_up(shelf)
             if shelf.usable or not self.proc:
                 raise
-        shelf = await self._shelf(profile, mounts)
+        shelf = await self._shelf(profile, mounts, sizes)
         return shelf, await shelf.take()
 
-    async def _shelf(self, profile: Profile, mounts: Sequence[Mount]) -> Shelf:
+    async def _shelf(self, profile: Profile, mounts: Sequence[Mount], sizes: Sizes) -> Shelf:
         """Return the shelf for such jobs, with a template started if there is none."""
         owner = owner_of(mounts, self._uids, workspace=WORKSPACE)
-        key = (id(profile), owner, *map(_identity, mounts))
+        key = (id(profile), sizes, owner, *map(_identity, mounts))
         starting = self._starting.setdefault(key, asyncio.Lock())  # held here, or it is gone
         async with starting:
             shelf = self._shelves.get(key)
@@ -160,13 +163,15 @@ class Pool:
                 self._retiring.add(shelf)
                 self._end_later(self._retire(shelf))
             await self._make_room()
-            shelf = Shelf(await self._started_template(profile, mounts, owner), self.hierarchy, self._numbers)
+            shelf = Shelf(await self._started_template(profile, mounts, sizes, owner), self.hierarchy, self._numbers)
             self._shelves[key] = shelf
         if self._tending is None:
             self._tending = asyncio.create_task(self._tend(), name="sandbox pool")
         return shelf
 
-    async def _started_template(self, profile: Profile, mounts: Sequence[Mount], owner: int | None) -> Template:
+    async def _started_template(
+        self, profile: Profile, mounts: Sequence[Mount], sizes: Sizes, owner: int | None
+    ) -> Template:
         spawner = await self._ready_spawner()
         uid = owner if owner is not None else self._new_uid()
         alone = uid is not None and owner is None
@@ -179,7 +184,7 @@ class Pool:
             workspace = self._new_workspace(number, uid)
             plan = Plan(
                 number=number, profile=profile, mounts=tuple(mounts), uid=uid, alone=alone, group=group, proc=self.proc,
-                workspace=workspace,
+                sizes=sizes, workspace=workspace,
             )  # fmt: skip
             template = Template(plan, spawner, self.launcher)
             await template.open()

@@ -130,7 +130,7 @@ async def look(pool: Pool, profile: Profile, function: str, arguments: JsonObjec
     """Run one *function* of `sandbox/selfcheck.py` and return what it has seen, or what kept it from looking."""
     job = Job(profile="", function=function, arguments=arguments, limits=PROBE_LIMITS, bundled=True)
     try:
-        async with pool.cell(profile, ()) as (cell, _):
+        async with pool.cell(profile, (), PROBE_LIMITS) as (cell, _):
             return _facts(await JobRun(cell, job).to_its_end())
     except StartFailed as error:
         words = str(error)

@@ -68,7 +68,7 @@ class Template:
             raise
         cell = Cell(
             number, Channel(ours), group, profile=self.plan.profile, environment=self._environment(),
-            workspace=self.plan.workspace, ended_by=self._launcher.ended_by,
+            workspace=self.plan.workspace, ended_by=self._launcher.ended_by, seals=self._launcher.seals,
         )  # fmt: skip
         self.made += 1
         try:
