@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,7 @@ from omni_mcp.paths import Home
 from omni_mcp.server_definition import ServerDefinition, Servers, secret_of_header
 from omni_mcp.servers_file import check_disjoint, load_servers, read_server_secrets, servers_file_of
 
+CONNECTIONS_A_MINUTE = 32  # events of one server and one verdict
 STDERR_SHOWN = 2000  # characters
 UPDATES_LIMIT = 10_000  # URIs that wait to be passed on
 
@@ -112,6 +114,15 @@ def upstream_settings(definition: ServerDefinition) -> UpstreamSettings:
     )  # fmt: skip
 
 
+@dataclass(slots=True)
+class _Told:
+    """Connections of one server and one verdict that were told of."""
+
+    minute: int = 0
+    events: int = 0
+    more: int = 0
+
+
 class Reporter:
     """Writes down what happens to servers, in the gateway's own run."""
 
@@ -119,6 +130,7 @@ class Reporter:
         self._log = log
         self._run = run
         self._mask = mask
+        self._told: dict[tuple[str, str], _Told] = {}
 
     def note(self, payload: Closed) -> Durable:
         """Something happened to a definition."""
@@ -129,8 +141,16 @@ class Reporter:
         self.note(ServerState.model_validate({"server": server, "state": state, "detail": self._mask(detail)}))
 
     def connection(self, server: str, connection: Connection) -> None:
-        """A server in a cell reached for a host."""
-        event = EgressConnection(**asdict(connection))
+        """A server in a cell reached for a host: so many a minute have an event each, the next one counts the rest."""
+        told = self._told.setdefault((server, connection.verdict), _Told())
+        minute = int(time.monotonic() // 60)
+        if minute != told.minute:
+            told.minute, told.events = minute, 0
+        if told.events >= CONNECTIONS_A_MINUTE:
+            told.more += 1
+            return
+        event = EgressConnection(**asdict(connection), more=told.more)
+        told.events, told.more = told.events + 1, 0
         self._log.append(self._run, draft(event, actor=f"server:{server}"))
 
 

@@ -123,7 +123,7 @@ def _serve_one_job(channel: socket.socket, setup: Frame, layers: list[str]) -> N
         wire.send(channel, {"kind": "failed", "what": str(error)})
         return
     wakeups = jobs.wake_on_child_end()
-    wire.send(channel, {"kind": "sealed"})
+    wire.send(channel, {"kind": "sealed", "layers": layers})
     order, given = wire.receive_with(channel, _DESCRIPTORS_OF_AN_ORDER)
     jobs.run_one_job(
         channel, order, given, layers=layers, places=setup["tmpfs"], oom_score=oom_score, wakeups=wakeups

@@ -25,6 +25,7 @@ _RESET_ON_FORK = 0x40000000
 _SET_USER_ID = 0o4000  # S_ISUID: on the host such a file lends its owner's rights to whoever finds it
 _CREATES_A_FILE = 0x40 | 0x400000  # O_CREAT, __O_TMPFILE; without them the kernel does not look at the mode
 _PRIO_USER, _IOPRIO_WHO_USER = 2, 3
+_WATCHES_READERS = 0x1 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_NOWRITE, IN_OPEN: on files of the host, who runs what there
 _F_SETPIPE_SZ = 1031  # pipes of a size of their own: memory that only a memory cgroup counts
 _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # reserved huge pages: no memory cgroup counts them
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
@@ -86,6 +87,7 @@ CONDITIONAL: Numbers = {
     "prctl": (157, 167), "prlimit64": (302, 261), "sched_setscheduler": (144, 119), "personality": (135, 92),
     "socket": (41, 198), "socketpair": (53, 199), "setsockopt": (54, 208), "setpriority": (141, 140),
     "ioprio_set": (251, 30), "sched_setparam": (142, 118), "sched_setaffinity": (203, 122), "fcntl": (72, 25),
+    "inotify_add_watch": (254, 27),
 }  # fmt: skip
 
 
@@ -140,6 +142,7 @@ def _conditions(*, unix_sockets: bool, sockets: bool, count_memory: bool) -> dic
         "sched_setscheduler": _not_process_1(0) + _argument(1) + _demand(schedulers, errno.EPERM),
         "sched_setparam": _not_process_1(0),
         "sched_setaffinity": _not_process_1(0),
+        "inotify_add_watch": _argument(2) + _refuse_bits(_WATCHES_READERS, errno.EPERM),
         "setpriority": _of_own_processes(_PRIO_USER),
         "ioprio_set": _of_own_processes(_IOPRIO_WHO_USER),
         "fcntl": _argument(1) + _refuse_if((_F_SETPIPE_SZ,), errno.EPERM) if count_memory else b"",

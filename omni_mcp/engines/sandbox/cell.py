@@ -32,6 +32,7 @@ class Cell:
         self.environment = environment
         self.workspace = workspace  # of the host; None: it is inside and its size is bounded
         self._ended_by = ended_by
+        self.layers: tuple[str, ...] = ()  # what process 1 has put in force
         self._seals = seals  # whether its wall is finished once it is in its cgroup
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
@@ -69,6 +70,7 @@ class Cell:
             frame = await self.channel.receive()
             if frame.get("kind") != "sealed":
                 raise StartFailed(str(frame.get("what", "process 1 failed")))
+            self.layers = tuple(map(str, frame.get("layers", ())))
 
     async def kill(self) -> None:
         """Kill process 1, and with it its whole pid namespace; returns when the kernel has no process of it left.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -15,6 +16,7 @@ from omni_mcp.contracts.sandbox import Connection, EndReason, Job, Streams
 from omni_mcp.engines.sandbox.cell import Cell
 from omni_mcp.engines.sandbox.channel import ChannelClosed
 from omni_mcp.engines.sandbox.egress.grant import EgressGrant
+from omni_mcp.engines.sandbox.egress.limits import EgressLimits
 from omni_mcp.engines.sandbox.egress.proxy import serve_egress
 from omni_mcp.engines.sandbox.egress.trust import Trust
 from omni_mcp.engines.sandbox.export import Exported, export_and_close
@@ -146,7 +148,8 @@ class JobRun:
         if descriptor is None or self._grant is None:
             raise StartFailed("the cell has no way out to serve")
         listener = socket.socket(fileno=descriptor)
-        served = serve_egress(listener, self._grant, on_connection=self._on_connection, tls=self._trust)
+        limits = EgressLimits(bytes_total=sys.maxsize) if self._job.lasting else EgressLimits()
+        served = serve_egress(listener, self._grant, on_connection=self._on_connection, tls=self._trust, limits=limits)
         await stack.enter_async_context(served)
 
     def _order(self) -> JsonObject:

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -65,6 +66,8 @@ class Pool:
         self._endings: set[asyncio.Task[None]] = set()
         self._retiring: set[Shelf] = set()
         self._closed = False
+        self._being_started = 0
+        self.layers: frozenset[str] = frozenset()  # what process 1 of every cell has to put in force
         self._tending: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -79,6 +82,8 @@ class Pool:
         shelf, (cell, hot) = await self._taken(profile, mounts, Sizes.of(limits))
         shelf.fill(self._target(shelf))
         try:
+            if missing := self.layers.difference(cell.layers):
+                raise StartFailed(f"the cell lacks what is in force otherwise: {', '.join(sorted(missing))}")
             yield cell, hot
         except BaseException:
             await to_its_end(cell.destroy())
@@ -162,9 +167,13 @@ class Pool:
                 del self._shelves[key]
                 self._retiring.add(shelf)
                 self._end_later(self._retire(shelf))
-            await self._make_room()
-            shelf = Shelf(await self._started_template(profile, mounts, sizes, owner), self.hierarchy, self._numbers)
-            self._shelves[key] = shelf
+            self._being_started += 1
+            try:
+                await self._make_room()
+                template = await self._started_template(profile, mounts, sizes, owner)
+            finally:
+                self._being_started -= 1
+            shelf = self._shelves[key] = Shelf(template, self.hierarchy, self._numbers)
         if self._tending is None:
             self._tending = asyncio.create_task(self._tend(), name="sandbox pool")
         return shelf
@@ -246,9 +255,12 @@ class Pool:
             self._uid_pool.give_back(uid)
 
     async def _make_room(self) -> None:
-        idle = sorted((shelf.used_at_s, key) for key, shelf in self._shelves.items() if not shelf.in_use)
-        for _, key in idle[: max(0, len(self._shelves) - TEMPLATES + 1)]:
-            await to_its_end(self._end_shelf(self._shelves.pop(key)))
+        idle = sorted(
+            ((shelf.used_at_s, key) for key, shelf in self._shelves.items() if not shelf.in_use), key=itemgetter(0)
+        )
+        too_many = max(0, len(self._shelves) + self._being_started - TEMPLATES)
+        victims = [self._shelves.pop(key) for _, key in idle[:too_many]]  # before any wait: then nobody can take them
+        await to_its_end(all_to_their_ends([self._end_shelf(shelf) for shelf in victims]))
 
     def _target(self, shelf: Shelf) -> int:
         """How many cells *shelf* should have ready: as many as were lately in use at once, within the bound of all."""

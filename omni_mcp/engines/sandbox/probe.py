@@ -180,6 +180,7 @@ def _judge(pool: Pool, report: Report, missing: dict[str, str]) -> Isolation:
     faults = faults_of(report.facts, proc=pool.proc)
     if faults:
         return Isolation(posture="none", missing={**missing, **faults})
+    pool.layers = frozenset(report.layers)  # from now on every cell is held to it
     layers = dict.fromkeys([*LAYERS, *report.layers])
     if pool.runs_as_others:
         layers["own-uid"] = None

@@ -67,7 +67,7 @@ async def read_request(reader: asyncio.StreamReader, *, seen: Callable[[str, str
     line = await read_request_line(reader)
     scheme, authority, path = _parts(line)
     seen(line.method, *_shown(authority, _PORTS.get(scheme, 0)))
-    if line.method in _ECHOES:
+    if line.method.upper() in _ECHOES:
         raise Malformed("method")
     target = _target(authority, 0 if line.method == "CONNECT" else _PORTS[scheme])
     head = replace(line, fields=await read_fields(reader))
