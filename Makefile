@@ -34,7 +34,7 @@ docs:  ## tables in docs/reference equal the code
 	@.ci/setup dev
 	$(BIN)/python -m omni_mcp.reference --check
 
-conformance:  ## the official suite against the gateway and through it, and every client version with every server version
+conformance:  ## the official suite, by itself and through the gateway, and the matrix of versions
 	@.ci/setup dev
 	@$(BIN)/python tests/node/setup.py
 	$(BIN)/python tests/conformance/run.py
