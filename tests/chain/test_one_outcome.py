@@ -133,7 +133,7 @@ ENDS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("unfit", {}, [*ALLOWED, "tool_error:invalid_result"]),
     ("unsayable", {}, [*ALLOWED, "tool_error:internal"]),
     ("misnamed", {}, [*ALLOWED, "tool_error:internal"]),
-    ("homeless", {}, [*ALLOWED, "tool_error:internal"]),
+    ("homeless", {}, [*ALLOWED, "tool_error:sandbox_unavailable"]),
     ("dangerous", {"n": "one"}, ["tool_call", "policy_decided:ask", "tool_error:invalid_arguments"]),
     ("dangerous", {"n": 1}, [*ASKED, "tool_error:approval_pending"]),
 ]

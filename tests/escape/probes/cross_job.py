@@ -127,8 +127,8 @@ stopped("not listed")
 """),
     _beside("key-users", "Learn who else has keys.", "", """
 with open("/proc/key-users") as file:
-    lines = file.read().splitlines()
-escaped(f"{lines}") if lines else stopped("nobody is listed")
+    lines = [line for line in file.read().splitlines() if line.split(":")[0].strip() != str(os.getuid())]
+escaped(f"{lines}") if lines else stopped("nobody else is listed")
 """, no_control="a user without keys is not listed"),
     _beside("watches", "Use up what a user may watch, so that another job cannot watch a file.", """
 init = 294 if platform.machine() == "x86_64" else 26
