@@ -89,7 +89,7 @@ def test_check_starts_a_cell_for_every_profile_in_force(operator: Operator, cell
 
     assert done.exit_code == 0, done.output
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
-    assert {"job", "python", "shell", "server", "npx", "uvx", "mine"} == set(lines)
+    assert {"job", "http", "python", "shell", "server", "npx", "uvx", "mine"} == set(lines)
     assert all("seccomp" in line for line in lines.values())
 
 
@@ -144,7 +144,7 @@ def test_doctor_says_what_is_not_stopped_and_whether_each_profile_can_be_had(ope
     found = {finding["name"]: finding for finding in doctor(operator)}
 
     assert found["not stopped"]["text"]
-    assert found["profiles"]["level"] == "ok" and found["profiles"]["text"].startswith("6,")
+    assert found["profiles"]["level"] == "ok" and found["profiles"]["text"].startswith("7,")
 
 
 def test_doctor_fails_on_a_faulty_profile_and_names_its_place(operator: Operator) -> None:

@@ -37,7 +37,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_the_shipped_profiles_are_those_that_the_page_names() -> None:
-    assert set(load_profiles(SHIPPED)) == {"job", "python", "shell", "server", "npx", "uvx"}
+    assert set(load_profiles(SHIPPED)) == {"job", "http", "python", "shell", "server", "npx", "uvx"}
 
 
 def test_no_shipped_profile_reaches_a_host_or_knows_a_secret_or_runs_with_less_than_namespaces() -> None:
@@ -62,7 +62,7 @@ def test_package_runners_keep_their_cache_where_their_variables_say() -> None:
 def test_two_lines_are_a_profile(tmp_path: Path) -> None:
     profile = read_profile(written(tmp_path, GOOD))
 
-    assert (profile.posture, profile.home, profile.hosts, profile.warm) == ("no-cgroup", "workspace", (), 1)
+    assert (profile.posture, profile.home, profile.hosts, profile.warm) == ("no-cgroup", "workspace", (), 2)
 
 
 def test_a_profile_can_say_all_that_there_is_to_say(tmp_path: Path) -> None:

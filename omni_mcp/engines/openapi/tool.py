@@ -52,7 +52,7 @@ class ToolMaker:
             description=self._description(operation, timeout_s), input_schema=input_schema,
             output_schema=self._output_schema(checked),
             deprecated="the interface's own document says so" if operation.value.get("deprecated") is True else None,
-            binding=BindingSpec(kind="openapi_proxy", entry_point=ENTRY_POINT, workspace="fresh"),
+            binding=BindingSpec(kind="openapi_proxy", entry_point=ENTRY_POINT, profile="http", workspace="fresh"),
             hosts=(host_of_url(self.base_url),), side_effects=word.side_effects_for(operation.method),
             labels=word.labels_for(operation.method),
             limits=Limits(

@@ -49,7 +49,7 @@ class Profile(Closed):
     caches: dict[str, str] = Field({}, max_length=8, description="Name = place below /home/cell; kept, per server.")
     cache_mib: int = Field(1024, ge=1, le=65536, description="Cap on all caches of one server together.")
     preload: tuple[str, ...] = Field((), max_length=32, description="Modules of `sandbox/tools` imported ahead.")
-    warm: int = Field(1, ge=0, le=64, description="Cells kept ready once the profile was used.")
+    warm: int = Field(2, ge=0, le=64, description="Cells kept ready once the profile was used.")
 
     @field_validator("read")
     @classmethod

@@ -15,6 +15,8 @@ from omni_mcp.engines.sandbox.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.template import Template
 
+_POLITE_S = 0.025
+_PAUSE_S = 0.002  # for the answer to get out
 CELLS_OF_A_TEMPLATE = 1000  # then a new template takes its place
 
 
@@ -102,7 +104,16 @@ class Shelf:
     async def _fill(self, target: int) -> None:
         with contextlib.suppress(StartFailed):  # whoever wants one will hear why
             while len(self.ready) < target:
+                if self.ready:
+                    await self._quiet()
                 self.ready.append(await self._make())
+
+    async def _quiet(self) -> None:
+        """Wait a little for the jobs that run to end: making a cell would cost them a processor."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_POLITE_S):
+                await self.unused.wait()
+                await asyncio.sleep(_PAUSE_S)
 
     async def _make(self) -> Cell:
         number = next(self._numbers)
