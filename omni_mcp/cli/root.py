@@ -12,7 +12,7 @@ import click
 from omni_mcp.cli.commands import COMMANDS
 from omni_mcp.contracts.errors import ConfigError, OmniError, SandboxUnavailable
 
-EXIT_FAILED, EXIT_NOT_HERE = 1, 3
+EXIT_FAILED, EXIT_NOT_HERE, EXIT_INTERRUPTED = 1, 3, 130
 
 
 class LazyGroup(click.Group):
@@ -31,6 +31,12 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # also while a command's module is still being imported
+            sys.exit(EXIT_INTERRUPTED)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         try:

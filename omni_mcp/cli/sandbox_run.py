@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import os
@@ -16,7 +17,13 @@ import click
 from pydantic import ValidationError
 
 from omni_mcp.cli.sandbox_streams import InputPump, OutputPump, open_missing_descriptors
-from omni_mcp.cli.sandbox_workspace import Brought, CannotCopy, GivenWorkspace, WorkspaceRefused
+from omni_mcp.cli.sandbox_workspace import (
+    Brought,
+    CannotCopy,
+    GivenWorkspace,
+    WorkspaceRefused,
+    WorkspaceUnsafe,
+)
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Posture
 from omni_mcp.contracts.sandbox import Connection, Isolation, Job, JobEnd, Streams
@@ -103,13 +110,18 @@ def run(command: tuple[str, ...], as_json: bool, workspace: Path | None, **optio
     130 and 143 after Ctrl-C and SIGTERM; 141 if the output cannot be written; 2 wrong usage.
     """
     open_missing_descriptors()
-    plan = plan_of(command, options, as_json=as_json)
     try:
-        given = GivenWorkspace(workspace, plan.job.limits) if workspace is not None else None
-        sys.exit(asyncio.run(carry_out(plan, given)))
+        plan = plan_of(command, options, as_json=as_json)
+        with contextlib.ExitStack() as cleanup:
+            given = None
+            if workspace is not None:
+                given = GivenWorkspace(workspace, plan.job.limits)
+                cleanup.callback(given.close)
+            code = asyncio.run(carry_out(plan, given))
+        sys.exit(code)
     except WorkspaceRefused as error:
         raise click.UsageError(f"--workspace: {error}") from error
-    except CannotCopy as error:
+    except (CannotCopy, WorkspaceUnsafe) as error:
         click.echo(f"omni-mcp: --workspace: {error}", err=True)
         sys.exit(NO_SANDBOX)
     except KeyboardInterrupt:  # before the event loop took the signals over: nothing had been started

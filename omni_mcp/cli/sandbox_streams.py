@@ -31,7 +31,14 @@ class InputPump:
     def _pump(self) -> None:
         try:
             with contextlib.suppress(OSError):  # nobody reads any more, or our input cannot be read
-                while self._is_ours() and (data := os.read(self._source, _CHUNK_BYTES)):
+                while self._is_ours():
+                    try:
+                        data = os.read(self._source, _CHUNK_BYTES)
+                    except BlockingIOError:  # whoever started us shares a descriptor with us that does not wait
+                        select.select([self._source], [], [])
+                        continue
+                    if not data:
+                        break
                     _write_all(self._writer, data)
         finally:
             os.close(self._writer)
@@ -111,5 +118,5 @@ def _write_all(descriptor: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(descriptor, view) :]
-        except BlockingIOError:  # whoever started us shares a descriptor with us that does not wait
+        except BlockingIOError:  # as above
             select.select([], [descriptor], [])

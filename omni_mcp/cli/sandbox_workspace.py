@@ -1,6 +1,7 @@
 """`--workspace DIR`: a directory of the caller at /workspace. Mounted as it is; under root, copied in and back out.
 
 Root's directories are not mounted, because a job that may change modes there could leave a program that runs as root.
+Nor is any directory given away that we load programs or settings from.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ import contextlib
 import ctypes
 import os
 import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Mount
-from omni_mcp.engines.sandbox.launcher import WORKSPACE
+from omni_mcp.engines.sandbox.launcher import WORKSPACE, base_interpreter
 from omni_mcp.engines.sandbox.tree import measure_tree
 from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, owners_part
+from omni_mcp.paths import bundled, find_home
 
 _DEPTH_LIMIT = 64
 _MOST_TOLD = 32
@@ -27,10 +31,18 @@ _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_SLAVE = 2, 4, 16384, 1 << 19
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _UNBOUNDED = 1 << 62
+_MNT_DETACH = 2
+_SYSTEM = ("proc", "sys", "dev", "run", "usr", "boot", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_OWN_BITS = 0o700
+_PLACE = "omni-workspace-"  # the process id follows
 
 
 class WorkspaceRefused(Exception):
     """The directory cannot be used; the text says why."""
+
+
+class WorkspaceUnsafe(Exception):
+    """The directory is the system's or ours: whoever may write there decides what we run. The text says why."""
 
 
 class CannotCopy(Exception):
@@ -50,22 +62,31 @@ class Brought:
 
 
 class GivenWorkspace:
-    """A directory for one job. `mount` is what the job gets; `bring_back` belongs after its end.
+    """A directory for one job. `mount` is what the job gets; `bring_back` belongs after its end, `close` after that.
 
     Raises:
         WorkspaceRefused: it is no directory of the caller, or holds more than the job may.
+        WorkspaceUnsafe: it is the system's or ours, lies in such a directory, or such a directory lies in it.
         CannotCopy: it would have to be copied, and cannot be.
     """
 
     def __init__(self, directory: Path, limits: Limits) -> None:
         place = _checked(directory)
         self._copied = os.geteuid() == 0
-        self._given = os.open(place, _DIRECTORY)
+        try:
+            self._given = os.open(place, _DIRECTORY)
+        except OSError as error:
+            raise WorkspaceRefused(f"{directory}: {error.strerror}") from error
+        self._own_bits = stat.S_IMODE(os.fstat(self._given).st_mode) & _OWN_BITS
         self._seen: dict[str, int] = {}
         if self._copied:
-            self._copy = _Copy(place, self._given, limits)
-            self._seen = self._copy.fill()
-            self.mount = Mount(source=place, inside=WORKSPACE, writable=True)
+            self._copy = _Copy(self._given, limits)
+            try:
+                self._seen = self._copy.fill()
+            except BaseException:
+                self._copy.close()
+                raise
+            self.mount = Mount(source=self._copy.place, inside=WORKSPACE, writable=True)
         else:
             fill = measure_tree(place, most_bytes=_UNBOUNDED, most_entries=_UNBOUNDED)
             self.mount = Mount(
@@ -81,33 +102,76 @@ class GivenWorkspace:
             self._copy.empty_into(self._given, self._seen, brought)
         return brought
 
+    def close(self) -> None:
+        """Take the copy away, or open the directory to its owner again if the job closed it."""
+        if self._copied:
+            self._copy.close()
+        else:
+            mode = stat.S_IMODE(os.fstat(self._given).st_mode)
+            if mode & self._own_bits != self._own_bits:
+                os.fchmod(self._given, mode | self._own_bits)
+        os.close(self._given)
+
 
 def _checked(directory: Path) -> Path:
     place = Path(os.path.realpath(directory))
     try:
+        str(place).encode()
         facts = place.lstat()
+    except UnicodeEncodeError as error:
+        raise WorkspaceRefused(f"{ascii(str(place))[1:-1]} is not UTF-8") from error
     except OSError as error:
         raise WorkspaceRefused(f"{directory}: {error.strerror}") from error
     if not stat.S_ISDIR(facts.st_mode):
         raise WorkspaceRefused(f"{directory} is no directory")
-    if len(place.parts) == 1 or place.parts[1] in ("proc", "sys", "dev", "run", "usr", "boot", "etc"):
-        raise WorkspaceRefused(f"{place} is the system's own")
+    if len(place.parts) == 1 or place.parts[1] in _SYSTEM:
+        raise WorkspaceUnsafe(f"{place} is the system's own")
+    for ours, what in _ours():
+        if place.is_relative_to(ours) or ours.is_relative_to(place):
+            raise WorkspaceUnsafe(f"{place} {'lies in' if place.is_relative_to(ours) else 'holds'} {ours}, {what}")
     if os.geteuid() not in (0, facts.st_uid):
         raise WorkspaceRefused(f"{place} belongs to user {facts.st_uid}; a workspace must be yours")
     return place
 
 
-class _Copy:
-    """The copy lies on a tmpfs over the directory, in a mount namespace of this process: it is gone when we are.
+def _ours() -> Iterator[tuple[Path, str]]:
+    """Yield the resolved places that we load from, each with what it is to us."""
+    home = find_home()
+    for settings in (home.config, home.data, home.runtime):
+        yield _resolved(settings), "where the gateway keeps its settings and data"
+    interpreter = base_interpreter()
+    package = Path(__file__).parent.parent
+    for program in (sys.prefix, sys.base_prefix, os.path.dirname(interpreter.binary), *interpreter.prefixes):
+        yield _resolved(program), "where the interpreter is"
+    for modules in (str(package), str(bundled("sandbox")), *sys.path):
+        yield _resolved(modules), "where our own modules come from"
 
-    Only one per process, and before the event loop starts: the namespace is that of the thread that makes it.
+
+def _resolved(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+class _Copy:
+    """The copy lies on a tmpfs in a mount namespace of this process: it is gone when we are.
+
+    The tmpfs covers nothing but `place`, an empty directory made for it. Only one per process, made and closed in the
+    thread that starts the event loop: the namespace is that of the thread that makes it.
     """
 
-    def __init__(self, place: Path, given: int, limits: Limits) -> None:
+    def __init__(self, given: int, limits: Limits) -> None:
         self._given = given
         self._owner = owners_part(DEFAULT_RANGE)[-1 - os.getpid() % 256]
-        _cover(place, f"size={limits.disk_mib << 20},nr_inodes={limits.inodes},mode=0700")
-        self._root = os.open(place, _DIRECTORY)
+        self.place = _empty_place()
+        try:
+            _cover(self.place, f"size={limits.disk_mib << 20},nr_inodes={limits.inodes},mode=0700")
+            self._root = os.open(self.place, _DIRECTORY)
+        except BaseException:
+            _uncover(self.place)
+            raise
+
+    def close(self) -> None:
+        os.close(self._root)
+        _uncover(self.place)
 
     def fill(self) -> dict[str, int]:
         """Copy everything in; returns the change time of each file's copy by its path, in ns."""
@@ -125,7 +189,7 @@ class _Copy:
 
     def _copy_in(self, source: int, target: int, path: str, depth: int, seen: dict[str, int]) -> None:
         if depth > _DEPTH_LIMIT:
-            raise WorkspaceRefused(f"{path} lies deeper than {_DEPTH_LIMIT} directories")
+            raise WorkspaceRefused(f"{ascii(path)[1:-1]} lies deeper than {_DEPTH_LIMIT} directories")
         for name in os.listdir(source):
             inside = f"{path}/{name}"
             facts = os.stat(name, dir_fd=source, follow_symlinks=False)
@@ -155,10 +219,10 @@ class _Copy:
                     if path.count("/") >= _DEPTH_LIMIT:
                         brought.leave(inside, "too deep")
                         continue
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, 0o755, dir_fd=given)
-                        os.chown(name, *owner, dir_fd=given, follow_symlinks=False)
+                    fresh = _made_directory(name, given)
                     with _opened(name, _DIRECTORY, source) as below, _opened(name, _DIRECTORY, given) as copy:
+                        if fresh:
+                            _give_away(copy, owner, facts.st_mode & 0o055 | 0o700)
                         self._copy_out(below, copy, inside, seen, brought, owner)
                 elif not stat.S_ISREG(facts.st_mode):
                     if not stat.S_ISLNK(facts.st_mode):
@@ -168,6 +232,23 @@ class _Copy:
                     brought.files += 1
             except OSError as error:
                 brought.leave(inside, error.strerror or "cannot be written")
+
+
+def _made_directory(name: str, given: int) -> bool:
+    """Make a directory that is ours alone; False if something has that name already."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=given)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _give_away(directory: int, owner: tuple[int, int], mode: int) -> None:
+    """Hand a new directory over, unless it is not the one that we made: then it is left as it is."""
+    facts = os.fstat(directory)
+    if facts.st_uid == os.geteuid() and stat.S_IMODE(facts.st_mode) & 0o077 == 0 and not os.listdir(directory):
+        os.fchown(directory, *owner)
+        os.fchmod(directory, mode)
 
 
 def _owner_now(name: str, given: int) -> tuple[int, int] | None:
@@ -211,6 +292,30 @@ def _opened(name: str, flags: int, inside: int) -> Iterator[int]:
 
 def _created(name: str, inside: int) -> contextlib.AbstractContextManager[int]:
     return _opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, inside)
+
+
+def _empty_place() -> Path:
+    """Make an empty directory that only root can enter, where nobody else can put another in its place."""
+    _sweep(Path("/run"))
+    for parent in ("/run", "/tmp"):
+        with contextlib.suppress(OSError):
+            return Path(os.path.realpath(tempfile.mkdtemp(prefix=f"{_PLACE}{os.getpid()}-", dir=parent)))
+    raise CannotCopy("there is no room for an empty directory in /run or /tmp: run this as an ordinary user")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the empty directories of runs that were killed."""
+    for place in parent.glob(f"{_PLACE}*"):
+        pid = place.name.removeprefix(_PLACE).partition("-")[0]
+        if pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+def _uncover(place: Path) -> None:
+    ctypes.CDLL(None).umount2(os.fsencode(place), _MNT_DETACH)
+    with contextlib.suppress(OSError):
+        place.rmdir()
 
 
 def _cover(place: Path, options: str) -> None:
