@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -54,7 +55,7 @@ def census(sandbox: BubblewrapSandbox) -> dict[str, float]:
         "cgroups": len({str(path) for path in Path("/sys/fs/cgroup").glob(f"**/omni-cell-{os.getpid()}-*")}),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "namespaces": len({link for pid in family for link in namespaces_of(pid)}),
-        "temporary files": sum(1 for _ in Path("/tmp").glob("omni*")) + sum(1 for _ in Path("/dev/shm").glob("*")),
+        "temporary files": sum(1 for _ in Path(tempfile.gettempdir()).iterdir()),  # a directory of this run alone
         "memory MiB": rss_kib(os.getpid()) / 1024,
         "helper memory MiB": rss_kib(sandbox.spawner_pid or os.getpid()) / 1024,
     }
@@ -142,7 +143,11 @@ def main() -> int:
     """Run and judge."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=10_000)
-    return 0 if asyncio.run(run(parser.parse_args().jobs)) else 1
+    jobs = parser.parse_args().jobs
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o711)
+        tempfile.tempdir = directory
+        return 0 if asyncio.run(run(jobs)) else 1
 
 
 if __name__ == "__main__":
