@@ -357,6 +357,7 @@ async def open_behind(
         news: where their reports go.
     """
     cells = ServerCells(sandbox, profiles, home.servers, secrets=defined.secrets)
+    cells.remember(mount for definition in defined.servers.values() for mount in _mounts(definition))
     launcher = Launcher(
         defined.servers, cells, networks=networks, mask=mask, on_connection=reporter.connection
     )  # fmt: skip

@@ -7,7 +7,12 @@ as the gateway's end of its socket, and takes every cell with it. Standard libra
 Each message on the socket (SOCK_SEQPACKET) is one JSON object. In: `sweep` (the cgroups to remove at the end, by what
 their paths begin with, and directories), `spawn` with four descriptors (0, 1, 2 and the control socket), `kill`. Out:
 `{"id", "pid"}` once, then `{"id", "exit"}`, negative for a signal. A request without `bwrap` starts a plain process
-tree; if its supervisor is killed, what is left of it is killed here before its exit is told.
+tree; if its supervisor is killed, what is left of it is killed here before its exit is told. A message that is no
+good is answered by the exit of what it asked for, where it says what that is, and has no other effect.
+
+Of `args` of a `spawn` a word {"source"} stands for the path of a source, {"mount", "writable"} for the option of
+bubblewrap that binds one. `identities` has device and inode of each source, or null; `nested` says which sources are
+mounted beneath which others, and where.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import kernel
+import paths
 
 MESSAGE_LIMIT_BYTES = 256 * 1024
 DESCRIPTORS = 4
@@ -81,31 +87,47 @@ class Spawner:
         if not data:
             return False
         try:
-            request = json.loads(data)
-            if request["op"] == "spawn":
+            request = _read(data)
+            if request.get("op") == "spawn":
                 self._spawn(request, descriptors)
-            elif request["op"] == "sweep":
+            elif request.get("op") == "sweep":
                 self._sweep, self._directories = request["prefixes"], request["directories"]
-            elif request["id"] in self._pids:
-                _send(self._pids[request["id"]], request["signal"])
+            elif request.get("op") == "kill" and request["id"] in self._pids:
+                with contextlib.suppress(OSError, OverflowError):
+                    _send(self._pids[request["id"]], request["signal"])
+        except (LookupError, TypeError, ValueError):
+            pass  # a message that is no good
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         return True
 
     def _spawn(self, request: Request, descriptors: list[int]) -> None:
+        number = int(request["id"])
+        try:
+            pid = self._forked(request, descriptors)
+        except (OSError, LookupError, ValueError) as error:
+            if len(descriptors) == DESCRIPTORS:
+                _report(descriptors[2], "fork", error)
+            self._say({"id": number, "exit": EXIT_NOT_STARTED})
+            return
         plain = request["bwrap"] is None
-        if plain and not self._adopts:
+        self._ids[pid] = number
+        self._pids[number] = pid
+        if plain:
+            self._plain.add(pid)
+        self._say({"id": number, "pid": pid})
+
+    def _forked(self, request: Request, descriptors: list[int]) -> int:
+        if len(descriptors) != DESCRIPTORS:
+            raise ValueError(f"{len(descriptors)} descriptors came of {DESCRIPTORS}")
+        if request["bwrap"] is None and not self._adopts:
             kernel.adopt_orphans()
             self._adopts = True
         pid = os.fork()
         if pid == 0:
             start_cell(request, descriptors)
-        self._ids[pid] = request["id"]
-        self._pids[request["id"]] = pid
-        if plain:
-            self._plain.add(pid)
-        self._say({"id": request["id"], "pid": pid})
+        return pid
 
     def _reap(self) -> None:
         self._collect()
@@ -170,6 +192,19 @@ class Spawner:
                 shutil.rmtree(directory)
 
 
+def _read(data: bytes) -> Request:
+    try:
+        request = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return request if isinstance(request, dict) else {}
+
+
+def _report(descriptor: int, step: str, error: BaseException) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"omni-spawner: {step}: {error}\n".encode(errors="replace"))
+
+
 def _send(pid: int, number: int) -> None:
     """Send a signal to a child of ours, not reaped: the number is still its own."""
     with contextlib.suppress(ProcessLookupError):
@@ -187,11 +222,18 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
         for procs in request["cgroups"]:
             _join(procs)
         step = "stage"
-        bwrap, sources = request["bwrap"], request["sources"]
-        if request["stage"] and bwrap is None:
-            _uncover(sources)
+        bwrap, sources, handed = request["bwrap"], request["sources"], list[int]()
+        if bwrap is not None:
+            staged = request["stage"] and _has_own_mounts()
+            step = "sources"
+            opened = _opened(request)
+            step = "stage"
+            if staged:
+                bwrap, *sources = _staged([os.open(bwrap, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC), *opened])
+            elif request["bind_fd"]:
+                handed = opened
         elif request["stage"]:
-            bwrap, *sources = _staged([bwrap, *sources])
+            _uncover(sources)
         step = "user"
         if request["uid"] is not None:
             os.setgroups([])
@@ -201,9 +243,9 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
         step = "exec"
         if bwrap is None:
             os.execve(request["command"][0], request["command"], {"PATH": "/usr/bin:/bin"})
-        _exec(bwrap, request, sources, spare)
+        _exec(bwrap, request, sources, handed, spare)
     except BaseException as error:
-        os.write(2, f"omni-spawner: {step}: {error}\n".encode())
+        _report(2, step, error)
     os._exit(EXIT_NOT_STARTED)
 
 
@@ -228,17 +270,40 @@ def _join(procs: str) -> None:
     os.close(descriptor)
 
 
-def _staged(sources: list[str]) -> list[str]:
-    """Bind each source to a place that every user can reach, in a mount namespace that only this cell's start sees.
-
-    A root gateway's interpreter, its package and its data often live under a directory of mode 0700.
-    """
+def _has_own_mounts() -> bool:
+    """Enter a mount namespace that only this start sees; false for a root without CAP_SYS_ADMIN (a container)."""
     try:
         kernel.unshare(kernel.CLONE_NEWNS)
     except PermissionError:
-        return sources  # a root without CAP_SYS_ADMIN (a container): what is reachable as it stands has to do
+        return False  # what is reachable as it stands has to do
     kernel.mount("none", "/", "none", kernel.MS_REC | kernel.MS_PRIVATE)
-    opened = [os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC) for source in sources]
+    return True
+
+
+def _opened(request: Request) -> list[int]:
+    """Open each source without following a link, and see that those beneath others have their place there.
+
+    The numbers are high, out of the way of those that bubblewrap gets.
+
+    Raises:
+        OSError, ValueError: one is missing, or was replaced since the gateway looked.
+    """
+    pairs = zip(request["sources"], request["identities"], strict=True)
+    opened = []
+    for source, identity in pairs:
+        descriptor = paths.opened(source, identity)
+        opened.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE_ALL))
+        os.close(descriptor)
+    for outer, place in request["nested"]:
+        os.close(paths.opened_beneath(opened[outer], place))
+    return opened
+
+
+def _staged(opened: list[int]) -> list[str]:
+    """Bind each source to a place that every user can reach.
+
+    A root gateway's interpreter, its package and its data often live under a directory of mode 0700.
+    """
     kernel.mount("tmpfs", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
     places = [f"{_STAGE}/{number}" for number in range(len(opened))]
     for place, descriptor in zip(places, opened, strict=True):
@@ -254,11 +319,8 @@ def _uncover(paths: list[str]) -> None:
     covers = {path: cover for path in paths if (cover := _closed_above(path))}
     if not covers:
         return
-    try:
-        kernel.unshare(kernel.CLONE_NEWNS)
-    except PermissionError:
-        return  # as in `_staged`
-    kernel.mount("none", "/", "none", kernel.MS_REC | kernel.MS_PRIVATE)
+    if not _has_own_mounts():
+        return
     opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in sorted(covers)}
     for cover in set(covers.values()):
         kernel.mount("tmpfs", cover, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
@@ -288,10 +350,11 @@ def _bind(descriptor: int, place: str) -> None:
     os.close(descriptor)
 
 
-def _exec(bwrap: str, request: Request, sources: list[str], spare: int) -> None:
+def _exec(bwrap: str, request: Request, sources: list[str], handed: list[int], spare: int) -> None:
     """Write bubblewrap's arguments and the synthesized files into anonymous files and become bubblewrap.
 
-    Nothing of a job stands on the command line, where every user of the machine could read it.
+    Nothing of a job stands on the command line, where every user of the machine could read it. bubblewrap gets those
+    sources that are *handed* over as descriptors, and closes them.
     """
     data_fds = []
     for text in request["data"]:
@@ -303,6 +366,11 @@ def _exec(bwrap: str, request: Request, sources: list[str], spare: int) -> None:
             words.append(word)
         elif "source" in word:
             words.append(sources[word["source"]])
+        elif "mount" in word:
+            option, number = "--bind" if word["writable"] else "--ro-bind", word["mount"]
+            if handed:
+                os.set_inheritable(handed[number], True)
+            words += [f"{option}-fd", str(handed[number])] if handed else [option, sources[number]]
         else:
             words.append(str(data_fds[word["data"]]))
     listed = _anonymous_file(b"".join(word.encode() + b"\0" for word in words), spare)

@@ -43,7 +43,7 @@ def furnish(setup: Setup) -> list[str]:
     kernel.set_dumpable(False)
     kernel.mount("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC)
     for path in setup["tmpfs"]:
-        beneath = [_held(place) for place in setup["mounts"] if place.startswith(f"{path}/")]
+        beneath = [_held(place) for place in _outermost(setup["mounts"]) if place.startswith(f"{path}/")]
         mode = "1777" if path in ("/tmp", "/dev/shm") else "0700"
         kernel.mount("tmpfs", path, "tmpfs", _HARMLESS, f"{_sizes(setup)},mode={mode}")
         for place, handle in beneath:
@@ -56,19 +56,24 @@ def furnish(setup: Setup) -> list[str]:
     return ["own-namespaces", "loopback"]
 
 
+def _outermost(places: list[str]) -> list[str]:
+    """Return those of *places* that are beneath no other: whoever has those has the others with them."""
+    return [place for place in dict.fromkeys(places) if not any(place.startswith(f"{other}/") for other in places)]
+
+
 def _held(place: str) -> tuple[str, int]:
     return place, os.open(place, os.O_PATH | os.O_CLOEXEC)
 
 
 def _bind_again(place: str, handle: int) -> None:
-    """Put what the template has at *place* there again: a new empty directory has just hidden it."""
+    """Put what the template has at *place* and beneath there again: a new empty directory has just hidden it."""
     itself = f"/proc/self/fd/{handle}"
     os.makedirs(os.path.dirname(place), exist_ok=True)
     if os.path.isdir(itself):
         os.mkdir(place)
     else:
         os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
-    kernel.mount(itself, place, "none", kernel.MS_BIND)
+    kernel.mount(itself, place, "none", kernel.MS_BIND | kernel.MS_REC)
     os.close(handle)
 
 

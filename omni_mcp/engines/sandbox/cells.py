@@ -253,6 +253,9 @@ def fault_of(job: Job) -> str:
             or f"/{inside.parts[1]}" in _OURS or mount.inside in ("/tmp", "/home", "/dev/shm")
         ):  # fmt: skip
             return f"{mount.inside!r} is not a place for a directory of the host"
+        above = next((m.inside for m in job.mounts if m.writable and mount.inside.startswith(f"{m.inside}/")), "")
+        if above:
+            return f"{mount.inside!r} is beneath {above!r}, which the job can write: it could lead it elsewhere"
     try:
         size = len(orjson.dumps([job.arguments, job.argv, job.environment]))
     except TypeError as error:

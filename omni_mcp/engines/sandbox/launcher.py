@@ -17,6 +17,8 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.sandbox import Mount
 from omni_mcp.engines.sandbox.plan import Plan
 from omni_mcp.engines.sandbox.profiles import Profile
+from omni_mcp.engines.sandbox.sources import Source, Sources
+from omni_mcp.engines.sandbox.views import View, depth_of, places_beneath
 
 WORKSPACE = "/workspace"
 HOME = "/home/cell"
@@ -98,19 +100,27 @@ class Launcher:
         self._interpreter = interpreter
         self._bundle = os.path.realpath(sandbox_dir)
         self._stage = stage
+        self._bind_fd = _takes_descriptors(bwrap)
+        self._sources = Sources()
 
     @property
     def interpreter(self) -> Interpreter:
         return self._interpreter
 
     def request(self, plan: Plan) -> dict[str, Any]:
-        """Return the message that makes the spawner start one template."""
+        """Return the message that makes the spawner start one template.
+
+        Raises:
+            StartFailed: a directory is missing, or a job could have led it elsewhere.
+        """
         profile, mounts = plan.profile, plan.mounts
-        sources: list[str] = []
+        reads, given = self._views(profile, mounts)
+        sources: list[str | Source] = []
+        nested = places_beneath(reads, given)
         words: list[Word] = [*_FLAGS, "--setenv", "PATH", "/usr/bin:/bin"]
         words += self._system(sources)
-        for path in (*profile.read, *(CERTIFICATES if profile.certificates else ())):
-            words += ["--ro-bind-try", _source(sources, path) if os.path.exists(path) else path, path]
+        first = len(sources)
+        words += _bound(sources, reads)
         for index, path in enumerate(_ETC):
             words += ["--perms", "0444", "--file", {"data": index}, path]
         words += ["--proc", "/proc"] if plan.proc else ["--dir", "/proc"]
@@ -119,11 +129,13 @@ class Launcher:
         for place in self.own_directories(profile, mounts):
             if place not in _SHARED_DIRECTORIES:
                 words += ["--perms", "0700", "--tmpfs", place]
-        for mount in mounts:
-            words += ["--bind" if mount.writable else "--ro-bind", _source(sources, str(mount.source)), mount.inside]
+        words += _bound(sources, given)
         words += ["--remount-ro", "/", "--chdir", WORKSPACE]
         return {
-            "op": "spawn", "id": plan.number, "bwrap": self._bwrap, "args": words, "sources": sources,
+            "op": "spawn", "id": plan.number, "bwrap": self._bwrap, "args": words,
+            "sources": [source.path if isinstance(source, Source) else source for source in sources],
+            "identities": [[s.device, s.inode] if isinstance(s, Source) else None for s in sources],
+            "nested": [[first + number, place] for number, place in nested], "bind_fd": self._bind_fd,
             "command": [self._interpreter.binary, "-I", "-S", "-B", f"{BUNDLE}/init.py"],
             "data": list(_ETC.values()), "uid": plan.uid, "stage": self._stage,
             "cgroups": list(plan.group.procs_files) if plan.group else [],
@@ -159,7 +171,20 @@ class Launcher:
             "SHELL": "/bin/sh",
         }
 
-    def _system(self, sources: list[str]) -> list[Word]:
+    def _views(self, profile: Profile, mounts: Sequence[Mount]) -> tuple[list[View], list[View]]:
+        """Return what the profile shows and what the job brings, each with the outer before the inner."""
+        paths = (*profile.read, *(CERTIFICATES if profile.certificates else ()))
+        reads = [
+            View(source=self._sources.find(path), inside=path, writable=False)
+            for path in sorted(paths, key=depth_of) if os.path.exists(path)
+        ]  # fmt: skip
+        given = [
+            View(source=self._sources.find_mount(mount), inside=mount.inside, writable=mount.writable)
+            for mount in sorted(mounts, key=lambda mount: depth_of(mount.inside))
+        ]
+        return reads, given
+
+    def _system(self, sources: list[str | Source]) -> list[Word]:
         words: list[Word] = ["--ro-bind", "/usr", "/usr"]
         for name in _ROOT_LINKS:
             path = f"/{name}"
@@ -185,7 +210,23 @@ def proxy_environment() -> dict[str, str]:
     return {**dict.fromkeys(names, PROXY), "no_proxy": "", "NO_PROXY": "", "NODE_USE_ENV_PROXY": "1"}
 
 
-def _source(sources: list[str], path: str) -> Word:
+def _takes_descriptors(bwrap: str) -> bool:
+    """Whether this bubblewrap has `--bind-fd`: some releases were given it later, so their numbers do not tell."""
+    try:
+        return b"ro-bind-fd" in Path(bwrap).read_bytes()
+    except OSError:
+        return False
+
+
+def _bound(sources: list[str | Source], views: Sequence[View]) -> list[Word]:
+    words: list[Word] = []
+    for view in views:
+        sources.append(view.source)
+        words += [{"mount": len(sources) - 1, "writable": int(view.writable)}, view.inside]
+    return words
+
+
+def _source(sources: list[str | Source], path: str) -> Word:
     sources.append(path)
     return {"source": len(sources) - 1}
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omni_mcp.contracts.errors import SandboxUnavailable
 from omni_mcp.contracts.ports import ServerSandbox
 from omni_mcp.contracts.sandbox import Connection, Credential, Job, Mount, Served
+from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.launcher import HOME
 from omni_mcp.engines.sandbox.profiles import Profile
+from omni_mcp.engines.sandbox.sources import Sources
 from omni_mcp.engines.sandbox.uids import running_as_root
 from omni_mcp.engines.sandbox.workspaces import WorkspaceRefused, Workspaces
 
@@ -72,6 +74,16 @@ class ServerCells:
         self._profiles = profiles
         self._places = Workspaces(root)
         self._secrets = secrets
+        self._sources = Sources()
+
+    def remember(self, directories: Iterable[Mount]) -> None:
+        """Learn what the servers of all definitions are given, before the first of them starts.
+
+        No link is followed in what one of them may write, and so may have written before the gateway started.
+        """
+        for mount in directories:
+            with suppress(StartFailed):
+                self._sources.find_mount(mount)
 
     @asynccontextmanager
     async def start(
@@ -104,14 +116,15 @@ class ServerCells:
         missing = sorted(name for name in profile.secrets.values() if name not in self._secrets)
         if missing:
             raise _refused(f"the profile hands out secrets that omni.toml does not have: {', '.join(missing)}")
-        owner = _owner_of(launch.directories)
+        directories = tuple(self._resolved(mount) for mount in launch.directories)
+        owner = _owner_of(directories)
         try:
             kept = self._kept(launch, profile, owner)
         except (WorkspaceRefused, OSError) as error:
             raise _refused(f"the server's home or cache: {error}") from error
         hosts = self.may_reach(launch)
         return Job(
-            profile=launch.profile, argv=launch.argv, mounts=(*kept, *launch.directories), limits=profile.limits,
+            profile=launch.profile, argv=launch.argv, mounts=(*kept, *directories), limits=profile.limits,
             posture=profile.posture,
             environment={
                 **({} if hosts else _WITHOUT_HOSTS),
@@ -121,9 +134,24 @@ class ServerCells:
             egress=hosts, networks=launch.networks, credentials=launch.credentials, lasting=True,
         )  # fmt: skip
 
+    def _resolved(self, mount: Mount) -> Mount:
+        """Follow the links on the way to its source; a plain process has to go that way itself."""
+        _facts_of(mount.source)
+        try:
+            source = Path(self._sources.find_mount(mount).path)
+        except StartFailed as error:
+            raise _refused(str(error)) from error
+        return mount if self._sandbox.isolation().posture == "landlock" else replace(mount, source=source)
+
     def _kept(self, launch: ServerLaunch, profile: Profile, owner: int | None) -> tuple[Mount, ...]:
         """Return the mounts of what survives the server: its home, its caches."""
         wanted = {"home": HOME} if profile.home == "kept" else {}
+        if wanted and profile.caches:
+            places = ", ".join(profile.caches.values())
+            raise _refused(
+                f"profile {launch.profile!r} keeps caches ({places}) in a home that it keeps too, where a server could "
+                'lead them elsewhere: use home = "fresh", or do without the caches'
+            )
         wanted |= {f"cache-{name}": inside for name, inside in profile.caches.items()}
         share = (profile.cache_mib << 20) // max(1, len(wanted))
         return tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -15,8 +16,14 @@ from typing import Any
 
 import orjson
 
+from omni_mcp.engines.sandbox.failures import StartFailed
+
 _MESSAGE_LIMIT_BYTES = 64 * 1024
 _END_LIMIT_S = 5.0
+_NO_ROOM = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)  # of the kernel, for a while
+_OF_ONE_MESSAGE = (*_NO_ROOM, errno.EMSGSIZE, errno.EMFILE, errno.ENFILE, errno.EBADF)
+_TRIES = 20
+_TRY_AGAIN_S = 0.05
 
 
 class SpawnerGone(Exception):
@@ -66,6 +73,7 @@ class SpawnerLink:
 
         Raises:
             SpawnerGone: the helper has ended.
+            StartFailed: the request could not be sent.
         """
         await self._send({"op": "sweep", "prefixes": list(prefixes), "directories": list(directories)}, ())
 
@@ -74,6 +82,7 @@ class SpawnerLink:
 
         Raises:
             SpawnerGone: the helper has ended.
+            StartFailed: this one request could not be sent.
         """
         exited: asyncio.Future[int] = self._loop.create_future()
         self._exits[request["id"]] = exited
@@ -86,9 +95,12 @@ class SpawnerLink:
         return exited
 
     async def kill(self, number: int, by: signal.Signals = signal.SIGKILL) -> None:
-        """Send *by* to the template of request *number*, if it still runs."""
+        """Send *by* to the template of request *number*, if it still runs.
+
+        Where that fails, whoever waits for its end sees that there is none.
+        """
         if number in self._exits:
-            with contextlib.suppress(SpawnerGone):
+            with contextlib.suppress(SpawnerGone, StartFailed):
                 await self._send({"op": "kill", "id": number, "signal": int(by)}, ())
 
     async def close(self) -> None:
@@ -101,7 +113,7 @@ class SpawnerLink:
             await asyncio.to_thread(self._process.wait)
 
     async def _send(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
-        data = orjson.dumps(message)
+        data, tries = orjson.dumps(message), 0
         while True:
             if not self._alive:
                 raise SpawnerGone
@@ -111,8 +123,13 @@ class SpawnerLink:
             except BlockingIOError:
                 await self._writable()
             except OSError as error:
-                self._gone()
-                raise SpawnerGone from error
+                if error.errno not in _OF_ONE_MESSAGE:
+                    self._gone()
+                    raise SpawnerGone from error
+                tries += 1
+                if error.errno not in _NO_ROOM or tries == _TRIES:
+                    raise _unsent(error) from error
+                await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _writable(self) -> None:
         """Wait until there is room for one more message, or the helper has gone; any number may wait."""
@@ -156,3 +173,9 @@ class SpawnerLink:
             if not exited.done():
                 exited.set_result(-9)
         self._exits.clear()
+
+
+def _unsent(error: OSError) -> StartFailed:
+    if error.errno == errno.EMSGSIZE:
+        return StartFailed("the request for a cell is too long: fewer directories, or shorter paths")
+    return StartFailed(f"the request for a cell could not be sent: {error.strerror}")
