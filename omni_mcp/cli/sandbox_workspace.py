@@ -145,6 +145,8 @@ def _ours() -> Iterator[tuple[Path, str]]:
         yield _resolved(program), "where the interpreter is"
     for modules in (str(package), str(bundled("sandbox")), *sys.path):
         yield _resolved(modules), "where our own modules come from"
+    for programs in filter(os.path.isabs, os.environ.get("PATH", "").split(os.pathsep)):
+        yield _resolved(programs), "where programs such as bubblewrap are looked for"
 
 
 def _resolved(path: str | Path) -> Path:

@@ -458,6 +458,19 @@ def test_no_directory_on_the_search_path_for_modules_is_a_workspace(
     assert b"where our own modules come from" in done.stderr
 
 
+@pytest.mark.parametrize("which", ["itself", "above"])
+def test_no_directory_in_which_programs_are_looked_for_is_a_workspace(
+    run: Run, place: Path, environment: dict[str, str], which: str
+) -> None:
+    """A job would leave a bubblewrap of its own there for the next run."""
+    programs = place / "sub"
+    environment["PATH"] = f"{programs}:{environment['PATH']}"
+    done = run("--workspace", str({"itself": programs, "above": place}[which]), "--", "echo", "started")
+
+    assert (done.returncode, done.stdout) == (126, b"")
+    assert b"where programs such as bubblewrap are looked for" in done.stderr
+
+
 def test_where_we_stand_is_no_workspace_if_modules_are_loaded_from_there(run: Run, place: Path) -> None:
     assert run("--workspace", ".", "--", "true", cwd=place).returncode == 126
 

@@ -54,7 +54,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (r"omni-spawner: user:", "own-uid",
      "the gateway is root but may not change its uid (no CAP_SETUID): run it as an ordinary user"),
     (r"omni-spawner: cgroup:", "cgroup", "the process could not join its cgroup: check who may write cgroup.procs"),
-    (r"omni-spawner: stage:", "filesystem", "the interpreter or the package cannot be bound for the job's user"),
+    (r"omni-spawner: (stage|sources):", "filesystem", "the interpreter or the package cannot be bound for the job's user"),
     (r"execvp .*: (Permission denied|No such file)", "interpreter",
      "the Python interpreter cannot be reached from a cell"),
     (r"no system call filter", "seccomp", "there is no system call filter for this processor"),
