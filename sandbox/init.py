@@ -55,8 +55,10 @@ def _warm_up(setup: Frame) -> None:
     for name in setup["preload"]:
         importlib.import_module(name)
     wall.prepare_filter(setup)
+    jobs.inherit(setup["environment"])
     gc.collect()
     gc.freeze()  # or the first collection in a cell would copy every page
+    gc.disable()  # what process 1 of a cell does is over before it would pay; a function has it back
 
 
 def _make_cells(control: socket.socket, setup: Frame) -> None:

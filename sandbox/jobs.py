@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import os
 import resource
 import select
@@ -32,6 +33,16 @@ _FREE = 10  # received descriptors are moved to this number and above
 _WORDS_LIMIT_BYTES = 4096
 
 Frame = dict[str, Any]
+
+
+_inherited: dict[str, str] = {}
+
+
+def inherit(environment: dict[str, str]) -> None:
+    """Make *environment* that of this process: functions of jobs that have the same need not set it."""
+    os.environ.clear()
+    os.environ.update(environment)
+    _inherited.update(environment)
 
 
 class NotStarted(Exception):
@@ -241,8 +252,10 @@ def _become_job(
         tell = fcntl.fcntl(tell, fcntl.F_DUPFD_CLOEXEC, _FREE) if tell is not None else None
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number, inheritable=bool(argv) or number < _STANDARD)
-        os.environ.clear()
-        os.environ.update(order["environment"])
+        gc.enable()
+        if order["environment"] != _inherited:
+            os.environ.clear()
+            os.environ.update(order["environment"])
         if before_start is not None:
             before_start()
         if argv:

@@ -31,8 +31,9 @@ def run(entry_point: str, arguments: dict[str, Any], result_fd: int) -> int:
     code, answer = _call(entry_point, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    with os.fdopen(result_fd, "wb") as pipe:
-        pipe.write(answer)
+    view = memoryview(answer)
+    while view:
+        view = view[os.write(result_fd, view) :]
     return code
 
 
@@ -79,6 +80,8 @@ def _call(entry_point: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
 
 def _find(entry_point: str) -> Any:
     module, _, function = entry_point.partition(":")
+    if module in sys.modules:  # imported ahead
+        return getattr(sys.modules[module], function)
     for place in (_PACKAGES, os.path.join(_HERE, "tools")):
         if place not in sys.path and os.path.isdir(place):
             sys.path.insert(0, place)

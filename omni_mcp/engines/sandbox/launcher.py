@@ -152,6 +152,7 @@ class Launcher:
             "count_memory": plan.group is None,
             "writable": [mount.inside for mount in plan.mounts if mount.writable],
             "preload": list(plan.profile.preload),
+            "environment": {**self.environment(plan.profile), **plan.profile.environment},
         }
 
     def own_directories(self, profile: Profile, mounts: Sequence[Mount]) -> list[str]:
