@@ -651,11 +651,12 @@ def test_an_ordinary_user_can_use_it(no_bwrap: bool) -> None:
 
 
 def test_a_directory_that_is_shown_can_be_read_and_not_written(run: Run) -> None:
-    place = HERE.resolve()
-    script = f"head -c 3 {place}/test_sandbox_run.py; echo x > {place}/written"
-    done = run("--read", str(place), "--", "sh", "-c", script)
+    place = Path("/etc/init.d")  # of every machine, readable by all, and in no cell
+    if not place.is_dir():
+        pytest.skip("this machine has no such directory")
+    done = run("--read", str(place), "--", "sh", "-c", f"ls -d {place}; echo x > {place}/written")
 
-    assert done.stdout == b'"""' and b"Read-only" in done.stderr
+    assert done.stdout.strip() == str(place).encode() and b"Read-only" in done.stderr
     assert run("--", "ls", str(place)).returncode == 2
 
 

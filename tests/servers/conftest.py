@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.sandbox.conftest import usable
-from tests.servers.sources import npx_path, npx_prefix, uvx
+from tests.servers.sources import npx_path, npx_prefix, uv_read
 from tests.servers.world import World, open_world, presets
 
 HERE = Path(__file__).parent
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """A world whose cells see this machine's Node.js and uv."""
-    profiles = presets(npx_read=npx_prefix(), npx_path=npx_path(), uvx_read=(str(uvx().parent.parent),))
+    profiles = presets(npx_read=npx_prefix(), npx_path=npx_path(), uvx_read=uv_read())
     async with open_world(tmp_path_factory.mktemp("world"), profiles) as found:
         usable(found.sandbox)
         yield found

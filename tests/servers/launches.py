@@ -9,7 +9,7 @@ from typing import Any
 
 from omni_mcp.contracts.sandbox import Mount
 from omni_mcp.engines.sandbox.servers import ServerLaunch
-from tests.servers.sources import Source, uvx
+from tests.servers.sources import Source, uv_mounts, uvx
 from tests.servers.world import given
 
 
@@ -33,7 +33,9 @@ def to_json(launch: ServerLaunch) -> dict[str, Any]:
     return {
         "name": launch.name, "argv": list(launch.argv), "profile": launch.profile, "hosts": list(launch.hosts),
         "networks": list(launch.networks), "environment": dict(launch.environment),
-        "directories": [[str(mount.source), mount.writable] for mount in launch.directories],
+        "directories": [
+            [str(mount.source), mount.inside, mount.writable, mount.as_owner] for mount in launch.directories
+        ],
     }  # fmt: skip
 
 
@@ -42,7 +44,10 @@ def from_json(data: Mapping[str, Any]) -> ServerLaunch:
     return ServerLaunch(
         name=data["name"], argv=tuple(data["argv"]), profile=data["profile"], hosts=tuple(data["hosts"]),
         networks=tuple(data["networks"]), environment=data["environment"],
-        directories=tuple(given(Path(place), writable=writable) for place, writable in data["directories"]),
+        directories=tuple(
+            Mount(source=Path(source), inside=inside, writable=writable, as_owner=as_owner)
+            for source, inside, writable, as_owner in data["directories"]
+        ),
     )  # fmt: skip
 
 
@@ -51,6 +56,7 @@ def _fetched(
     environment: Mapping[str, str] | None = None,
 ) -> ServerLaunch:  # fmt: skip
     seen = tuple(given(place, writable=False) for place in source.directories)
+    seen += uv_mounts() if profile == "uvx" else ()
     return ServerLaunch(
         name=name, argv=argv, profile=profile, hosts=source.hosts, networks=source.networks,
         directories=(*seen, *directories), environment={**source.environment, **(environment or {})},

@@ -19,7 +19,7 @@ from omni_mcp.engines.sandbox.server_child import ServerEnded
 from omni_mcp.engines.sandbox.servers import ServerLaunch
 from tests.sandbox.conftest import NOBODY, run_as_ordinary_user
 from tests.servers.launches import from_pypi, npx, offline, to_json
-from tests.servers.sources import Source, npm_source, npx_path, npx_prefix, pypi_source, uvx
+from tests.servers.sources import Source, npm_source, npx_path, npx_prefix, pypi_source, uv_read
 from tests.servers.world import World, given, owned, repository
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.node, pytest.mark.slow, pytest.mark.xdist_group("servers")]
@@ -172,7 +172,7 @@ async def test_an_ordinary_user_gets_the_same(world: World) -> None:
             from_pypi("git", source=pypi, directories=(given(mine),)),
         ]
         order = {
-            "uvx_read": [str(uvx().parent.parent)], "place": str(place),
+            "uvx_read": uv_read(), "place": str(place),
             "npx_read": npx_prefix(), "npx_path": npx_path(),
             "launches": {launch.name: to_json(offline(launch)) for launch in launches},
             "half": to_json(half_named(pypi)), "all_hosts": list(pypi.hosts), "beside": str(beside),
