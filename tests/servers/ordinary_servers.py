@@ -15,7 +15,7 @@ from tests.servers.world import World, open_world, presets
 
 async def filesystem(world: World, order: dict[str, Any]) -> Any:
     launch = from_json(order["launches"]["filesystem"])
-    place = launch.directories[0].source
+    place = launch.directories[-1].source
     async with world.start(launch) as running:
         await running.talk.greet()
         read = await running.talk.call("read_text_file", path=str(place / "note.txt"))
@@ -40,7 +40,7 @@ async def git(world: World, order: dict[str, Any]) -> Any:
     launch = from_json(order["launches"]["git"])
     async with world.start(launch) as running:
         await running.talk.greet()
-        mine = await running.talk.call("git_log", repo_path=str(launch.directories[0].source))
+        mine = await running.talk.call("git_log", repo_path=str(launch.directories[-1].source))
         other = await running.talk.call("git_log", repo_path=order["beside"])
         return [[mine[0], "a commit in mine" in mine[1]], [other[0], "a commit in beside" in other[1]]]
 

@@ -19,7 +19,7 @@ from omni_mcp.engines.sandbox.server_child import ServerEnded
 from omni_mcp.engines.sandbox.servers import ServerLaunch
 from tests.sandbox.conftest import NOBODY, run_as_ordinary_user
 from tests.servers.launches import from_pypi, npx, offline, to_json
-from tests.servers.sources import Source, npm_source, npx_path, npx_prefix, pypi_source, uv_read
+from tests.servers.sources import Source, npm_source, npx_path, npx_prefix, pypi_source, uv_mounts, uv_read
 from tests.servers.world import World, given, owned, repository
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.node, pytest.mark.slow, pytest.mark.xdist_group("servers")]
@@ -132,7 +132,7 @@ async def test_the_git_server_works_on_its_repository_and_sees_no_other(world: W
         assert not (await first.talk.call("git_create_branch", repo_path=str(mine), branch_name="new"))[0]
         assert hosts_of(first.tried) <= set(source.hosts)
     without_guard = offline(replace(launch, argv=launch.argv[:2]))  # its own check of the path is off
-    only_read = replace(without_guard, directories=(given(mine, writable=False),))
+    only_read = replace(without_guard, directories=(*uv_mounts(), given(mine, writable=False)))
     async with world.start(only_read) as second:
         await second.talk.greet()
         failed, said = await second.talk.call("git_log", repo_path=str(mine))
