@@ -150,3 +150,27 @@ def ownership_fault(facts: os.stat_result, path: Path) -> str:
     if facts.st_mode & 0o022:
         return f"others can write to it (mode {stat.S_IMODE(facts.st_mode):o}); mend it with: chmod go-w {path}"
     return ""
+
+
+def write_private(file: Path, data: bytes) -> None:
+    """Replace *file* in one step with *data*, mode 0600, durable: a reader finds the old or the new, never half of it.
+
+    Raises:
+        OSError: the directory is missing, full or cannot be written.
+    """
+    draft = file.with_name(f".{file.name}.{os.urandom(8).hex()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, file)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from omni_mcp.contracts.errors import ConfigError, Problem
-from omni_mcp.paths import Home
+from omni_mcp.paths import Home, write_private
 from omni_mcp.server_definition import Servers
 from omni_mcp.toml_writer import toml_key, toml_value
 
@@ -167,30 +166,6 @@ def to_toml(servers: Servers) -> str:
         lines = [f"{toml_key(name)} = {toml_value(reference)}" for name, reference in servers.secrets.items()]
         parts.append("\n[secrets]\n" + "\n".join(lines) + "\n")
     return "".join(parts)
-
-
-def write_private(file: Path, data: bytes) -> None:
-    """Replace *file* in one step with *data*, mode 0600, durable.
-
-    Raises:
-        OSError: the directory is missing, full or cannot be written.
-    """
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, file)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 @contextmanager

@@ -9,14 +9,14 @@ import click
 import orjson
 
 from omni_mcp.cli.person import json_option
-from omni_mcp.cli.policy import policy_dir, write_atomically
+from omni_mcp.cli.policy import policy_dir
 from omni_mcp.cli.trial import entries_of, somebody, try_call
 from omni_mcp.contracts.errors import BadRequest
 from omni_mcp.engines.policy.files import PolicyFile, read_policy_files
 from omni_mcp.engines.policy.policy import open_policy
 from omni_mcp.engines.policy.policy_set import compile_policies, read_shipped
 from omni_mcp.engines.policy.request import resource_id
-from omni_mcp.paths import bundled, find_home
+from omni_mcp.paths import bundled, find_home, write_private
 
 Starter = Literal["desktop", "team", "ci"]
 STARTERS: dict[Starter, str] = {
@@ -73,5 +73,5 @@ def _write(file: Path, text: str, *, force: bool) -> bool:
             raise BadRequest(f"{file} is there and was edited; look at it, or replace it with --force")
     others = [one for one in read_policy_files(file.parent) if one.name != file.name]
     compile_policies([*others, PolicyFile(file.name, text)], read_shipped(bundled("policies")))
-    write_atomically(file, text)
+    write_private(file, text.encode())
     return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +26,7 @@ from omni_mcp.engines.policy.policy import open_policy
 from omni_mcp.engines.policy.policy_set import PolicySet, compile_policies, load_policies, read_shipped
 from omni_mcp.engines.policy.request import resource_id
 from omni_mcp.engines.runlog.reader import LogReader
-from omni_mcp.paths import Home, bundled, find_home, make_private_dir
+from omni_mcp.paths import Home, bundled, find_home, make_private_dir, write_private
 
 SCAN_EVENTS = 100_000  # how far back a shortened call id is looked for
 _PRINCIPAL = re.compile(r'(?:(Agent|User)::)?"?([^"]+)"?')
@@ -66,7 +65,7 @@ def allow(
     text = f"// {spec.sentence()}. Written by: {spec.command()}\n// Delete this file to take it back.\n{spec.text()}"
     others = [one for one in read_policy_files(home.policies) if one.name != file.name]
     compile_policies([*others, PolicyFile(file.name, text)], shipped)  # refuses what would break the others
-    write_atomically(file, text)
+    write_private(file, text.encode())
     known = entries_of(home, spec.action, server, name)
     cedar = open_policy(home.policies, bundled("policies"))
     caller = somebody(agent=agent, user=user, project=project)
@@ -99,21 +98,6 @@ def policy_dir(home: Home) -> Path:
         return make_private_dir(home.policies)
     except OSError as error:
         raise BadRequest(f"cannot write rules: {error}") from error
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Write beside and rename: a running gateway reads the old rules or the new ones, never half of them."""
-    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.rename(file)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 # --- policy ----------------------------------------------------------------------------------------------------------

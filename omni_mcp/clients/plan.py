@@ -13,9 +13,9 @@ from omni_mcp.clients.candidate import Candidate, SecretSource, Translator, defi
 from omni_mcp.clients.found import FoundServer, Input, NotTaken, Reading
 from omni_mcp.clients.template import Unclear
 from omni_mcp.contracts.errors import BadRequest, Conflict, Problem
-from omni_mcp.paths import make_private_dir
+from omni_mcp.paths import make_private_dir, write_private
 from omni_mcp.server_definition import RESERVED_NAMES, ServerDefinition, Servers, secret_of_header
-from omni_mcp.servers_file import edit_servers, read_reference, write_private
+from omni_mcp.servers_file import edit_servers, read_reference
 
 LONGEST_NAME = 24
 LONGEST_SECRET_NAME = 58  # a number may follow

@@ -11,8 +11,7 @@ from pydantic import Field, ValidationError
 from omni_mcp.clients.client_file import one_at_a_time
 from omni_mcp.contracts.errors import BadRequest
 from omni_mcp.contracts.manifest import Closed
-from omni_mcp.paths import make_private_dir
-from omni_mcp.servers_file import write_private
+from omni_mcp.paths import make_private_dir, write_private
 
 FILE_NAME = "connected.json"
 

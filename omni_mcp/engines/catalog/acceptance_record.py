@@ -16,7 +16,7 @@ from omni_mcp.contracts.events import DefinitionAccepted, RiskFlagged
 from omni_mcp.contracts.json import digest
 from omni_mcp.contracts.lock import AcceptedVersion, Lock
 from omni_mcp.engines.catalog.acceptance import risk_id
-from omni_mcp.engines.catalog.lockfile import replace_file
+from omni_mcp.paths import write_private
 
 FILE_NAME = "acceptances.json"
 
@@ -50,7 +50,7 @@ class AcceptanceRecord:
         """
         now = frozenset(_id(*found) for found in lock.versions())
         if now != self._known:
-            replace_file(self._file, orjson.dumps({"recorded": 1, "ids": sorted(now)}))
+            write_private(self._file, orjson.dumps({"recorded": 1, "ids": sorted(now)}))
             self._known = now
 
 

@@ -16,9 +16,8 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.lock import NAME_FIELDS, Digest, PartName
 from omni_mcp.contracts.manifest import Closed, ServerName
 from omni_mcp.contracts.tool import EntryKind
-from omni_mcp.engines.catalog.lockfile import replace_file
 from omni_mcp.engines.catalog.names import is_server_name
-from omni_mcp.paths import make_private_dir, ownership_fault
+from omni_mcp.paths import make_private_dir, ownership_fault, write_private
 
 DIRECTORY = "listings"
 SIZE_LIMIT_BYTES = 160 * 1024 * 1024  # four lists of 32 MiB, and their envelope
@@ -58,7 +57,7 @@ def keep_listing(directory: Path, listing: KeptListing) -> None:
         OSError: it cannot be written.
     """
     make_private_dir(directory)
-    replace_file(directory / f"{listing.server}.json", orjson.dumps(listing.model_dump(mode="json")))
+    write_private(directory / f"{listing.server}.json", orjson.dumps(listing.model_dump(mode="json")))
 
 
 def forget_listing(directory: Path, server: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.lock import Lock
 from omni_mcp.engines.catalog.lockfile_text import read_lock, write_lock
-from omni_mcp.paths import ownership_fault
+from omni_mcp.paths import ownership_fault, write_private
 
 SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 
@@ -124,7 +123,7 @@ class LockFile:
         if len(data) > SIZE_LIMIT_BYTES:
             raise self._refused(f"would be larger than {SIZE_LIMIT_BYTES // 1024 // 1024} MiB")
         try:
-            replace_file(self.path, data)
+            write_private(self.path, data)
         except OSError as error:
             raise self._refused(f"cannot be written: {error.strerror}") from error
 
@@ -134,27 +133,3 @@ class LockFile:
 
     def _refused(self, message: str, *, line: int = 0) -> ConfigError:
         return ConfigError([Problem(file=str(self.path), line=line, path="", message=message)])
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace *path* in one step with *data*, mode 0600, durable.
-
-    Raises:
-        OSError: the directory is missing, full or cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import BadRequest, ConfigError, Conflict, NotFound, Problem
 from omni_mcp.contracts.manifest import Closed
+from omni_mcp.paths import write_private
 
 TOKEN_PREFIX = "omni_"
 TOKEN_BYTES = 32
@@ -299,21 +300,5 @@ def _write(file: Path, keys: tuple[Key, ...]) -> None:
 
 
 def _write_private(file: Path, data: bytes) -> None:
-    """Replace *file* in one step with *data*, mode 0600, durable."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, file)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_private(file, data)
