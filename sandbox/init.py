@@ -13,11 +13,10 @@ import contextlib
 import gc
 import importlib
 import os
-import select
 import signal
 import socket
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -28,6 +27,8 @@ import wire
 
 CONTROL_FD = 3
 _DESCRIPTORS_OF_AN_ORDER = 4
+
+_READY = wire.packed({"kind": "ready"})
 
 Frame = dict[str, Any]
 
@@ -40,95 +41,103 @@ def main() -> None:
     control = socket.socket(fileno=CONTROL_FD)
     with contextlib.suppress(wire.Gone, OSError):
         setup = wire.receive(control)
-        _warm_up(setup)
+        prepared = _warm_up(setup)
         wire.send(control, {"kind": "ready"})
         if setup["proc"]:
-            _make_cells(control, setup)
+            _make_cells(control, setup, prepared)
         else:
-            _be_the_cell(control, setup)
+            _be_the_cell(control, setup, prepared)
 
 
-def _warm_up(setup: Frame) -> None:
+class _Prepared(NamedTuple):
+    """What a cell has of its template. A cell that waits pays for each page that it has written: it only sends this."""
+
+    wall: wall.Prepared
+    sealed: bytes
+
+
+def _warm_up(setup: Frame) -> _Prepared:
     """Import what jobs of this template will need, so that every cell shares it."""
     kernel.set_dumpable(False)
     sys.path.insert(0, os.path.join(sys.path[0], "tools"))
     for name in setup["preload"]:
         importlib.import_module(name)
-    wall.prepare_filter(setup)
+    prepared = wall.prepare(setup)
+    sealed = wire.packed({"kind": "sealed", "layers": prepared.layers})
     jobs.inherit(setup["environment"])
     gc.collect()
     gc.freeze()  # or the first collection in a cell would copy every page
     gc.disable()  # what process 1 of a cell does is over before it would pay; a function has it back
+    return _Prepared(prepared, sealed)
 
 
-def _make_cells(control: socket.socket, setup: Frame) -> None:
-    wakeups, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    while True:
-        readable, _, _ = select.select([CONTROL_FD, wakeups], [], [])
-        if wakeups in readable:
-            with contextlib.suppress(BlockingIOError):
-                os.read(wakeups, 4096)
-            jobs.reap(-1, os.WNOHANG)
-        if CONTROL_FD in readable:
-            _, descriptors = wire.receive_with(control, 1)
-            _make_cell(socket.socket(fileno=descriptors[0]), setup)
+def _make_cells(control: socket.socket, setup: Frame, prepared: _Prepared) -> None:
+    """Fork a cell for each order that comes. The fork reads the order: what this process touches, no cell shares."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: the forks below, and their cells later
+    while control.recv(1, socket.MSG_PEEK):
+        try:
+            child = os.fork()
+        except OSError as error:
+            _refuse_cell(control, f"fork: {error.strerror}")
+            continue
+        if child == 0:
+            _become_cell(control, setup, prepared)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)  # it has taken the order then
 
 
-def _make_cell(channel: socket.socket, setup: Frame) -> None:
-    """Fork one cell. If the system has no room for it, only this cell is refused: others of this template run."""
-    try:
-        if os.fork() == 0:
-            _become_cell(channel, setup)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            wire.send(channel, {"kind": "failed", "what": f"fork: {error.strerror}"})
+def _refuse_cell(control: socket.socket, why: str) -> None:
+    """The system has no room for one more process: only this cell is refused, others of this template run."""
+    channel = socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
+    with contextlib.suppress(OSError):
+        wire.send(channel, {"kind": "failed", "what": why})
     channel.close()
 
 
-def _become_cell(channel: socket.socket, setup: Frame) -> None:
-    """In the forked child: enter new namespaces, and fork the process 1 of them. Never returns."""
+def _become_cell(control: socket.socket, setup: Frame, prepared: _Prepared) -> None:
+    """In the forked child: take the order, enter new namespaces, and fork the process 1 of them. Never returns."""
+    channel = None
     try:
-        signal.set_wakeup_fd(-1)
-        os.closerange(CONTROL_FD, channel.fileno())
+        channel = socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
+        control.close()
         os.dup2(0, 2, inheritable=True)
         wall.enter_namespaces()
         if os.fork() == 0:
-            layers = wall.furnish(setup)
-            _serve_one_job(channel, setup, layers)
+            wall.furnish(setup)
+            _serve_one_job(channel, setup, prepared)
     except (wire.Gone, BrokenPipeError, ConnectionResetError):
         pass
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            wire.send(channel, {"kind": "failed", "what": f"{type(error).__name__}: {error}"})
+        if channel is not None:
+            with contextlib.suppress(OSError):
+                wire.send(channel, {"kind": "failed", "what": f"{type(error).__name__}: {error}"})
     os._exit(0)
 
 
-def _be_the_cell(control: socket.socket, setup: Frame) -> None:
+def _be_the_cell(control: socket.socket, setup: Frame, prepared: _Prepared) -> None:
     """Where /proc is masked no further user namespace can be set up: this process is its template's only cell."""
-    _, descriptors = wire.receive_with(control, 1)
-    channel = socket.socket(fileno=descriptors[0])
+    channel = socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
     control.close()
-    _serve_one_job(channel, setup, [])
+    _serve_one_job(channel, setup, prepared)
 
 
-def _serve_one_job(channel: socket.socket, setup: Frame, layers: list[str]) -> None:
+def _serve_one_job(channel: socket.socket, setup: Frame, prepared: _Prepared) -> None:
     """As process 1 of a cell: finish the wall, wait for the one order, carry it out, wait to be released."""
-    lock = wall.prepare_lock(setup)
+    lock = wall.lock(prepared.wall)
     oom_score = jobs.open_oom_score()
-    wire.send(channel, {"kind": "ready"})  # from this the gateway knows which process to put into the cgroup
+    channel.sendall(_READY)  # from this the gateway knows which process to put into the cgroup
     wire.receive(channel)
     try:
-        layers = [*layers, *wall.seal(setup, lock)]
+        wall.seal(setup, prepared.wall, lock)
     except (OSError, ValueError) as error:
         wire.send(channel, {"kind": "failed", "what": str(error)})
         return
     wakeups = jobs.wake_on_child_end()
-    wire.send(channel, {"kind": "sealed", "layers": layers})
+    channel.sendall(prepared.sealed)
     order, given = wire.receive_with(channel, _DESCRIPTORS_OF_AN_ORDER)
     jobs.run_one_job(
-        channel, order, given, layers=layers, places=setup["tmpfs"], oom_score=oom_score, wakeups=wakeups
+        channel, order, given, layers=list(prepared.wall.layers), places=setup["tmpfs"], oom_score=oom_score,
+        wakeups=wakeups,
     )  # fmt: skip
     channel.recv(1)  # the gateway reads out/ through the descriptor it was given, then closes
 

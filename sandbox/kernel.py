@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import fcntl
 import os
-import socket
 import struct
 
 MS_NOSUID = 0x2
@@ -31,9 +31,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
-_SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
-_IFF_UP = 1
+_LOOPBACK_UP = struct.pack("16sh14x", b"lo", 1)  # IFF_UP; the kernel keeps the rest as it is
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 63
 
@@ -42,12 +41,18 @@ _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 
 
-class _FilterProgram(ctypes.Structure):
+class FilterProgram(ctypes.Structure):
+    """A seccomp filter as the kernel takes it; made by `filter_program`."""
+
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
 class _CapabilityHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+_THIS_PROCESS = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 
 
 def _checked(result: int, what: str) -> None:
@@ -69,10 +74,11 @@ def unshare(flags: int) -> None:
 
 def bring_loopback_up() -> None:
     """Switch on `lo` of the network namespace that we are in."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = struct.pack("16sh14x", b"lo", 0)
-        _, flags = struct.unpack("16sh14x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
+    any_socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)  # `socket`'s class costs each cell 100 KiB
+    try:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _LOOPBACK_UP)
+    finally:
+        any_socket.close()
 
 
 def set_dumpable(on: bool) -> None:
@@ -96,14 +102,18 @@ def drop_capabilities() -> None:
         if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
             break  # past the last one that this kernel knows (EINVAL), or not ours to drop: capset below decides
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    _checked(_libc.capset(ctypes.byref(header), ctypes.byref(nothing)), "capset")
+    _checked(_libc.capset(ctypes.byref(_THIS_PROCESS), ctypes.byref(_NO_CAPABILITIES)), "capset")
 
 
-def install_filter(program: bytes) -> None:
-    """Put a seccomp filter (an array of 8-byte BPF instructions) in force for this process and its children."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    filter_program = _FilterProgram(len(program) // 8, ctypes.addressof(buffer))
-    result = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filter_program), 0, 0)
+def filter_program(instructions: bytes) -> FilterProgram:
+    """Return *instructions* (8-byte BPF instructions) for `install_filter`, once for all processes forked from here."""
+    buffer = ctypes.create_string_buffer(instructions, len(instructions))
+    program = FilterProgram(len(instructions) // 8, ctypes.addressof(buffer))
+    program.kept = buffer
+    return program
+
+
+def install_filter(program: FilterProgram) -> None:
+    """Put a seccomp filter in force for this process and its children."""
+    result = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program), 0, 0)
     _checked(result, "PR_SET_SECCOMP")

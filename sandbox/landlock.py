@@ -8,11 +8,13 @@ Source: Linux, Documentation/userspace-api/landlock.rst; versions 1 (Linux 5.13)
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import stat
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import kernel
 
@@ -64,7 +66,7 @@ def restrict(
     network: bool,
     most_abi: int = NEWEST_KNOWN,
 ) -> list[str]:
-    """Give up everything that the running version can take away, except what is listed: `prepare`, then `enforce`.
+    """Give up everything that the running version can take away, except what is listed, as `plan` has it.
 
     Returns:
         What is in force now, as `layers` names it.
@@ -72,19 +74,26 @@ def restrict(
     Raises:
         OSError: as `prepare`.
     """
-    enforce(prepare(read, write, execute, network=network, most_abi=most_abi))
+    enforce(prepare(plan(read, write, execute, network=network, most_abi=most_abi)))
     return layers(network=network, most_abi=most_abi)
 
 
-def prepare(
+class Plan(NamedTuple):
+    """What `prepare` asks the kernel for. One process can make it for all that are forked from it."""
+
+    attributes: bytes
+    rules: tuple[tuple[str, int], ...]
+
+
+def plan(
     read: Sequence[str],
     write: Sequence[str],
     execute: Sequence[str] = (),
     *,
     network: bool,
     most_abi: int = NEWEST_KNOWN,
-) -> int:
-    """Return a descriptor for `enforce`. It holds on to what the paths lead to now, whatever is mounted later.
+) -> Plan:
+    """Return what to ask for.
 
     Args:
         read: files and directories to read, with all beneath them.
@@ -95,17 +104,28 @@ def prepare(
 
     Paths that are not there are left out. No device file can be created anywhere. From version 6 on no signal and no
     connection to an abstract unix socket leaves the processes that share this restriction or are restricted further.
+    """
+    version = min(abi(), most_abi)
+    files, ports, scopes = (_since(table, version) for table in (_FILE_RIGHTS_SINCE, _PORT_RIGHTS_SINCE, _SCOPES_SINCE))
+    rules = []
+    for paths, rights in ((read, _READ), (write, _READ | _CHANGE), (execute, _EXECUTE)):
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                mask = files if stat.S_ISDIR(os.stat(path).st_mode) else files & _ON_A_FILE
+                rules.append((path, rights & mask))
+    return Plan(_attributes(files, 0 if network else ports, scopes), tuple(rules))
+
+
+def prepare(wanted: Plan) -> int:
+    """Return a descriptor for `enforce`. It holds on to what the paths lead to now, whatever is mounted later.
 
     Raises:
         OSError: the kernel has no Landlock (ENOSYS, EOPNOTSUPP), or a path cannot be opened.
     """
-    version = min(abi(), most_abi)
-    files, ports, scopes = (_since(table, version) for table in (_FILE_RIGHTS_SINCE, _PORT_RIGHTS_SINCE, _SCOPES_SINCE))
-    ruleset = _create_ruleset(files, 0 if network else ports, scopes)
+    ruleset = _create_ruleset(wanted.attributes)
     try:
-        for paths, rights in ((read, _READ), (write, _READ | _CHANGE), (execute, _EXECUTE)):
-            for path in paths:
-                _allow_beneath(ruleset, path, rights & files)
+        for path, rights in wanted.rules:
+            _allow_beneath(ruleset, path, rights)
     except BaseException:
         os.close(ruleset)
         raise
@@ -133,7 +153,7 @@ def keep_signals_in() -> bool:
     scopes = _since(_SCOPES_SINCE, abi())
     if not scopes:
         return False
-    ruleset = _create_ruleset(_REFER, 0, scopes)  # a ruleset without this right takes it away all the same
+    ruleset = _create_ruleset(_attributes(_REFER, 0, scopes))  # a ruleset without this right takes it away all the same
     _allow_beneath(ruleset, "/", _REFER)
     enforce(ruleset)
     return True
@@ -143,10 +163,14 @@ def _since(table: dict[int, int], version: int) -> int:
     return sum(rights for since, rights in table.items() if since <= version)
 
 
-def _create_ruleset(files: int, ports: int, scopes: int) -> int:
+def _attributes(files: int, ports: int, scopes: int) -> bytes:
     attributes = struct.pack("=QQQ", files, ports, scopes)
-    if not scopes:
-        attributes = attributes[:16] if ports else attributes[:8]  # older kernels know a shorter structure
+    if scopes:
+        return attributes
+    return attributes[:16] if ports else attributes[:8]  # older kernels know a shorter structure
+
+
+def _create_ruleset(attributes: bytes) -> int:
     descriptor = _libc.syscall(
         _CREATE_RULESET, ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)
     )
@@ -159,8 +183,6 @@ def _allow_beneath(ruleset: int, path: str, rights: int) -> None:
     except FileNotFoundError:
         return
     try:
-        if not stat.S_ISDIR(os.fstat(place).st_mode):
-            rights &= _ON_A_FILE
         rule = ctypes.c_char_p(struct.pack("=Qi", rights, place))
         result = _libc.syscall(_ADD_RULE, ctypes.c_int(ruleset), _PATH_BENEATH, rule, ctypes.c_uint32(0))
         _checked(result, f"landlock_add_rule {path}")

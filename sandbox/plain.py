@@ -111,7 +111,7 @@ def _seal(order: Frame) -> tuple[list[str], bool]:
     kept_in = landlock.keep_signals_in()
     # count_memory also keeps it from the host's SysV objects and message queues
     program = seccomp.build_filter(os.uname().machine, unix_sockets=False, count_memory=True, sockets=False)
-    kernel.install_filter(program)
+    kernel.install_filter(kernel.filter_program(program))
     layers = [*landlock.layers(network=False), "capabilities", "no-new-privileges", "seccomp", "no-sockets", "rlimits"]
     return layers, kept_in
 

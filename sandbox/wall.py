@@ -6,9 +6,8 @@ else, and `seal` gives them up for good. Standard library only.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import kernel
 import landlock
@@ -29,6 +28,48 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 Setup = dict[str, Any]
 
 
+class Prepared(NamedTuple):
+    """What all cells of a template have in common: made once, because a cell pays for each page that it writes.
+
+    `layers` are in force in every cell of which `furnish` and `seal` have returned.
+    """
+
+    filter: kernel.FilterProgram | None
+    why_no_filter: str
+    lock: landlock.Plan | None
+    layers: tuple[str, ...]
+
+
+def prepare(setup: Setup) -> Prepared:
+    """Return what the cells of *setup* need, as their template."""
+    program, why = None, ""
+    try:
+        program = kernel.filter_program(
+            seccomp.build_filter(
+                os.uname().machine, unix_sockets=setup["unix_sockets"], count_memory=setup["count_memory"]
+            )
+        )
+    except ValueError as error:  # no filter for this machine: the first cell says so
+        why = str(error)
+    locked = landlock.abi() >= _OLDEST_LANDLOCK
+    return Prepared(
+        filter=program,
+        why_no_filter=why,
+        lock=landlock.plan(["/"], [*setup["tmpfs"], *setup["writable"], *_DEVICES], ["/"], network=True)
+        if locked
+        else None,
+        layers=(
+            *(("own-namespaces", "loopback") if setup["proc"] else ()),
+            "tmpfs-limits",
+            *(("userns-limit",) if setup["proc"] else ()),
+            "capabilities",
+            "no-new-privileges",
+            "seccomp",
+            *(landlock.layers(network=True) if locked else ()),
+        ),
+    )
+
+
 def enter_namespaces() -> None:
     """Leave every namespace of the template for a new one; the next fork is process 1 of the cell."""
     kernel.set_dumpable(True)  # else /proc/self is root's
@@ -38,8 +79,8 @@ def enter_namespaces() -> None:
     _write("/proc/self/gid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
 
 
-def furnish(setup: Setup) -> list[str]:
-    """As process 1 of the new namespaces: own /proc, own empty directories, own loopback. Returns the layers."""
+def furnish(setup: Setup) -> None:
+    """As process 1 of the new namespaces: own /proc, own empty directories, own loopback."""
     kernel.set_dumpable(False)
     kernel.mount("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC)
     for path in setup["tmpfs"]:
@@ -53,7 +94,6 @@ def furnish(setup: Setup) -> list[str]:
         for name in ("tcp_rmem", "tcp_wmem"):
             _write(f"/proc/sys/net/ipv4/{name}", _SMALL_BUFFERS)
     _write("/proc/sys/user/max_inotify_instances", _INOTIFY_INSTANCES)
-    return ["own-namespaces", "loopback"]
 
 
 def _outermost(places: list[str]) -> list[str]:
@@ -77,52 +117,35 @@ def _bind_again(place: str, handle: int) -> None:
     os.close(handle)
 
 
-def prepare_lock(setup: Setup) -> int | None:
-    """Return what `seal` needs to lock files a second time, after the last mount; nothing where the kernel cannot."""
-    if landlock.abi() < _OLDEST_LANDLOCK:
-        return None
-    return landlock.prepare(["/"], [*setup["tmpfs"], *setup["writable"], *_DEVICES], ["/"], network=True)
-
-
 def _sizes(setup: Setup) -> str:
     return f"size={setup['sizes']['disk_bytes']},nr_inodes={setup['sizes']['inodes']}"
 
 
-def seal(setup: Setup, lock: int | None) -> list[str]:
-    """Give up what a job must not have. Returns the layers now in force."""
+def lock(prepared: Prepared) -> int | None:
+    """Return what `seal` needs to lock files a second time, after the last mount; nothing where the kernel cannot."""
+    return landlock.prepare(prepared.lock) if prepared.lock is not None else None
+
+
+def seal(setup: Setup, prepared: Prepared, lock: int | None) -> None:
+    """Give up what a job must not have.
+
+    Raises:
+        OSError, ValueError: one of `prepared.layers` cannot be had.
+    """
     kernel.unshare(kernel.CLONE_NEWCGROUP)  # by now the cell is in its cgroup, which becomes the root of what it sees
-    layers = ["tmpfs-limits"]
     if setup["proc"]:
         _write("/proc/sys/user/max_user_namespaces", "0")
-        layers.append("userns-limit")
     else:  # the directories are bubblewrap's, which knows no inodes
         for path in setup["tmpfs"]:
             kernel.mount("tmpfs", path, "tmpfs", kernel.MS_REMOUNT | _HARMLESS, _sizes(setup))
     kernel.drop_capabilities()
     kernel.set_no_new_privileges()
     kernel.set_dumpable(False)
-    kernel.install_filter(_filter(setup))
-    layers += ["capabilities", "no-new-privileges", "seccomp"]
+    if prepared.filter is None:
+        raise ValueError(prepared.why_no_filter)
+    kernel.install_filter(prepared.filter)
     if lock is not None:
         landlock.enforce(lock)
-        layers += landlock.layers(network=True)
-    return layers
-
-
-_filters: dict[tuple[bool, bool], bytes] = {}
-
-
-def prepare_filter(setup: Setup) -> None:
-    """Assemble the filter ahead of time: cells that are forked later share it."""
-    with contextlib.suppress(ValueError):  # no filter for this machine: the first cell says so
-        _filter(setup)
-
-
-def _filter(setup: Setup) -> bytes:
-    key = (setup["unix_sockets"], setup["count_memory"])
-    if key not in _filters:
-        _filters[key] = seccomp.build_filter(os.uname().machine, unix_sockets=key[0], count_memory=key[1])
-    return _filters[key]
 
 
 def _write(path: str, text: str) -> None:

@@ -15,10 +15,15 @@ class Gone(Exception):
     """The other end has closed."""
 
 
+def packed(frame: dict[str, Any]) -> bytes:
+    """Return *frame* as it travels."""
+    body = json.dumps(frame).encode()
+    return len(body).to_bytes(4, "big") + body
+
+
 def send(channel: socket.socket, frame: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
     """Send one frame, with open files beside it."""
-    body = json.dumps(frame).encode()
-    data = memoryview(len(body).to_bytes(4, "big") + body)
+    data = memoryview(packed(frame))
     if descriptors:
         data = data[socket.send_fds(channel, [data], list(descriptors)) :]
     if data:
@@ -47,7 +52,8 @@ def receive(channel: socket.socket) -> dict[str, Any]:
     Raises:
         Gone: the other end closed, or sent more than a frame may hold.
     """
-    return _body(channel, read_exactly(channel, 4))
+    frame: dict[str, Any] = json.loads(_body(channel, read_exactly(channel, 4)))
+    return frame
 
 
 def receive_with(channel: socket.socket, most: int) -> tuple[dict[str, Any], list[int]]:
@@ -56,6 +62,22 @@ def receive_with(channel: socket.socket, most: int) -> tuple[dict[str, Any], lis
     Raises:
         Gone: as `receive`.
     """
+    body, found = _read_with(channel, most)
+    frame: dict[str, Any] = json.loads(body)
+    return frame, found
+
+
+def receive_descriptors(channel: socket.socket, most: int) -> list[int]:
+    """As `receive_with`, of a frame that says nothing but that they come. A cell that waits pays for each page that it
+    touched: it leaves the parser alone.
+
+    Raises:
+        Gone: as `receive`.
+    """
+    return _read_with(channel, most)[1]
+
+
+def _read_with(channel: socket.socket, most: int) -> tuple[bytes, list[int]]:
     found = array.array("i")  # socket.recv_fds of Python 3.11 forgets its flags
     head, ancillary, _, _ = channel.recvmsg(4, socket.CMSG_SPACE(most * found.itemsize), socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in ancillary:
@@ -78,9 +100,8 @@ def copy_to_file(channel: socket.socket, descriptor: int, count: int) -> None:
             view = view[os.write(descriptor, view) :]
 
 
-def _body(channel: socket.socket, head: bytes) -> dict[str, Any]:
+def _body(channel: socket.socket, head: bytes) -> bytes:
     length = int.from_bytes(head, "big")
     if length > FRAME_LIMIT_BYTES:
         raise Gone
-    frame: dict[str, Any] = json.loads(read_exactly(channel, length))
-    return frame
+    return read_exactly(channel, length)

@@ -187,7 +187,7 @@ os.rename({str(given)!r}, {str(kept)!r})
 os.mkdir({str(given)!r})
 landlock.enforce(prepared)
 say([tried(open, {str(kept / "file")!r}, "w"), tried(open, {str(given / "file")!r}, "w")])"""
-    before = f"prepared = landlock.prepare([], [{str(given)!r}], network=True)"
+    before = f"prepared = landlock.prepare(landlock.plan([], [{str(given)!r}], network=True))"
     seen = restricted(code, before=before, write=(tmp_path,))
 
     assert seen == [0, errno.EACCES]

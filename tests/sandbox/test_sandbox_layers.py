@@ -23,7 +23,9 @@ async def test_a_cell_that_lacks_a_layer_which_the_probe_saw_runs_nothing(
     async with open_sandbox(profiles=profiles, sandbox_dir=sandbox_dir) as sandbox:
         before = await usable(sandbox).run(in_shell("true"))
         await sandbox.drop_templates()
-        wall.write_text(whole.replace("    kernel.install_filter(_filter(setup))\n", "").replace('"seccomp"]', "]"))
+        wall.write_text(
+            whole.replace("    kernel.install_filter(prepared.filter)\n", "").replace('            "seccomp",\n', "")
+        )
         try:
             after = await sandbox.run(in_shell("true"))
         finally:
