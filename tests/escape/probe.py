@@ -38,6 +38,7 @@ class Probe:
         no_control: why nothing can get through here even without a wall.
         not_in: places where it cannot be tried, with the reason.
         through_in: places where it is known to get through, with the reason.
+        by_chance: it does not get through every time.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Probe:
     no_control: str = ""
     not_in: Mapping[Place, str] = field(default_factory=dict)
     through_in: Mapping[Place, str] = field(default_factory=dict)
+    by_chance: bool = False
 
     @property
     def shares(self) -> bool:

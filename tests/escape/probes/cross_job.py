@@ -197,7 +197,7 @@ try:
 except OSError as error:
     escaped(error)
 stopped("one more is sent")
-""", through_in={"user": _SAME_USER},
+""", through_in={"user": _SAME_USER}, by_chance=True,
     no_control="root may have as many as it likes on their way"),
     _beside("locks", "Hold a lock on a file of the system that another job needs.", """
 import fcntl
