@@ -62,6 +62,8 @@ class Spawner:
     def serve(self) -> None:
         """Work until the gateway has gone, then end everything that was started."""
         parent = os.getppid()
+        if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+            os.setpriority(os.PRIO_PROCESS, 0, 0)  # a gateway that goes ahead of others takes no job with it
         wakeups, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)

@@ -161,12 +161,7 @@ class Walk:
         self._step("Run Python that reaches for the network and the home directory")
         facts = {"PORT": port, "HOME": str(Path.home()), "NAMES": _home_entries(), "TOKEN": str(self._place.token_file)}
         code = "".join(f"{name} = {value!r}\n" for name, value in facts.items()) + ESCAPE
-        waiting = asyncio.create_task(client.call_tool("tools__python_run", {"code": code}))
-        done, _ = await asyncio.wait({waiting}, timeout=1.0)
-        if not done:
-            approval = await self._pending_approval(waiting)
-            self._omni("approvals", "approve", approval["id"], "--yes")
-        result = await asyncio.wait_for(waiting, STEP_TIMEOUT_S)
+        result = await asyncio.wait_for(client.call_tool("tools__python_run", {"code": code}), STEP_TIMEOUT_S)
         text = (result.structured_content or {}).get("stdout", "")
         self._print_output(text or _text_of(result))
         if sandboxed and ("REACHED" in text or "computed all the same" not in text):
