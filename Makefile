@@ -42,14 +42,16 @@ conformance:  ## the official suite, by itself and through the gateway, and the 
 	$(BIN)/python tests/conformance/run.py --clients
 	$(BIN)/python tests/matrix/run.py
 
-faults:  ## kill -9 at every point of a call, SEEDS times
+faults:  ## kill -9 at every point of a call, SEEDS times; each byte of an audit pack changed
 	@.ci/setup dev
 	$(BIN)/python tests/faults/run.py --seeds $(SEEDS)
+	$(BIN)/python tests/evidence/every_byte.py
 
 soak:  ## thousands of calls and 10,000 jobs; descriptors, processes and memory before and after
 	@.ci/setup dev
 	$(BIN)/python tests/bench/soak.py
 	$(BIN)/python tests/bench/soak_cells.py
+	$(BIN)/python tests/clients_many/crowd.py
 
 bench:  ## timings, as ratios measured in one run
 	@.ci/setup dev

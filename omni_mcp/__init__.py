@@ -1,7 +1,7 @@
 """omni-mcp: one MCP endpoint in front of every tool; deny by default, sandboxed, and on record.
 
-The public API: `open_gateway`, `Gateway`, `Settings`, `load_settings`, `OmniError`, `__version__`. Names are resolved
-when they are used, so that the command line and the shim start without loading the gateway.
+The public API: `open_gateway`, `Gateway`, `Client`, `Settings`, `load_settings`, `OmniError`, `__version__`. Names are
+resolved when they are used, so that the command line and the shim start without loading the gateway.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PLACES = {
+    "Client": "omni_mcp.client.client",
     "Gateway": "omni_mcp.gateway",
     "open_gateway": "omni_mcp.assembly",
     "Settings": "omni_mcp.config",
     "load_settings": "omni_mcp.config",
     "OmniError": "omni_mcp.contracts.errors",
 }
-__all__ = ["Gateway", "OmniError", "Settings", "__version__", "load_settings", "open_gateway"]
+__all__ = ["Client", "Gateway", "OmniError", "Settings", "__version__", "load_settings", "open_gateway"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from omni_mcp import __version__
-from omni_mcp.config import Settings, read_secrets
+from omni_mcp.config import PluginSettings, Settings, read_secrets
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.events import GatewayStarted, draft
 from omni_mcp.contracts.hosts import host_of_url
+from omni_mcp.contracts.json import digest
 from omni_mcp.contracts.ports import Completer, Executor, Source
 from omni_mcp.contracts.sandbox import Credential
 from omni_mcp.contracts.tool import Entry
@@ -25,7 +27,10 @@ from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.catalog.catalog import BUILTIN_PROFILES, MemoryCatalog, ProfileSpec
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.catalog.schemas import JsonSchemas
+from omni_mcp.engines.catalog.versions import Pins
 from omni_mcp.engines.identity.keys import KeyRing
+from omni_mcp.engines.memory.store import open_memory
+from omni_mcp.engines.memory.unfinished import has_unfinished
 from omni_mcp.engines.openapi.executor import OpenApiExecutor
 from omni_mcp.engines.openapi.source import OpenApiSource
 from omni_mcp.engines.policy.policy import open_policy
@@ -39,11 +44,22 @@ from omni_mcp.engines.sandbox.workspaces import Workspaces
 from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.engines.state.nonces import StoredNonces
-from omni_mcp.gateway import Engines, Gateway
+from omni_mcp.engines.state.threads import StoredThreads
+from omni_mcp.gateway import Engines, Gateway, StandIns
 from omni_mcp.paths import Home, bundled, make_private_dir
+from omni_mcp.plugins.executors import open_executors
+from omni_mcp.plugins.found import find_plugins
+from omni_mcp.plugins.state import Plugins
+from omni_mcp.plugins.tools import PluginTools
+from omni_mcp.server_definition import RESERVED_NAMES
+from omni_mcp.serving.memory_entries import MemoryEntries
+from omni_mcp.serving.messages_server import MessagesSource
 from omni_mcp.serving.reports import Reports
-from omni_mcp.serving.runs_server import RunsSource
-from omni_mcp.upstreams import News, Reporter, open_behind, read_definitions
+from omni_mcp.serving.runs_entries import RunsSource
+from omni_mcp.upstreams.behind import open_behind
+from omni_mcp.upstreams.definitions import Defined, read_definitions
+from omni_mcp.upstreams.news import News
+from omni_mcp.upstreams.reporter import Reporter
 
 GATEWAY = Principal(kind="User", id="gateway", project="-")  # no key or socket can stand for it: "-" is no project
 
@@ -56,6 +72,7 @@ async def open_gateway(
     sources: Sequence[Source] = (),
     executors: Mapping[str, Executor] | None = None,
     completers: Mapping[str, Completer] | None = None,
+    stand_ins: StandIns | None = None,
 ) -> AsyncIterator[Gateway]:
     """Open a whole gateway; leaving the context drains and closes it. Who calls holds the lock on `home.data`.
 
@@ -63,6 +80,7 @@ async def open_gateway(
         sources: further entries for the catalog.
         executors: further executors, by binding.
         completers: who suggests argument values, by server.
+        stand_ins: for a replay; no server is started, and no cell before it is wanted.
 
     Raises:
         ConfigError: shipped files or secret references are broken.
@@ -70,10 +88,10 @@ async def open_gateway(
     """
     async with AsyncExitStack() as stack:
         documents = [document_source(name, settings, home) for name in settings.openapi]
-        engines = await _open_engines(stack, settings, home, sources, documents)
+        engines = await _open_engines(stack, settings, home, sources, documents, offline=stand_ins is not None)
         gateway = Gateway(
             settings, home, engines, executors={**_operations(engines, home, documents), **(executors or {})},
-            completers=completers or {},
+            completers=completers or {}, stand_ins=stand_ins,
         )  # fmt: skip
         engines.catalog.listen(gateway.on_catalog)
         await _say_started(engines)
@@ -82,19 +100,24 @@ async def open_gateway(
             ("policy watcher", watcher.run()),
             ("file watcher", gateway.watch()),
             ("change notices", gateway.changes.follow(engines.log)),
-            ("first cells", _warm_up(engines)),
+            ("run streams", gateway.run_streams.follow()),
+            ("first cells", _warm_up(engines, not_yet=stand_ins is not None)),
             ("servers behind us", gateway.follow(engines.news)),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_say_if_failed)
             stack.push_async_callback(_end_task, task)
+        stack.push_async_callback(gateway.forgetting.close)
+        if await asyncio.to_thread(has_unfinished, home.memory_file):
+            gateway.forgetting.finish_later()
         stack.push_async_callback(gateway.drain, 0.0)
         yield gateway
 
 
 async def _open_engines(
-    stack: AsyncExitStack, settings: Settings, home: Home, sources: Sequence[Source], documents: Sequence[Source]
-) -> Engines:
+    stack: AsyncExitStack, settings: Settings, home: Home, sources: Sequence[Source], documents: Sequence[Source],
+    *, offline: bool = False,
+) -> Engines:  # fmt: skip
     for directory in (
         home.config, home.data, home.secrets, home.policies, home.manifests, home.profiles, home.workspaces,
     ):  # fmt: skip
@@ -102,6 +125,7 @@ async def _open_engines(
     secrets = read_secrets(settings, dict(os.environ))
     supplies = supplies_of(settings, secrets, home)
     defined = read_definitions(settings.servers, home, secrets=secrets, environment=os.environ)
+    defined = replace(defined, servers={}) if offline else defined
     masker = SecretMasker(defined.secrets)
     log = await stack.enter_async_context(
         open_run_log(
@@ -133,6 +157,7 @@ async def _open_engines(
     if defined.problems:
         reports.rejected("servers", defined.problems)
     news = News()
+    plugins = await _open_plugins(stack, settings, defined, offline=offline)
     behind = await stack.enter_async_context(
         open_behind(
             defined,
@@ -140,15 +165,17 @@ async def _open_engines(
             profiles=profiles,
             home=home,
             networks=settings.egress.networks,
-            mask=masker.mask_text,
+            masker=masker,
             reporter=Reporter(log, run, masker.mask_text),
             news=news,
+            plugins=plugins.tools,
         )
     )
+    await asyncio.to_thread(behind.keep_plugins)
     if (lock := await behind.reload_lock()).problems:
         reports.rejected("lockfile", lock.problems)
     described = [LastGood(one, fallback=NoSource(), reports=reports) for one in documents]
-    catalog = _open_catalog(settings, home, [*sources, behind.source, *described], reports)
+    catalog = _open_catalog(settings, home, [*sources, behind.source, *described], reports, behind.pins)
     desk = await stack.enter_async_context(
         open_desk(
             open_state(home.state_file),
@@ -162,14 +189,36 @@ async def _open_engines(
     )
     nonces = StoredNonces(open_state(home.state_file))
     stack.push_async_callback(nonces.close)
+    memory = await stack.enter_async_context(open_memory(home.memory_file))
+    threads = StoredThreads(open_state(home.state_file), masker)
+    stack.push_async_callback(threads.close)
     return Engines(
         masker=masker, log=log, artifacts=artifacts, gateway_run=run, recovered=recovered, reports=reports,
-        policy=policy, catalog=catalog, sandbox=sandbox, behind=behind, news=news, supplies=supplies, desk=desk,
-        nonces=nonces, identities=KeyRing(home.keys_file),
+        policy=policy, catalog=catalog, sandbox=sandbox, behind=behind, news=news, plugins=plugins, supplies=supplies,
+        desk=desk,
+        profile_digests={name: digest(profile.model_dump(mode="json")) for name, profile in profiles.items()},
+        nonces=nonces, threads=threads, identities=KeyRing(home.keys_file), memory=memory,
     )  # fmt: skip
 
 
-def _open_catalog(settings: Settings, home: Home, sources: Sequence[Source], reports: Reports) -> MemoryCatalog:
+async def _open_plugins(stack: AsyncExitStack, settings: Settings, defined: Defined, *, offline: bool) -> Plugins:
+    """Look at what is installed, and open what is enabled; says what of it is broken. A replay opens none."""
+    found = find_plugins() if settings.plugins != PluginSettings() else []
+    wanted = PluginSettings() if offline else settings.plugins
+    taken = RESERVED_NAMES | defined.servers.keys() | settings.openapi.keys()
+    tools = PluginTools(found, wanted.tools, code=bundled("sandbox") / "tools", taken=frozenset(taken))
+    executors = await stack.enter_async_context(open_executors(found, wanted.executors))
+    for name, problems in {**tools.problems, **executors.problems}.items():
+        structlog.get_logger("omni_mcp").error("a plugin is left out", plugin=name, problems=[*map(str, problems)])
+    return Plugins(
+        found=found, enabled_tools=wanted.tools, enabled_executors=list(wanted.executors), tools=tools,
+        executors=executors,
+    )  # fmt: skip
+
+
+def _open_catalog(
+    settings: Settings, home: Home, sources: Sequence[Source], reports: Reports, pins: Callable[[], Pins]
+) -> MemoryCatalog:
     """Load everything; if the operator's manifests are refused at the start, serve without them and say so."""
     shipped = ManifestDirectory(path=bundled("manifests"), bundled=True)
     code = bundled("sandbox") / "tools"
@@ -179,7 +228,7 @@ def _open_catalog(settings: Settings, home: Home, sources: Sequence[Source], rep
     }
     everything = ManifestSource([shipped, ManifestDirectory(path=home.manifests)], code=code)
     source = LastGood(everything, fallback=ManifestSource([shipped], code=code), reports=reports)
-    catalog = MemoryCatalog([RunsSource(), source, *sources], profiles)
+    catalog = MemoryCatalog([RunsSource(), MemoryEntries(), MessagesSource(), source, *sources], profiles, pins=pins)
     catalog.reload()
     return catalog
 
@@ -236,13 +285,13 @@ def supplies_of(settings: Settings, secrets: Mapping[str, str], home: Home) -> S
     )
 
 
-def document_source(name: str, settings: Settings, home: Home) -> OpenApiSource:
-    """Return the operations of `[openapi.NAME]`; those that cannot become tools are named on stderr."""
+def document_source(name: str, settings: Settings, home: Home, *, say_left_out: bool = True) -> OpenApiSource:
+    """Return the operations of `[openapi.NAME]`; those that cannot become tools are named in the log."""
     document = settings.openapi[name]
     say = structlog.get_logger("omni_mcp")
 
     def left_out(problems: Sequence[Problem]) -> None:
-        if problems:
+        if problems and say_left_out:
             say.warning("operations left out", document=name, problems=[str(one) for one in problems[:20]])
 
     return OpenApiSource(
@@ -253,7 +302,7 @@ def document_source(name: str, settings: Settings, home: Home) -> OpenApiSource:
 
 def known_operations(settings: Settings, home: Home) -> list[Entry]:
     """Return what a gateway on *home* would know of OpenAPI documents at its start; a refused one brings nothing."""
-    sources = [document_source(name, settings, home) for name in settings.openapi]
+    sources = [document_source(name, settings, home, say_left_out=False) for name in settings.openapi]
     found: list[Entry] = []
     for source in sources:
         with suppress(ConfigError):
@@ -314,8 +363,10 @@ async def _say_started(engines: Engines) -> None:
         structlog.get_logger("omni_mcp").warning("look at the run log", notice=notice)
 
 
-async def _warm_up(engines: Engines) -> None:
+async def _warm_up(engines: Engines, *, not_yet: bool) -> None:
     """Have cells ready for tools that say they are hot and that need no directory of a project."""
+    if not_yet:
+        return
     hot = {
         entry.profile
         for entry in engines.catalog.all_entries()

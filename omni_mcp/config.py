@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.hosts import check_exact_host
-from omni_mcp.contracts.manifest import Closed, ServerName, ShareName
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.manifest import Binding, Closed, ServerName, ShareName
 from omni_mcp.contracts.openapi import OpenApiSettings
 from omni_mcp.server_definition import RESERVED_NAMES, ServerDefinition
 
@@ -134,6 +135,22 @@ class EgressSettings(Closed):
     )
 
 
+class PluginSettings(Closed):
+    """Which installed packages may add something. Without a word here none does."""
+
+    tools: tuple[ServerName, ...] = Field(
+        (), description="Entry points of the group `omni_mcp.tools`: their tools run in cells, and wait to be accepted."
+    )
+    executors: dict[str, JsonObject] = Field(
+        {},
+        description="Name of an entry point of the group `omni_mcp.executors` = its settings. It runs in the gateway's "
+        "own process: enabling it is trusting its author as much as the gateway.",
+    )
+    select: dict[Binding, str] = Field(
+        {}, description="Binding = name of the executor that runs it, `bundled` for the gateway's own."
+    )
+
+
 class RetentionSettings(Closed):
     """How long the texts of runs are kept."""
 
@@ -141,9 +158,18 @@ class RetentionSettings(Closed):
 
 
 class LogSettings(Closed):
-    """What the process says on stderr."""
+    """What the process says on stderr, and what the run log keeps beside its events."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is said on stderr.")
+    # On: without bodies there is no replay, and when somebody wants one it is too late (docs/decisions/0014).
+    keep_bodies: bool = Field(
+        True, description="Seal what was really asked and answered beside the events, so that runs can be replayed."
+    )
+    keep_bodies_of: dict[str, bool] = Field({}, description="Project = true or false, where it differs.")
+
+    def keeps_bodies(self, project: str) -> bool:
+        """Whether bodies of *project* are kept."""
+        return self.keep_bodies_of.get(project, self.keep_bodies)
 
 
 SurfaceMode = Literal["auto", "full", "search"]
@@ -193,6 +219,7 @@ class Settings(Closed):
     sandbox: SandboxSettings = SandboxSettings()
     egress: EgressSettings = EgressSettings()
     retention: RetentionSettings = RetentionSettings()
+    plugins: PluginSettings = PluginSettings()
     log: LogSettings = LogSettings()
     surface: SurfaceSettings = SurfaceSettings()
     profiles: dict[str, ProfileSettings] = Field(

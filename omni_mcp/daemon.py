@@ -31,6 +31,8 @@ from omni_mcp.engines.identity.peer import Peer, principal_of_peer
 from omni_mcp.gateway import Gateway
 from omni_mcp.logs import LineSink, configure_logs
 from omni_mcp.paths import Home, make_private_dir
+from omni_mcp.replay.recorded import read_run
+from omni_mcp.replay.rerun import asked_options, rerun
 from omni_mcp.serving.http import serve_http
 from omni_mcp.serving.lines import serve_lines
 from omni_mcp.serving.socket import DEFAULT_PROFILE, SocketFace, serve_socket
@@ -147,6 +149,7 @@ class Daemon:
             "token_file": str(self._home.token_file),
             "clients": self._face.clients if self._face is not None else 0,
             "http_open": self._activity.open,
+            "tasks": len(asyncio.all_tasks()),
             "from_shim": self._from_shim,
             "draining": bool(self._stop.reason),
         }
@@ -160,7 +163,14 @@ class Daemon:
         about = {"version": __version__, "from_shim": self._from_shim}
         try:
             self._face = await faces.enter_async_context(
-                serve_socket(self._home.socket, self._serve_client, control, about=about, has_profile=self._has_profile)
+                serve_socket(
+                    self._home.socket,
+                    self._serve_client,
+                    control,
+                    about=about,
+                    has_profile=self._has_profile,
+                    work={"replay": self._control_replay},
+                )
             )
         except ConfigError as error:
             if self._from_shim:
@@ -208,6 +218,10 @@ class Daemon:
     async def _control_drain(self) -> JsonObject:
         self._stop.ask("asked to drain")
         return {"draining": True}
+
+    async def _control_replay(self, arguments: JsonObject) -> JsonObject:
+        run = await asyncio.to_thread(read_run, self._home, str(arguments.get("run")))
+        return {"report": (await rerun(self._gateway, run, asked_options(arguments))).as_json()}
 
     async def _drain(self) -> None:
         """Let running calls end for a bounded time; then each is cancelled and has its outcome on record."""
@@ -261,15 +275,19 @@ def run_embedded(
     sink: LineSink,
     agent: str | None,
     profile: str | None,
+    principal: Principal | None = None,
     opener: Opener = open_gateway,
 ) -> int:
     """Run a whole gateway for the one client on this process's stdin and stdout; returns the exit code.
+
+    Args:
+        principal: whose calls they are in a replay, in place of who started this process.
 
     Raises:
         AlreadyRunning, ConfigError: as `run_daemon`.
     """
     own = Peer(pid=os.getppid(), uid=os.getuid(), gid=os.getgid())
-    principal = principal_of_peer(own, own_uid=own.uid, agent=agent)
+    principal = principal or principal_of_peer(own, own_uid=own.uid, agent=agent)
     _log_to(sink, settings)
     make_private_dir(home.data)
     with DataLock(home.daemon_lock) as lock:

@@ -63,6 +63,10 @@ class Home:
         return self.data / "state.db"
 
     @property
+    def memory_file(self) -> Path:
+        return self.data / "memory.db"
+
+    @property
     def artifacts(self) -> Path:
         return self.data / "artifacts"
 

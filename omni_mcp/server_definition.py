@@ -11,16 +11,17 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from omni_mcp.contracts.errors import BadRequest, NotFound
-from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.json import JsonObject, digest
 from omni_mcp.contracts.manifest import Closed, ServerName
 
-RESERVED_NAMES = frozenset({"tools", "runs", "memory", "catalog"})  # servers of the gateway itself
+RESERVED_NAMES = frozenset({"tools", "runs", "memory", "messages", "catalog"})  # servers of the gateway itself
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 # The protocol and HTTP set these; a definition that did would break the connection.
 _OWN_HEADERS = frozenset(
     {"host", "content-length", "content-type", "accept", "transfer-encoding", "connection", "upgrade", "te", "trailer"}
     | {"expect", "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name", "last-event-id"}
 )
+_NOT_WHAT_IS_REACHED = frozenset({"description", "enabled", "timeout_s"})
 _PRESETS = frozenset({"npx", "uvx"})
 _SECRET_HEADER_VALUE = re.compile(r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9-]{0,31}) )?secret:(?P<name>\S+)")
 _SECRET_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -172,10 +173,23 @@ class ServerDefinition(Closed):
         return self
 
     @property
+    def definition(self) -> str:
+        """Digest of everything that decides what is reached and how."""
+        return digest({name: value for name, value in self.as_json().items() if name not in _NOT_WHAT_IS_REACHED})
+
+    @property
     def secret_names(self) -> frozenset[str]:
         """Names of all secrets that the definition needs."""
         in_headers = (secret_of_header(value) for value in self.headers.values())
         return frozenset(self.secrets.values()) | {found[1] for found in in_headers if found}
+
+    def environment(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables of the command with their secrets filled in.
+
+        Raises:
+            KeyError: *values* lacks a secret.
+        """
+        return {**self.env, **{variable: values[name] for variable, name in self.secrets.items()}}
 
     def header_values(self, values: Mapping[str, str]) -> dict[str, str]:
         """Return the headers with their secrets filled in.

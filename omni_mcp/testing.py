@@ -32,6 +32,9 @@ from omni_mcp.engines.identity.keys import KeyRing
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.gateway import Gateway
 from omni_mcp.paths import Home
+from omni_mcp.plugins.promises import PromiseBroken as PromiseBroken
+from omni_mcp.plugins.promises import executor_promises as executor_promises
+from omni_mcp.plugins.promises import tool_promises as tool_promises
 from omni_mcp.protocol.eras import META_CAPABILITIES, META_ERROR, META_VERSION, MODERN_VERSIONS
 from omni_mcp.protocol.frames import FRAME_LIMIT_BYTES
 from omni_mcp.serving.conversation import Conversation

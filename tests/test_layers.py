@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "paths": set(),
     "config": {"contracts", "server_definition"},
     "datalock": {"contracts", "paths"},
+    "migrations": {"contracts"},
     "toml_writer": set(),
     "server_definition": {"contracts"},
     "servers_file": {"contracts", "paths", "server_definition", "toml_writer"},
@@ -23,11 +24,24 @@ MAY_IMPORT = {
     "logs": {"contracts"},
     "chain": {"contracts"},
     "protocol": {"contracts"},
-    "engines": {"contracts", "paths", "protocol"},  # the protocol's words: engines/upstream, and no other
+    # the protocol's words and definitions of servers: engines/upstream, and no other
+    "engines": {"contracts", "migrations", "paths", "protocol", "server_definition"},
     "serving": {"contracts", "chain", "protocol", "engines", "paths"},
+    "client": {"contracts", "paths"},
     "filewatch": set(),
-    "upstreams": {"contracts", "engines", "paths", "server_definition", "servers_file"},
+    "upstreams": {
+        "config",
+        "contracts",
+        "engines",
+        "filewatch",
+        "paths",
+        "plugins",
+        "server_definition",
+        "servers_file",
+    },
+    "plugins": {"contracts", "engines"},
     "gateway": {
+        "plugins",
         "contracts",
         "chain",
         "protocol",
@@ -39,12 +53,13 @@ MAY_IMPORT = {
         "upstreams",
     },
 }
-MAY_IMPORT["assembly"] = MAY_IMPORT["gateway"] | {"gateway"}
-MAY_IMPORT["daemon"] = MAY_IMPORT["assembly"] | {"assembly", "datalock", "logs", "__init__"}
+MAY_IMPORT["assembly"] = MAY_IMPORT["gateway"] | {"gateway", "server_definition"}
+MAY_IMPORT["replay"] = MAY_IMPORT["assembly"] | {"assembly", "datalock", "__init__"}
+MAY_IMPORT["daemon"] = MAY_IMPORT["assembly"] | {"assembly", "replay", "datalock", "logs", "__init__"}
 MAY_IMPORT["testing"] = MAY_IMPORT["daemon"]
-MAY_IMPORT["cli"] = MAY_IMPORT["daemon"] | {"daemon", "clients", "server_definition", "servers_file"}
+MAY_IMPORT["cli"] = MAY_IMPORT["daemon"] | {"daemon", "replay", "clients", "server_definition", "servers_file"}
 MAY_IMPORT["reference"] = MAY_IMPORT["cli"] | {"cli"}
-MAY_IMPORT["__init__"] = {"assembly", "config", "contracts"}
+MAY_IMPORT["__init__"] = {"assembly", "client", "config", "contracts"}
 
 
 def layer_of(file: Path) -> str:

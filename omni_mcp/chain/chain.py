@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from omni_mcp.chain.approve import Approve
@@ -10,12 +10,13 @@ from omni_mcp.chain.check_arguments import CheckArguments
 from omni_mcp.chain.check_result import CheckResult
 from omni_mcp.chain.compose import compose
 from omni_mcp.chain.decide import Decide, Decisions
-from omni_mcp.chain.execute import Execute, Freeze
+from omni_mcp.chain.execute import Execute, Freeze, at_once
 from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
 from omni_mcp.chain.resolve import Resolve
 from omni_mcp.contracts.call import Handler
 from omni_mcp.contracts.ports import Artifacts, Catalog, Desk, Executor, Masker, Schemas
+from omni_mcp.contracts.tool import Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Parts:
     places: Mapping[str, int]
     shed: Shed
     freeze: Freeze
+    settled: Callable[[Entry], Awaitable[None]] = at_once
 
 
 def call_chain(parts: Parts) -> Handler:
@@ -49,5 +51,7 @@ def call_chain(parts: Parts) -> Handler:
             Approve(parts.desk, parts.decisions),  # a person answers "ask", then the policy decides again
             CheckResult(parts.schemas, parts.artifacts, parts.masker),  # on the way back
         ],
-        Execute(parts.executors, parts.places, parts.catalog, parts.decisions, parts.freeze),  # needs a fitting grant
+        Execute(  # needs a fitting grant
+            parts.executors, parts.places, parts.catalog, parts.decisions, parts.freeze, settled=parts.settled
+        ),
     )

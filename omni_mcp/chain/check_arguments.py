@@ -5,6 +5,7 @@ from __future__ import annotations
 from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.errors import InvalidArguments
 from omni_mcp.contracts.hosts import NO_HOST
+from omni_mcp.contracts.memory import is_withheld
 from omni_mcp.contracts.ports import Schemas
 from omni_mcp.contracts.tool import Entry
 
@@ -16,6 +17,11 @@ class CheckArguments:
         self._schemas = schemas
 
     async def __call__(self, call: Call, proceed: Handler) -> Result:
+        if call.tool is not None and is_withheld(call.tool.server, call.arguments):
+            raise InvalidArguments(
+                "do_not_store is set, so nothing was kept, and the text is not on record. Do not send what must not be "
+                "stored to the memory"
+            )
         if call.tool is not None and (problems := self._problems(call, call.tool) or _host_problems(call, call.tool)):
             raise InvalidArguments(
                 f"the arguments of {call.name!r} do not fit: " + "; ".join(problems), data={"problems": problems}

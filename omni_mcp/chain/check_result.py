@@ -35,6 +35,8 @@ class CheckResult:
             return replace(result, requests=self._masker.mask_known(result.requests))
         if call.tool is None:
             return result
+        if result.given:
+            return replace(result, body=self._masker.mask_known(result.body))
         self._check_schema(call.tool, result)
         size = await asyncio.to_thread(_size, result.body) if _looks_large(result) else _size(result.body)
         if size > OFF_LOOP_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from omni_mcp.contracts.call import (
@@ -14,7 +15,7 @@ from omni_mcp.contracts.call import (
     Result,
     grant_digest,
 )
-from omni_mcp.contracts.errors import NotAllowed, OutcomeUnknown
+from omni_mcp.contracts.errors import NotAllowed, OutcomeUnknown, PinMissing
 from omni_mcp.contracts.events import PolicyDecided, draft
 from omni_mcp.contracts.json import canonical
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
@@ -28,7 +29,11 @@ ACTIONS: dict[CallKind, Action] = {"tool": "call_tool", "resource": "read_resour
 class Decisions:
     """Asks the policy about a call and records the answer. `Decide` and `Approve` share it, so both record alike."""
 
-    def __init__(self, policy: Policy, log: RunLog, standing: StandingGrants, *, gateway_version: str) -> None:
+    def __init__(
+        self, policy: Policy, log: RunLog, standing: StandingGrants, *, gateway_version: str,
+        profile_digests: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self._profile_digests = profile_digests or {}
         self._policy = policy
         self._log = log
         self._standing = standing
@@ -48,6 +53,7 @@ class Decisions:
             standing=decision.standing,
             request=decision.request,
             **_facts(entry),
+            sandbox_profile_digest=self._profile_digests.get(entry.profile) if entry is not None else None,
         )
         quiet = entry is not None and entry.server == LOG_SERVER
         event = draft(payload, actor="gateway", call=call.id)
@@ -115,6 +121,11 @@ class Decide:
         known = replace(call, intents=(*call.intents, recorded))
         if decision.verdict == "deny" or call.tool is None:
             raise NotAllowed(call.name, detail=_reason(call, decision))
+        if call.tool.state == "pin_missing":
+            raise PinMissing(
+                f"the version of {call.name!r} that this project is pinned to is not there",
+                detail=f"{call.tool.server}/{call.tool.name}: version {call.tool.version} is not there",
+            )
         if decision.verdict == "allow":
             granted = replace(known, grant=grant_for(known, call.tool, decision, approval))
             return carry(await proceed(granted), approval)

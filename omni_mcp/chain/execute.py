@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
@@ -18,6 +18,10 @@ from omni_mcp.contracts.tool import Entry
 
 LOOKS = 3
 GRACE_S = 1.0  # an engine that keeps the deadline itself reports more than this stage can, so it goes first
+
+
+async def at_once(entry: Entry) -> None:
+    """For definitions that only change when the catalog is loaded."""
 
 
 class Freeze:
@@ -40,6 +44,7 @@ class Execute:
     Args:
         executors: by binding.
         places: how many calls of a binding may run at once in all; unnamed ones are bounded per tool only.
+        settled: waits while a definition may be out of date, because its server said that its lists changed.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class Execute:
         catalog: Catalog,
         decisions: Decisions,
         freeze: Freeze,
+        *,
+        settled: Callable[[Entry], Awaitable[None]] = at_once,
     ) -> None:
         self._executors = executors
         self._places = {
@@ -57,6 +64,7 @@ class Execute:
         self._catalog = catalog
         self._decisions = decisions
         self._freeze = freeze
+        self._settled = settled
         self._slots: dict[str, FairSlots] = {}
 
     async def __call__(self, call: Call) -> Result:
@@ -76,6 +84,7 @@ class Execute:
 
     async def _ready(self, call: Call, tool: Entry) -> Call:
         """Wait until everything is on disk, and look again whether it holds: that wait can be long, too."""
+        await self._settled(tool)
         for _ in range(LOOKS):
             ready = self._still_allowed(call, tool)
             for intent in ready.intents:
@@ -93,7 +102,7 @@ class Execute:
             raise NotAllowed(call.name, detail="the grant does not fit this call")
         if NO_HOST in call.grant.egress or call.grant.egress != tool.hosts_for(call.arguments):
             raise NotAllowed(call.name, detail="the grant's hosts are not those of this call")
-        found = self._catalog.find(call.profile, call.kind, call.name)
+        found = self._catalog.find(call.profile, call.kind, call.name, project=call.principal.project)
         if found is None or found.digest != tool.digest:
             raise NotAllowed(call.name, detail="the definition changed while the call waited")
         return self._decisions.renewed(call)

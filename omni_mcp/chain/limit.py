@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.errors import RateLimited
+from omni_mcp.contracts.json import JsonObject
 
 WINDOW_S = 60.0
 PRINCIPALS_KEPT = 10_000
@@ -59,6 +60,16 @@ class Limit:
         """Whether the next call of *who* would be refused."""
         return self._pending.get(who, 0) >= self._pending_per_principal or self._calls.is_over(who, self._now_s())
 
+    def left(self, who: str) -> JsonObject:
+        """Return what *who* has left: calls in this minute, and calls that may be under way at once."""
+        per_minute = self._calls.per_minute
+        used = self._calls.used(who, self._now_s())
+        pending, most = self._pending.get(who, 0), self._pending_per_principal
+        return {
+            "calls_per_minute": {"used": used, "limit": per_minute, "left": max(0, per_minute - used)},
+            "pending": {"used": pending, "limit": most, "left": max(0, most - pending)},
+        }
+
     def _admit(self, who: str) -> None:
         if self._pending.get(who, 0) >= self._pending_per_principal:
             raise RateLimited(
@@ -74,22 +85,26 @@ class _Rate:
     """How often each principal did something within the last minute."""
 
     def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
+        self.per_minute = per_minute
         self._recent: dict[str, deque[float]] = {}
 
     def is_over(self, who: str, now: float) -> bool:
+        return self.used(who, now) >= self.per_minute
+
+    def used(self, who: str, now: float) -> int:
+        """Return how often it was within the last minute."""
         recent = self._recent.get(who)
         if recent is None:
-            return False
+            return 0
         while recent and recent[0] <= now - WINDOW_S:
             recent.popleft()
-        return len(recent) >= self._per_minute
+        return len(recent)
 
     def admit(self, who: str, now: float, *, what: str) -> None:
         if self.is_over(who, now):
             wait_s = round(self._recent[who][0] + WINDOW_S - now, 1)
             raise RateLimited(
-                f"more than {self._per_minute} {what} in a minute; try again in {wait_s} s",
+                f"more than {self.per_minute} {what} in a minute; try again in {wait_s} s",
                 data={"retry_after_s": wait_s},
             )
         if len(self._recent) >= PRINCIPALS_KEPT and who not in self._recent:

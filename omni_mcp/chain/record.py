@@ -8,11 +8,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from omni_mcp.chain.body import answered_body, asked_body, failed_body, round_answered_body, round_asked_body
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.chain.decide import LOG_SERVER
+from omni_mcp.chain.witness import Witness
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.call import Answer, Call, Durable, Handler, InputRequired, Result
 from omni_mcp.contracts.errors import (
+    Cancelled,
     Internal,
     LogUnavailable,
     OmniError,
@@ -25,6 +28,7 @@ from omni_mcp.contracts.events import RoundAnswered, RoundAsked, ToolCall, ToolE
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, digest_bytes
 from omni_mcp.contracts.manifest import Closed
+from omni_mcp.contracts.memory import is_withheld
 from omni_mcp.contracts.ports import Artifacts, Catalog, RunLog
 
 
@@ -43,11 +47,15 @@ ROUNDS_IN_ALL = 1024
 
 
 class Record:
-    """Appends `tool_call` before the other stages and exactly one outcome after them."""
+    """Appends `tool_call` before the other stages and exactly one outcome after them.
+
+    Args:
+        keeps_bodies: whether what was asked and answered is sealed beside the events of a project.
+    """
 
     def __init__(
         self, log: RunLog, artifacts: Artifacts, catalog: Catalog, *, gateway_run: str, round_ttl_s: float = 600.0,
-        now_ns: Callable[[], int] = time.time_ns,
+        now_ns: Callable[[], int] = time.time_ns, keeps_bodies: Callable[[str], bool] = lambda project: False,
     ) -> None:  # fmt: skip
         self._log = log
         self._artifacts = artifacts
@@ -55,14 +63,19 @@ class Record:
         self._gateway_run = gateway_run
         self._round_ttl_s = round_ttl_s
         self._now_ns = now_ns
+        self._keeps_bodies = keeps_bodies
         self._rounds: dict[str, _OpenRound] = {}
 
     async def __call__(self, call: Call, proceed: Handler) -> Result:
         reach("before_intent")
         entry = self._catalog.find(call.profile, call.kind, call.name)
         quiet = entry is not None and entry.server == LOG_SERVER
-        known = replace(call, run=self._gateway_run) if quiet else call
-        intent, parent = self._append_intent(known, quiet=quiet)
+        known = replace(call, run=self._gateway_run, asked_in=call.run) if quiet else call
+        withheld = entry is not None and is_withheld(entry.server, call.arguments)
+        sealed = not quiet and not withheld and self._keeps_bodies(call.principal.project)
+        witness = Witness(call.link) if sealed else None
+        known = replace(known, link=witness) if witness is not None else known
+        intent, parent = self._append_intent(known, witness, quiet=quiet, withheld=withheld)
         known = replace(known, parent=parent, intents=(intent,))
         reach("intent_unsynced")
         started = time.perf_counter()
@@ -70,22 +83,25 @@ class Record:
             result = await proceed(known)
             reach("result_received")
             if isinstance(result, InputRequired):
-                return await self._suspend(known, result)
+                return await self._suspend(known, result, witness)
             payload = await self._answer_payload(known, result, _ms_since(started), quiet=quiet)
         except asyncio.CancelledError:
-            self._append(known, _cancelled(known, _ms_since(started)), quiet=quiet)
+            gone = _cancelled(known, _ms_since(started))
+            body = failed_body(Cancelled(gone.message), witness)
+            self._append(known, gone, quiet=quiet, body=body)
             raise
         except OmniError as error:
             told = _honest(known, error)
-            await self._record_error(known, told, _ms_since(started), quiet=quiet)
+            await self._record_error(known, told, _ms_since(started), quiet=quiet, witness=witness)
             if told is error:
                 raise
             raise told from error
         except Exception as error:
             fault = Internal("the gateway failed; the record holds the reason", detail=_last_frames(error))
-            await self._record_error(known, fault, _ms_since(started), quiet=quiet)
+            await self._record_error(known, fault, _ms_since(started), quiet=quiet, witness=witness)
             raise fault from error
-        await self._durable_outcome(known, payload, quiet=quiet)
+        body = answered_body(result.body, witness)
+        await self._durable_outcome(known, payload, quiet=quiet, body=body)
         reach("result_durable")
         return result
 
@@ -100,7 +116,9 @@ class Record:
 
     # --- intent ---
 
-    def _append_intent(self, call: Call, *, quiet: bool) -> tuple[Durable, Durable | int]:
+    def _append_intent(
+        self, call: Call, witness: Witness | None, *, quiet: bool, withheld: bool
+    ) -> tuple[Durable, Durable | int]:
         """Append what is asked. A round of a call that waits for none is not let in: that call has its outcome."""
         if call.round is not None:
             waiting = self._rounds.pop(call.id, None)
@@ -109,12 +127,13 @@ class Record:
             waiting.timer.cancel()
             answered = RoundAnswered(round=call.round.number, responses=call.round.responses)
             parent = call.round.intent_seq
-            event = draft(answered, actor=call.principal.key, call=call.id)
+            body = round_answered_body(call.round.responses, witness)
+            event = draft(answered, actor=call.principal.key, call=call.id, body=body)
             return self._log.append(call.run, event, parent=parent), parent
         asked = ToolCall(
             call_kind=call.kind,
             name=call.name,
-            arguments=_without_query(call.arguments) if quiet else call.arguments,
+            arguments=_recorded(call.arguments, quiet=quiet, withheld=withheld),
             arguments_hmac=self._log.arguments_hmac(call.arguments),
             arguments_bytes=len(canonical(call.arguments)),
             principal=call.principal.key,
@@ -124,7 +143,8 @@ class Record:
             model=_reported_model(call),
             trace_id=call.trace,
         )  # fmt: skip
-        intent = self._log.append(call.run, draft(asked, actor=call.principal.key, call=call.id), quiet=quiet)
+        event = draft(asked, actor=call.principal.key, call=call.id, body=asked_body(call, witness))
+        intent = self._log.append(call.run, event, quiet=quiet)
         return intent, intent
 
     # --- outcomes ---
@@ -161,16 +181,20 @@ class Record:
             return None, {"not_kept": full.message, "digest": digest_bytes(body)}
         return ref, None
 
-    async def _record_error(self, call: Call, error: OmniError, duration_ms: float, *, quiet: bool) -> None:
+    async def _record_error(
+        self, call: Call, error: OmniError, duration_ms: float, *, quiet: bool, witness: Witness | None
+    ) -> None:
         payload = _error_payload(call, error, duration_ms)
+        body = failed_body(error, witness)
         if isinstance(error, LogUnavailable):
-            self._append(call, payload, quiet=quiet)  # waiting for it would be waiting for the same lock again
+            # Waiting for it would be waiting for the same lock again.
+            self._append(call, payload, quiet=quiet, body=body)
             return
-        await self._durable_outcome(call, payload, quiet=quiet)
+        await self._durable_outcome(call, payload, quiet=quiet, body=body)
         reach("result_durable")
 
-    async def _durable_outcome(self, call: Call, payload: Closed, *, quiet: bool) -> None:
-        outcome = self._append(call, payload, quiet=quiet)
+    async def _durable_outcome(self, call: Call, payload: Closed, *, quiet: bool, body: bytes | None) -> None:
+        outcome = self._append(call, payload, quiet=quiet, body=body)
         try:
             await asyncio.shield(asyncio.ensure_future(outcome.durable()))
         except LogUnavailable as fault:
@@ -180,14 +204,14 @@ class Record:
                 ) from fault
             raise
 
-    def _append(self, call: Call, payload: Closed, *, quiet: bool) -> Durable:
-        event = draft(payload, actor=call.principal.key, call=call.id)
+    def _append(self, call: Call, payload: Closed, *, quiet: bool, body: bytes | None) -> Durable:
+        event = draft(payload, actor=call.principal.key, call=call.id, body=body)
         # Also where nothing ran: a `tool_call` that reached the disk before it filled up has its outcome afterwards.
         return self._log.append_outcome(call.run, event, parent=call.parent, quiet=quiet)
 
     # --- multi-round calls ---
 
-    async def _suspend(self, call: Call, asked: InputRequired) -> InputRequired:
+    async def _suspend(self, call: Call, asked: InputRequired, witness: Witness | None) -> InputRequired:
         """Keep the call open until its caller comes back or its time is over."""
         mine = sum(waiting.actor == call.principal.key for waiting in self._rounds.values())
         if mine >= ROUNDS_PER_PRINCIPAL or len(self._rounds) >= ROUNDS_IN_ALL:
@@ -196,7 +220,9 @@ class Record:
         expires_at_ns = self._now_ns() + int(self._round_ttl_s * 1e9)
         payload = RoundAsked(round=number, requests=asked.requests, expires_at=iso_time(expires_at_ns))
         intent_seq = call.round.intent_seq if call.round else await call.intents[0].durable()
-        event = self._log.append(call.run, draft(payload, actor=call.principal.key, call=call.id), parent=intent_seq)
+        body = round_asked_body(asked.requests, witness)
+        asking = draft(payload, actor=call.principal.key, call=call.id, body=body)
+        event = self._log.append(call.run, asking, parent=intent_seq)
         await event.durable()
         timer = asyncio.get_running_loop().call_later(
             self._round_ttl_s, self.end_round, call.id, OutcomeUnknown("the caller did not come back with input")
@@ -264,9 +290,12 @@ def _reported_model(call: Call) -> dict[str, object] | None:
     return model if isinstance(model, dict) else None
 
 
-def _without_query(arguments: JsonObject) -> JsonObject:
-    """What a search of the log looked for may be the very text that is erased later."""
-    return {name: value for name, value in arguments.items() if name != "query"}
+def _recorded(arguments: JsonObject, *, quiet: bool, withheld: bool) -> JsonObject:
+    """What a search of the log looked for may be the very text that is erased later, and what must not be stored is
+    not stored here either."""
+    if withheld:
+        return {"do_not_store": True}
+    return {name: value for name, value in arguments.items() if name != "query"} if quiet else arguments
 
 
 def _ms_since(started: float) -> float:

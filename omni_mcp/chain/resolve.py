@@ -9,13 +9,13 @@ from omni_mcp.contracts.ports import Catalog
 
 
 class Resolve:
-    """Pins the call to the definition that is accepted now. Unknown and quarantined names stay unknown."""
+    """Pins the call to the definition that its project sees now. Unknown and quarantined names stay unknown."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     async def __call__(self, call: Call, proceed: Handler) -> Result:
-        entry = self._catalog.find(call.profile, call.kind, call.name)
+        entry = self._catalog.find(call.profile, call.kind, call.name, project=call.principal.project)
         if entry is None or entry.state == "quarantined":
             return await proceed(call)
         return await proceed(replace(call, tool=entry))

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from omni_mcp.cli.audit_export import anchor, export_command, key_option
+from omni_mcp.cli.audit_report import print_report
+from omni_mcp.cli.memory import forget_and_tell, refuse_unfinished
+from omni_mcp.cli.memory_forget import Forgotten, forget_written_by
 from omni_mcp.cli.runs import answered_as, json_option, print_json, printable
 from omni_mcp.config import load_settings
-from omni_mcp.contracts.errors import LogCorrupt, LogUnavailable, OmniError
+from omni_mcp.contracts.errors import LogCorrupt, LogUnavailable
 from omni_mcp.engines.approvals.store import ApprovalStore
 from omni_mcp.engines.artifacts.blobs import BlobStore
 from omni_mcp.engines.runlog.anchor import KnownHead, find_anchor
 from omni_mcp.engines.runlog.erase import Eraser, Erasure, refuse_missing
-from omni_mcp.engines.runlog.export import Exported, export, is_export, verify_export
-from omni_mcp.engines.runlog.keys import LogKeys, find_keys
+from omni_mcp.engines.runlog.keys import find_keys
 from omni_mcp.engines.runlog.ledger import Ledger
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.reserve import Reserve
+from omni_mcp.engines.runlog.signing import find_signing_key
 from omni_mcp.engines.runlog.store import open_ledger, rebuild_projections
 from omni_mcp.engines.runlog.verify import Fault, Report, verify_database
+from omni_mcp.engines.runlog.verify_pack import is_pack, verify_pack
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.paths import Home, find_home
 
@@ -37,7 +42,11 @@ _NO_QUOTA = 2**62  # what the command line appends is never refused for a run's 
 
 @click.group()
 def audit() -> None:
-    """Verify and export the run log."""
+    """Verify, export and anchor the run log."""
+
+
+audit.add_command(export_command)
+audit.add_command(anchor)
 
 
 @audit.command()
@@ -45,57 +54,43 @@ def audit() -> None:
 @click.option(
     "--head", "noted", metavar="COUNT:HASH", help="What an earlier verify or export printed: must be contained."
 )
+@key_option
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, file: Path | None, noted: str | None, as_json: bool) -> None:
-    """Verify the run log, or FILE: a database or an export. Exit code 1 if anything is wrong; names each event."""
+def verify(ctx: click.Context, file: Path | None, noted: str | None, wanted: str | None, as_json: bool) -> None:
+    """Verify the run log, or FILE: a database or a pack. Exit code 1 if anything is wrong; names each event.
+
+    A pack needs nothing but itself: no gateway, no network.
+    """
     known = [] if noted is None else [_parsed_head(noted)]
     home = find_home()
     source = file or home.log_file
     with answered_as(as_json=as_json):
-        keys = find_keys(home.secrets)
-        report = _verified(home, source, keys, known)
+        report = _verified(home, source, known, wanted)
     if as_json:
         print_json({"file": str(source), **report.as_json()})
     else:
-        _print_report(report, keys)
+        print_report(report)
     if not report.ok:
         ctx.exit(1)
 
 
-@audit.command("export")
-@click.argument("run", required=False)
-@click.option("--all", "everything", is_flag=True, help="All runs.")
-@click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
-)
-@json_option
-def export_command(run: str | None, everything: bool, output: Path, as_json: bool) -> None:
-    """Write RUN, or all runs, to one file that `audit verify` checks without the database."""
-    if everything == (run is not None):
-        raise click.UsageError("give either a RUN or --all")
-    file = find_home().log_file
-    wanted: str | None = None
-    if run is not None:
-        with LogReader(file) as log:
-            wanted = log.run_id(run)
-    done = _export_to(file, output, wanted)
-    if as_json:
-        print_json({"file": str(output), "run": wanted, "events": done.events, "head": done.head})
-    else:
-        click.echo(f"{done.events} events written to {printable(str(output))}; the log's head {done.head}")
-
-
 @click.command()
-@click.option("--run", required=True, help="An id, the beginning of one, or `last`.")
+@click.option("--run", help="An id, the beginning of one, or `last`: its texts, and what it has remembered.")
 @click.option("--call", help="Only this call of the run.")
+@click.option("--memory", "item", metavar="ID", help="An item of the memory, and every call that carried its text.")
 @click.option(
     "--reason", default="asked for on the command line", show_default=True, help="Recorded: no names, no texts."
 )
 @click.option("--yes", is_flag=True, help="Do it: there is no way back.")
 @json_option
-def erase(run: str, call: str | None, reason: str, yes: bool, as_json: bool) -> None:
-    """Erase the texts of a run or call: payloads, search, artifacts. That it happened, and the chain, stay."""
+def erase(run: str | None, call: str | None, item: str | None, reason: str, yes: bool, as_json: bool) -> None:
+    """Erase the texts of a run or call: payloads, search, artifacts, memory. That it happened, and the chain, stay."""
+    if (run is None) == (item is None) or (call is not None and run is None):
+        raise click.UsageError("give either --run, with or without --call, or --memory")
+    if run is None:
+        forget_and_tell((item or "",), yes=yes, as_json=as_json)
+        return
     home = find_home()
     with LogReader(home.log_file) as log:
         wanted = log.run_id(run)
@@ -105,7 +100,10 @@ def erase(run: str, call: str | None, reason: str, yes: bool, as_json: bool) -> 
         with _eraser(home) as eraser:
             done = eraser.erase(wanted, call=call, reason=reason)
         _forget_questions(home, done, call)
+    forgotten = asyncio.run(forget_written_by(home, wanted, call)) if home.memory_file.exists() else Forgotten()
+    done.memory = forgotten.items
     _print_erasure(done, as_json=as_json)
+    refuse_unfinished(forgotten)
 
 
 @click.group()
@@ -159,37 +157,26 @@ def _parsed_head(noted: str) -> KnownHead:
     return KnownHead(int(found[1]), bytes.fromhex(found[2]), "--head")
 
 
-def _verified(home: Home, source: Path, keys: LogKeys | None, known: Sequence[KnownHead]) -> Report:
+def _verified(home: Home, source: Path, known: Sequence[KnownHead], wanted: str | None) -> Report:
     """Verify *source*; the log of this home also against its anchor, which is read first: the log runs ahead of it."""
+    keys = find_keys(home.secrets)
     if source != home.log_file and not source.is_file():
         raise LogUnavailable("there is no such file", detail=f"{source} is no file that can be read")
     if source != home.log_file and not (home.log_file.exists() and source.samefile(home.log_file)):
-        return verify_export(source, keys, known) if is_export(source) else verify_database(source, keys, known)
+        if is_pack(source):
+            own = find_signing_key(home.secrets)
+            return verify_pack(source, wanted=wanted, own=own.fingerprint if own else None, keys=keys, known=known)
+        return verify_database(source, keys, known)
     try:
-        anchor = find_anchor(home.secrets, keys) if keys else None
+        kept = find_anchor(home.secrets, keys) if keys else None
     except LogCorrupt as error:
         report = verify_database(source, keys, known)
         report.faults.append(Fault("", 0, f"{error.message}: {error.detail}"))
         return report
-    report = verify_database(source, keys, [*known, anchor] if anchor else known)
-    if anchor is None:
+    report = verify_database(source, keys, [*known, kept] if kept else known)
+    if kept is None:
         report.notes.append("there is no anchor to compare with, so an older copy of the log may not be seen")
     return report
-
-
-def _print_report(report: Report, keys: LogKeys | None) -> None:
-    for fault in report.faults:
-        click.echo(printable(str(fault)))
-    if report.erased:
-        click.echo(f"{len(report.erased)} events were erased; their links hold")
-    for note in report.notes:
-        click.echo(printable(note))
-    if keys is None:
-        click.echo("heads were not checked: their key is not here, so an end that was cut off may not be seen")
-    verdict = "verified" if report.ok else f"NOT verified: {len(report.faults)} faults"
-    click.echo(
-        f"{verdict}: {report.runs} runs, {report.events} events" + (f", head {report.head}" if report.head else "")
-    )
 
 
 def _print_erasure(done: Erasure, *, as_json: bool) -> None:
@@ -197,6 +184,8 @@ def _print_erasure(done: Erasure, *, as_json: bool) -> None:
         print_json(done.as_json())
     else:
         click.echo(f"erased {done.events} events in {len(done.runs)} runs, {len(done.artifacts)} artifacts")
+        if done.memory:
+            click.echo(f"and forgot {len(done.memory)} items of the memory that it wrote")
     if not done.wal_truncated:
         raise click.ClickException(
             "the write-ahead log could not be cut because the log is being read all the time, so old bytes may "
@@ -243,19 +232,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-def _export_to(file: Path, output: Path, run: str | None) -> Exported:
-    """Write beside *output* and rename: a failure leaves no half export. Mode 0600: it holds what the log holds."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.absolute().parent)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {output}: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            done = export(file, out, run=run)
-        Path(name).replace(output)
-    except (OSError, OmniError):
-        Path(name).unlink(missing_ok=True)
-        raise
-    return done

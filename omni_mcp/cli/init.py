@@ -20,7 +20,7 @@ from omni_mcp.paths import bundled, find_home, write_private
 
 Starter = Literal["desktop", "team", "ci"]
 STARTERS: dict[Starter, str] = {
-    "desktop": "what you accepted as read-only runs; everything else is asked about, call by call",
+    "desktop": "what you accepted as read-only runs, and clients may remember; the rest is asked about, call by call",
     "team": "agents may use what was accepted as read-only and not private; everything else is refused",
     "ci": "the gateway's own read-only tools run; everything else is refused, and nobody is asked",
 }

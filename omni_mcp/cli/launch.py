@@ -154,14 +154,18 @@ def request(connection: socket.socket, message: dict[str, object], *, timeout_s:
     return answer
 
 
-def control(home: Home, name: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any] | None:
-    """Ask the running gateway for *name* (`status`, `ping`, `drain`); None if none runs or it does not answer."""
+def control(
+    home: Home, name: str, *, timeout_s: float = ANSWER_TIMEOUT_S, arguments: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Ask the running gateway for *name* (`status`, `ping`, `drain`; `replay` with *arguments*); None if none runs or
+    it does not answer."""
     try:
         connection = connect(home)
         if connection is None:
             return None
         with connection:
-            return request(connection, {"omni": 1, "control": name}, timeout_s=timeout_s)
+            asked = {"omni": 1, "control": name, **({"arguments": arguments} if arguments is not None else {})}
+            return request(connection, asked, timeout_s=timeout_s)
     except (OSError, ValueError, StartFailed):
         return None
 

@@ -102,7 +102,7 @@ def _known(lock: Lock, listings: Mapping[str, KeptListing], only: str | None) ->
         for kind, name, _ in listing.definitions()
     }
     for server, item, version, accepted in lock.versions():
-        if only not in (None, server) or version not in lock.servers[server].items[item].in_use:
+        if only not in (None, server) or version not in lock.in_use(server, item):
             continue
         fact = {
             "server": server, "item": item, "version": version, "digest": accepted.digest,

@@ -1,7 +1,8 @@
-"""`omni-mcp runs`: list, show, follow and search what was recorded. Reads the file itself, so no gateway is needed."""
+"""`omni-mcp runs`: list, show, follow, search and compare what was recorded. No gateway is needed."""
 
 from __future__ import annotations
 
+import importlib
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from omni_mcp.contracts.errors import OmniError
 from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.engines.runlog.call_versions import calls_of
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.paths import find_home
 
@@ -23,9 +25,29 @@ PAGE_EVENTS = 1000
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
 
 
-@click.group()
+# name -> (module, attribute): commands in files of their own, imported when they are used.
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "diff": ("omni_mcp.cli.runs_diff", "diff"),
+    "golden": ("omni_mcp.cli.runs_diff", "golden"),
+    "replay": ("omni_mcp.cli.runs_replay", "replay"),
+}
+
+
+class _Runs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *ELSEWHERE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = ELSEWHERE[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=_Runs)
 def runs() -> None:
-    """List, show, follow and search recorded runs.
+    """List, show, follow, search and compare recorded runs.
 
     RUN is an id, the beginning of one, or `last`.
     """
@@ -57,10 +79,12 @@ def show(run: str, as_json: bool) -> None:
     with answered_as(as_json=as_json), _reader() as log:
         facts = log.get_run(log.run_id(run))
         if as_json:
-            print_json({"run": facts, "events": [event.model_dump() for event in _all_events(log, facts["id"])]})
+            events = list(all_events(log, facts["id"]))
+            shown = [event.model_dump() for event in events]
+            print_json({"run": facts, "calls": calls_of(events), "events": shown})
             return
         click.echo(_line_of_run(facts))
-        for event in _all_events(log, facts["id"]):
+        for event in all_events(log, facts["id"]):
             click.echo(line_of_event(event))
 
 
@@ -149,7 +173,8 @@ def line_of_event(event: RunEvent, *, with_run: bool = False) -> str:
     return printable(f"{place}{event.seq:>5}  {when}  {what:<18} {_short(story)}{call}{masked}")
 
 
-def _all_events(log: LogReader, run: str) -> Iterator[RunEvent]:
+def all_events(log: LogReader, run: str) -> Iterator[RunEvent]:
+    """Yield the events of a run in order."""
     after = 0
     while events := log.events(run, after=after, limit=PAGE_EVENTS):
         yield from events

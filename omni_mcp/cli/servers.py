@@ -14,8 +14,10 @@ import orjson
 from pydantic import ValidationError
 
 from omni_mcp.cli.accept import accept_command
-from omni_mcp.cli.importing import is_secret_variable, make_home, planner_of, secrets_dir_of, server_lines, shown_target
+from omni_mcp.cli.importing import is_secret_variable, make_home, planner_of, secrets_dir_of, server_lines
 from omni_mcp.cli.person import json_option, printable
+from omni_mcp.cli.servers_list import list_command
+from omni_mcp.cli.servers_test import test_command
 from omni_mcp.clients.candidate import Candidate, SecretSource, Translator
 from omni_mcp.clients.found import FoundServer
 from omni_mcp.clients.places import Place, Surroundings, surroundings_of
@@ -137,21 +139,8 @@ def add_json(name: str, text: str, replaces: bool, as_json: bool) -> None:
     _add(found, more, {}, [], replaces=replaces, as_json=as_json)
 
 
-@servers.command("list")
-@json_option
-def list_servers(as_json: bool) -> None:
-    """List the servers of servers.toml."""
-    home = find_home()
-    found = load_servers(servers_file_of(home))
-    _, lacking = read_server_secrets(found, os.environ, known=_known_secrets(home))
-    if as_json:
-        click.echo(orjson.dumps([_facts(name, found, lacking.get(name)) for name in found.servers]))
-        return
-    for name, definition in found.servers.items():
-        state = "disabled" if not definition.enabled else "lacks a secret" if name in lacking else "enabled"
-        click.echo(f"{name:<24} {state:<14} {shown_target(definition)}")
-    if not found.servers:
-        click.echo("No servers yet. Add one: omni-mcp add NAME -- COMMAND, or those of your clients: omni-mcp import")
+servers.add_command(list_command)
+servers.add_command(test_command)
 
 
 @servers.command()

@@ -47,8 +47,14 @@ def list_tools(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def show_tool(name: str, as_json: bool) -> None:
-    """Print one tool in full, by its public name or its own (tools__files_read or files_read)."""
-    found = [entry for entry in _entries() if name in (entry.name, public_name(entry.server, entry.name))]
+    """Print one tool in full, by its public name or its own (tools__files_read, files_read, files_read@1.0.0)."""
+    name, _, version = name.partition("@")
+    found = [
+        entry
+        for entry in _entries(older=True)
+        if name in (entry.name, public_name(entry.server, entry.name))
+        and (entry.version == version if version not in ("", "latest") else entry.state != "superseded")
+    ]
     if not found:
         raise NotFound(f"no tool {name!r}; see: omni-mcp tools list")
     if len(found) > 1:
@@ -101,11 +107,12 @@ def _code() -> Path:
     return bundled("sandbox") / "tools"
 
 
-def _entries() -> list[Entry]:
+def _entries(*, older: bool = False) -> list[Entry]:
     directories = [
         ManifestDirectory(path=bundled("manifests"), bundled=True), ManifestDirectory(path=find_home().manifests),
     ]  # fmt: skip
-    return list(ManifestSource(directories, code=_code()).load())
+    found = ManifestSource(directories, code=_code()).load()
+    return [entry for entry in found if older or entry.state != "superseded"]
 
 
 def _row(entry: Entry) -> JsonObject:

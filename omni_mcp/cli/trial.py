@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
+from omni_mcp.assembly import known_operations
+from omni_mcp.cli.plugins import known_plugins
 from omni_mcp.config import load_settings
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import ConfigError
@@ -17,10 +20,14 @@ from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.policy.policy import CedarPolicy
 from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
 from omni_mcp.paths import Home, bundled
-from omni_mcp.serving.runs_server import RunsSource
+from omni_mcp.plugins.tools import PluginTools
+from omni_mcp.serving.memory_entries import MemoryEntries
+from omni_mcp.serving.messages_server import MessagesSource
+from omni_mcp.serving.runs_entries import RunsSource
 from omni_mcp.serving.search_server import OWN
-from omni_mcp.upstreams import known_entries as entries_behind
+from omni_mcp.upstreams.definitions import known_entries as entries_behind
 
+NO_PLUGINS = PluginTools((), (), code=Path(), taken=frozenset())
 _PUBLIC_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*?__\S{1,512}")
 _SERVER_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")
 
@@ -44,13 +51,14 @@ def parse_target(text: str, *, whole_server: bool = False) -> tuple[str, str | N
 
 
 def known_entries(home: Home) -> list[Entry]:
-    """Return what a gateway on *home* would know at its start: its own server, every manifest, servers behind it.
+    """Return what a gateway on *home* would know at its start: its own servers, manifests, servers behind it, plugins,
+    operations of OpenAPI documents.
 
     As a gateway that starts: if one of the operator's manifests is refused, none of them counts.
     """
     shipped = ManifestDirectory(path=bundled("manifests"), bundled=True)
     code = bundled("sandbox") / "tools"
-    own = [*RunsSource().load(), *OWN.values(), *_of_servers(home)]
+    own = [*RunsSource().load(), *MessagesSource().load(), *MemoryEntries().load(), *OWN.values(), *_of_servers(home)]
     try:
         return own + list(ManifestSource([shipped, ManifestDirectory(path=home.manifests)], code=code).load())
     except ConfigError:
@@ -60,10 +68,12 @@ def known_entries(home: Home) -> list[Entry]:
 def _of_servers(home: Home) -> list[Entry]:
     """What is accepted of servers; files that are refused are for their own commands to complain about."""
     try:
-        offered = entries_behind(load_settings(home.settings_file).servers, home)
+        settings = load_settings(home.settings_file)
+        plugins = known_plugins(settings, home).tools if settings.plugins.tools else NO_PLUGINS
+        offered = [*entries_behind(settings.servers, home, plugins), *known_operations(settings, home)]
     except ConfigError:
         return []
-    return [entry for entry in offered if entry.state == "accepted"]
+    return [entry for entry in offered if entry.state in ("accepted", "superseded")]
 
 
 def entries_of(home: Home, action: Action, server: str | None, name: str | None) -> list[Entry]:

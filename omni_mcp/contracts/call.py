@@ -147,6 +147,7 @@ class Call:
     link: CallerLink = field(default_factory=NoLink)
     meta: JsonObject = field(default_factory=dict)  # the request's own `_meta`, verbatim
     trace: str | None = None
+    asked_in: str = ""  # Record: the caller's own run, where the call itself is recorded in the gateway's
     round: Round | None = None  # set from the second round on
     intents: tuple[Durable, ...] = ()  # Record, Decide: what must be on disk before anything runs
     parent: Durable | int | None = None  # Record: the tool_call event, which all that follows names
@@ -204,6 +205,7 @@ class Answer:
     isolation: JsonObject = field(default_factory=dict)  # what was in force, for the record
     usage: JsonObject = field(default_factory=dict)  # durations, bytes, peak memory, for the record
     artifacts: tuple[JsonObject, ...] = ()  # exported files as ArtifactRef objects
+    given: bool = False  # by a replay: `body` is what a client was given once, checked and cut to size then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,10 +175,34 @@ class UpstreamProtocol(Failed):
     code = "upstream_protocol"
 
 
+class UpstreamRefused(Failed):
+    """The server behind it refused the request in words that the protocol has; `data` holds them."""
+
+    code = "upstream_refused"
+
+
+class CapabilityMissing(Failed):
+    """The server behind it needs something of the client that it never declared; `data` names it."""
+
+    code = "capability_missing"
+
+
 class OutcomeUnknown(Failed):
     """The call may or may not have taken effect."""
 
     code = "outcome_unknown"
+
+
+class MemoryUnavailable(Failed):
+    """The memory cannot be read or written."""
+
+    code = "memory_unavailable"
+
+
+class NotRecorded(Failed):
+    """A replay without the outside world has no recorded answer to this call, or to this round of it."""
+
+    code = "not_recorded"
 
 
 class Internal(Failed):
@@ -370,6 +394,14 @@ CATALOGUE: dict[str, CatalogueEntry] = dict(
             "frozen", "refused", "later", 503, "An operator froze the project.", "`omni-mcp unfreeze PROJECT` ends it."
         ),
         _entry(
+            "not_recorded",
+            "failed",
+            "no",
+            409,
+            "This is a replay, and no recorded call has this name and these arguments.",
+            "Send what was sent in the run that is replayed: `omni-mcp runs show RUN` lists its calls.",
+        ),
+        _entry(
             "sandbox_unavailable",
             "refused",
             "after_change",
@@ -434,12 +466,36 @@ CATALOGUE: dict[str, CatalogueEntry] = dict(
             "Report it to the server's author; the record holds what came.",
         ),
         _entry(
+            "upstream_refused",
+            "failed",
+            "after_change",
+            400,
+            "The server behind it refused the request as one that it does not know or cannot take.",
+            "Mend the arguments; the server's own words are in `upstream_error`.",
+        ),
+        _entry(
+            "capability_missing",
+            "failed",
+            "no",
+            400,
+            "The server behind it needs a capability that the client did not declare.",
+            "Use a client that has it, or a tool that needs none.",
+        ),
+        _entry(
             "outcome_unknown",
             "unknown",
             "no",
             502,
             "The call may or may not have taken effect.",
             "Look at the effect itself before doing anything again.",
+        ),
+        _entry(
+            "memory_unavailable",
+            "failed",
+            "later",
+            503,
+            "The memory cannot be read or written now; nothing of it was changed.",
+            "Free the disk or the lock on `memory.db`; if the record calls it damaged, restore it from a backup.",
         ),
         _entry(
             "internal",

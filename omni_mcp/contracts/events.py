@@ -16,6 +16,7 @@ from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
 from omni_mcp.contracts.lock import QuarantineReason, RiskClass
 from omni_mcp.contracts.manifest import Closed
+from omni_mcp.contracts.memory import Change, MemoryKind, MemoryScope, MemorySource, Taint
 
 CONTRACT_VERSION = 1
 
@@ -128,6 +129,7 @@ class PolicyDecided(Closed):
     definition_digest: str | None = None
     executor: str | None = None
     sandbox_profile: str | None = None
+    sandbox_profile_digest: str | None = None
     isolation_demanded: str | None = None
     approval: str | None = None
     standing: str | None = None
@@ -318,6 +320,21 @@ class RetentionRun(Closed):
     artifacts: int
 
 
+class MemoryWritten(Closed):
+    """The memory changed. Names the item, never its text; `count` is how many an import brought."""
+
+    code: Literal["memory_written"] = "memory_written"
+    change: Change
+    item: str | None = None
+    kind: MemoryKind | None = None
+    scope: MemoryScope | None = None
+    owner: str | None = None
+    version: int | None = None
+    taint: tuple[Taint, ...] = ()
+    source: MemorySource = MemorySource()
+    count: int = 1
+
+
 class ServerState(Closed):
     """A server of the catalog changed its state."""
 
@@ -385,6 +402,23 @@ class DefinitionAccepted(Closed):
     accepted_at: str
 
 
+class PinFact(Closed):
+    """One pin: which project is kept at which version of what. `by` is who set it, where that is known."""
+
+    project: str
+    item: str
+    version: str
+    by: str = ""
+
+
+class PinsChanged(Closed):
+    """Projects are kept at other versions than before."""
+
+    code: Literal["pins_changed"] = "pins_changed"
+    now: tuple[PinFact, ...] = ()
+    gone: tuple[PinFact, ...] = ()
+
+
 class RiskFlagged(Closed):
     """What was accepted can do something that was not there before. Open until a person closes it."""
 
@@ -419,11 +453,13 @@ SystemPayload = Annotated[
     | QuotaReached
     | Erased
     | RetentionRun
+    | MemoryWritten
     | ServerState
     | EgressConnection
     | DefinitionQuarantined
     | DefinitionAccepted
-    | RiskFlagged,
+    | RiskFlagged
+    | PinsChanged,
     Field(discriminator="code"),
 ]
 
@@ -460,11 +496,13 @@ CODES: dict[str, type[Closed]] = {
         QuotaReached,
         Erased,
         RetentionRun,
+        MemoryWritten,
         ServerState,
         EgressConnection,
         DefinitionQuarantined,
         DefinitionAccepted,
         RiskFlagged,
+        PinsChanged,
     )
 }
 CONVERSATION_KINDS = frozenset({"user_message", "assistant_message_delta", "assistant_message"})
@@ -480,6 +518,7 @@ class Draft(BaseModel):
     actor: str
     payload: Any  # an instance of the class that PAYLOADS or CODES names
     call: str | None = None
+    body: bytes | None = None  # JSON that is sealed beside the event: what the payload shows masked, as it was
 
     @property
     def code(self) -> str | None:
@@ -487,7 +526,9 @@ class Draft(BaseModel):
         return self.payload.code if self.kind == "system_event" else None
 
 
-def draft(payload: Closed, *, actor: str, call: str | None = None, kind: Kind | None = None) -> Draft:
+def draft(
+    payload: Closed, *, actor: str, call: str | None = None, kind: Kind | None = None, body: bytes | None = None
+) -> Draft:
     """Wrap *payload* for the log; `kind` is only needed for the three kinds that share `Message`.
 
     `Draft.model_construct`: the payload is already a checked model, checking it twice costs 3 us an event.
@@ -495,7 +536,7 @@ def draft(payload: Closed, *, actor: str, call: str | None = None, kind: Kind | 
     found = kind or _KIND_OF.get(type(payload))
     if found is None:
         raise TypeError(f"{type(payload).__name__} is no payload of a RunEvent")
-    return Draft.model_construct(kind=found, actor=actor, payload=payload, call=call)
+    return Draft.model_construct(kind=found, actor=actor, payload=payload, call=call, body=body)
 
 
 _KIND_OF: dict[type[Closed], Kind] = {

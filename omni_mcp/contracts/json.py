@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -24,6 +25,14 @@ def canonical(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+def verbatim(value: object) -> bytes:
+    """Encode *value* as JSON with its keys in the order in which they came, and integers of any size."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
 def digest(value: object) -> str:
     """Return ``sha256:<hex>`` of the canonical form of *value*."""
     return digest_bytes(canonical(value))
@@ -36,7 +45,7 @@ def digest_bytes(data: bytes) -> str:
 
 def keyed_digest(key: bytes, value: object) -> str:
     """Return ``hmac-sha256:<hex>`` of the canonical form: it names a value without letting a reader guess it."""
-    return "hmac-sha256:" + hmac.new(key, canonical(value), hashlib.sha256).hexdigest()
+    return "hmac-sha256:" + hmac.digest(key, canonical(value), "sha256").hex()
 
 
 def depth_of(value: object, *, limit: int) -> int:

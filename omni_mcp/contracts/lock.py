@@ -21,6 +21,11 @@ VersionName = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 ItemName = Annotated[str, Field(pattern=r"^(tool|prompt|resource|resource_template)/[\s\S]+$", max_length=4096)]
 PartName = Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
 ProjectName = Annotated[str, Field(min_length=1, max_length=256)]
+PinKey = Annotated[
+    str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*/(tool|prompt|resource|resource_template)/[\s\S]+$", max_length=4096)
+]
+PauseKey = PinKey | ServerName
+PinVersion = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.-]{0,63}$")]
 
 NAME_FIELDS: Mapping[EntryKind, str] = {
     "tool": "name", "prompt": "name", "resource": "uri", "resource_template": "uriTemplate",
@@ -78,13 +83,13 @@ class AcceptedVersion(Closed):
 
 
 class LockedItem(Closed):
-    """One tool, prompt, resource or template: its accepted versions side by side, and who is pinned to which.
+    """One tool, prompt, resource or template: its accepted versions side by side.
 
     A version's number is never given twice, so a pin never comes to mean another definition.
     """
 
     last_version: int = Field(ge=1)
-    pins: dict[ProjectName, VersionName] = {}
+    pins: dict[str, str] = Field({}, max_length=0, exclude=True)  # always empty; earlier files have it
     versions: dict[VersionName, AcceptedVersion]
 
     @model_validator(mode="after")
@@ -97,12 +102,6 @@ class LockedItem(Closed):
     def newest(self) -> str | None:
         """The version that was accepted last; None if all are gone."""
         return max(self.versions, key=int, default=None)
-
-    @property
-    def in_use(self) -> tuple[str, ...]:
-        """The newest version and those that a project is pinned to."""
-        wanted = {self.newest, *self.pins.values()}
-        return tuple(sorted((version for version in self.versions if version in wanted), key=int))
 
     def version_of(self, definition_digest: str) -> str | None:
         """Return the newest version with this definition."""
@@ -117,16 +116,47 @@ class LockedServer(Closed):
     items: dict[ItemName, LockedItem] = {}
 
 
+class Pin(Closed):
+    """Keeps a project at one version of one tool, prompt, resource or template. `at` is ISO 8601, UTC."""
+
+    version: PinVersion
+    by: str
+    at: str
+
+
+class Pause(Closed):
+    """An operator's word that something takes no new calls for now. `at` is ISO 8601, UTC."""
+
+    by: str
+    at: str
+    note: str | None = None
+
+
 class Lock(Closed):
-    """All of omni.lock."""
+    """All of omni.lock. `pins` are by project and `pin_key`; `paused` by the name of a server, or by `pin_key`."""
 
     omni_lock: Literal[1] = 1
+    paused: dict[PauseKey, Pause] = {}
+    pins: dict[ProjectName, dict[PinKey, Pin]] = {}
     servers: dict[ServerName, LockedServer] = {}
 
     def find(self, server: str, item: str) -> LockedItem | None:
         """Return what is locked under this name."""
         found = self.servers.get(server)
         return found.items.get(item) if found is not None else None
+
+    def in_use(self, server: str, item: str) -> frozenset[str]:
+        """Return the newest version and those that a project is pinned to, as far as they are accepted."""
+        known = self.find(server, item)
+        if known is None:
+            return frozenset()
+        pinned = {found[key].version for found in self.pins.values() if (key := pin_key(server, item)) in found}
+        wanted = pinned | ({known.newest} if known.newest is not None else set())
+        return frozenset(wanted & known.versions.keys())
+
+    def find_pause(self, server: str, item: str) -> Pause | None:
+        """Return why an item takes no calls now, if it or its server is paused."""
+        return self.paused.get(server) or self.paused.get(pin_key(server, item))
 
     def versions(self) -> Iterator[tuple[str, str, str, AcceptedVersion]]:
         """Yield (server, item, version, what was accepted), sorted."""
@@ -139,6 +169,11 @@ class Lock(Closed):
 def item_name(kind: EntryKind, name: str) -> str:
     """Return the name under which an entry stands in the lock, such as `tool/read_file`."""
     return f"{kind}/{name}"
+
+
+def pin_key(server: str, item: str) -> str:
+    """Return the name of an item beside those of other servers, such as `notes/tool/read_file`."""
+    return f"{server}/{item}"
 
 
 def launch_parts(fields: Mapping[str, object]) -> dict[str, str]:

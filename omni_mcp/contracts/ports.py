@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.call import Call, Durable, Principal, Result
 from omni_mcp.contracts.events import Draft, RunEvent, RunKind
 from omni_mcp.contracts.json import JsonObject, JsonValue
+from omni_mcp.contracts.memory import Hit, MemoryItem, Readers, Recall
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
 from omni_mcp.contracts.sandbox import Connection, Isolation, Job, JobEnd, Served, Streams
 from omni_mcp.contracts.tool import CallKind, Entry
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
 
 
 class Masker(Protocol):
@@ -52,6 +57,7 @@ class RunLog(Protocol):
         trace_id: str | None = None,
         parent_run: str | None = None,
         title: str | None = None,
+        thread: str | None = None,
     ) -> str:
         """Append `run_created` and return the new run's id once it is durable.
 
@@ -102,6 +108,30 @@ class RunLog(Protocol):
         self, query: str, *, principal: str | None = None, run: str | None = None, limit: int = 20
     ) -> list[RunEvent]:
         """Return events that contain every word of *query*, newest first. Any text is a valid query."""
+        ...
+
+    async def calls_of(self, run: str, *, limit: int) -> list[JsonObject]:
+        """Return the newest calls of a run, newest first: call, seq, name, at and outcome."""
+        ...
+
+    async def newest_refusal(self, *, principal: str) -> str | None:
+        """Return the newest refused call in the newest runs of a principal; None if there is none."""
+        ...
+
+    async def why(self, sha256: str, *, principal: str | None = None) -> JsonObject:
+        """Return the paths that led to an artifact, as far as *principal* may see them (None: all of them).
+
+        Raises:
+            NotFound: nothing on record has left it, or another's run has: the same answer.
+        """
+        ...
+
+    async def influence(self, run: str, seq: int, *, principal: str | None = None) -> JsonObject:
+        """Return what one event went into, as far as *principal* may see it (None: all of it).
+
+        Raises:
+            NotFound: there is no such event, or it is another's: the same answer.
+        """
         ...
 
     def subscribe(self) -> AsyncIterator[tuple[str, int, bool]]:
@@ -206,12 +236,12 @@ class Catalog(Protocol):
         """Changes whenever any listed definition does."""
         ...
 
-    def find(self, profile: str, kind: CallKind, name: str) -> Entry | None:
-        """Return the entry that *name* means in *profile*, quarantined or not; None if there is none."""
+    def find(self, profile: str, kind: CallKind, name: str, *, project: str = "") -> Entry | None:
+        """Return the entry that *name* means in *profile* for *project*, quarantined or not; None if there is none."""
         ...
 
-    def entries(self, profile: str, kind: str) -> list[tuple[str, Entry]]:
-        """Return (public name or URI, entry) of everything accepted, in a fixed order."""
+    def entries(self, profile: str, kind: str, *, project: str = "") -> list[tuple[str, Entry]]:
+        """Return (public name or URI, entry) of everything accepted, in a fixed order, as *project* sees it."""
         ...
 
     def get(self, kind: str, server: str, name: str) -> Entry | None:
@@ -327,4 +357,94 @@ class Identities(Protocol):
 
     def principal_of(self, token: str) -> Principal | None:
         """Return whom a bearer token stands for; None for unknown, revoked and expired ones. Constant time."""
+        ...
+
+
+class MemoryStore(Protocol):
+    """Keeps items and finds them. What *readers* do not cover does not exist for the caller."""
+
+    async def put(self, item: MemoryItem, *, expected_version: int | None = None) -> MemoryItem:
+        """Store a new item, or the next version of one with the same id, durably; returns it as stored.
+
+        An item whose `key` exists below its scope and owner replaces it: the id stays, the version grows.
+
+        Raises:
+            QuotaExceeded: its owner has as many items as may be.
+            Conflict: its version is not *expected_version* any more.
+            NotFound: a version was expected, and it was forgotten meanwhile.
+        """
+        ...
+
+    async def put_many(self, items: Sequence[MemoryItem]) -> int:
+        """Store many in one commit, as `put` each; returns how many there were."""
+        ...
+
+    async def get(self, item: str, *, readers: Readers) -> MemoryItem:
+        """Return an item by id.
+
+        Raises:
+            NotFound: there is none, it has expired, or it is not theirs: the same answer.
+        """
+        ...
+
+    async def list_items(
+        self, *, readers: Readers, limit: int = 50, before: str | None = None, kinds: Sequence[str] = (),
+        tags: Sequence[str] = (), subject: str | None = None, session: str | None = None,
+    ) -> list[MemoryItem]:  # fmt: skip
+        """Return newest items first, from the one before the id *before*."""
+        ...
+
+    async def recall(self, wanted: Recall) -> list[Hit]:
+        """Return what fits best, best first, never an expired item. Any text is a valid query; an empty one finds
+        nothing."""
+        ...
+
+    async def touched(self, items: Sequence[str], *, run: str, call: str) -> list[str]:
+        """Note that a call carried the text of *items*: its events are erased with them.
+
+        Returns those that are gone by now: they must not leave with its answer.
+        """
+        ...
+
+    async def forget(self, item: str, *, readers: Readers) -> list[tuple[str, str]]:
+        """Remove an item, its versions, its words and its vector from the disk; returns (run, call) of all that carried
+        its text.
+
+        Raises:
+            NotFound: as `get`, but an expired item is still there to be forgotten.
+        """
+        ...
+
+    async def sweep(self, *, now_ns: int) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
+        """Remove every expired item as `forget` does; returns each, its text left out, with who carried its text."""
+        ...
+
+    async def to_erase(self) -> list[tuple[str, str]]:
+        """Return (run, call) of all that carried a text which `forget` or `sweep` removed, until `erased` says so."""
+        ...
+
+    async def erased(self, calls: Sequence[tuple[str, str]]) -> None:
+        """Note that nothing of these calls' texts is left."""
+        ...
+
+    async def duplicates(self, *, readers: Readers, limit: int = 20) -> list[tuple[MemoryItem, MemoryItem, float]]:
+        """Return pairs that say nearly the same, most alike first. Nothing is changed."""
+        ...
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors for search by meaning."""
+
+    @property
+    def name(self) -> str:
+        """Which model, and which version of it: vectors of different names are never compared."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Length of each vector."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[float32]:
+        """Return one row of length 1 (all zeros where nothing of the text is known) for each text."""
         ...

@@ -10,7 +10,7 @@ from omni_mcp.contracts.manifest import Binding, Labels, Limits, Posture, SideEf
 
 EntryKind = Literal["tool", "resource", "resource_template", "prompt"]
 CallKind = Literal["tool", "resource", "prompt"]
-EntryState = Literal["accepted", "quarantined", "degraded"]
+EntryState = Literal["accepted", "quarantined", "degraded", "superseded", "pin_missing"]
 Where = Literal["cell", "remote", "in_process", "none"]
 
 
@@ -21,6 +21,9 @@ class Entry:
     `definition` is the wire-shaped object (a tool's `name`, `inputSchema`, …; a resource's `uri`, …) with every field
     that its server sent, known or not; its `name` or `uri` is the server's own. What a client sees is made from it by
     the profile: only names and URIs are rewritten.
+
+    `superseded` is an older accepted version, there for who is pinned to it or names it; `pin_missing` stands for one
+    that a project is pinned to and that is not there: no call of it runs.
     """
 
     kind: EntryKind

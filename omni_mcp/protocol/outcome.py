@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from omni_mcp.contracts.call import Answer, Era
-from omni_mcp.contracts.errors import CATALOGUE, BadRequest, Failed, NotAllowed, NotFound, OmniError, Refused, TooLarge
+from omni_mcp.contracts.errors import (
+    CATALOGUE,
+    BadRequest,
+    CapabilityMissing,
+    Failed,
+    NotAllowed,
+    NotFound,
+    OmniError,
+    Refused,
+    TooLarge,
+    UpstreamRefused,
+)
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.tool import CallKind
 from omni_mcp.protocol.eras import META_ERROR
@@ -11,6 +22,7 @@ from omni_mcp.protocol.rpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    MISSING_CAPABILITY,
     NOT_DONE,
     RESOURCE_NOT_FOUND,
     RpcError,
@@ -51,15 +63,31 @@ def failed_call(
     """Return the result of a failed `tools/call`.
 
     Raises:
-        RpcError: for resources and prompts, whose results cannot say that they failed, and for errors that are no
-            outcome of a call. What is unknown and what is forbidden get the same answer.
+        RpcError: for resources and prompts, whose results cannot say that they failed, for errors that are no
+            outcome of a call, and for a server's refusals that are meant for the client's program and not for the
+            model. What is unknown and what is forbidden get the same answer.
     """
+    if isinstance(error, UpstreamRefused):
+        raise _in_the_servers_words(error, call)
+    if era == "modern" and isinstance(error, CapabilityMissing):
+        data = {"requiredCapabilities": error.data.get("required", {}), META_ERROR: error_facts(error, call)}
+        raise RpcError(MISSING_CAPABILITY, error.message, data, recorded=True)
     if kind == "tool" and isinstance(error, Refused | Failed):
         return answered(kind, Answer(body=failed_tool_call(error, call), is_error=True), era=era, stamp=stamp)
     facts = {META_ERROR: error_facts(error, call)}
     if kind != "tool" and isinstance(error, NotAllowed | NotFound):
         raise unknown_target(kind, name, era=era, facts=facts)
     raise rpc_error(error, call)
+
+
+def _in_the_servers_words(error: UpstreamRefused, call: str | None) -> RpcError:
+    """The server's code, message and data, beside what we know of the call under our own name."""
+    said = error.data.get("upstream_error")
+    words: JsonObject = said if isinstance(said, dict) else {}
+    given = words.get("data")
+    kept = {key: value for key, value in given.items() if key != META_ERROR} if isinstance(given, dict) else {}
+    facts = error_facts(error, call)
+    return RpcError(int(words.get("code", INVALID_PARAMS)), error.message, {**kept, META_ERROR: facts}, recorded=True)
 
 
 def unknown_target(kind: CallKind, name: str, *, era: Era, facts: JsonObject | None = None) -> RpcError:

@@ -16,6 +16,7 @@ from omni_mcp.contracts.call import (
     Era,
     Handler,
     InputRequired,
+    Principal,
     Result,
     Round,
     Trail,
@@ -42,6 +43,12 @@ KINDS: dict[str, tuple[CallKind, str]] = {
 }
 
 EndRound = Callable[[str, OmniError], None]
+IdOf = Callable[[Principal, CallKind, str, JsonObject], str]
+
+
+def fresh_id(principal: Principal, kind: CallKind, name: str, arguments: JsonObject) -> str:
+    """Return a new id, whatever is called."""
+    return new_id()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +83,10 @@ class Calls:
         metrics: Metrics,
         run_of: RunOf,
         end_round: EndRound,
+        id_of: IdOf = fresh_id,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._id_of = id_of
         self._handle = handle
         self._policy = policy
         self._nonces = nonces
@@ -127,8 +136,9 @@ class Calls:
             progress_token=token if isinstance(token, str | int) and not isinstance(token, bool) else None,
             log_level=asked.log_level,
         )
+        resumes = asked.era == "modern" and asked.params.get("requestState") is not None
         call = Call(
-            id=new_id(),
+            id="" if resumes else self._id_of(asked.session.principal, kind, name, arguments),
             run=run,
             principal=asked.session.principal,
             client=asked.client,
@@ -140,9 +150,7 @@ class Calls:
             meta=asked.meta,
             trace=trace_id_of(asked.meta),
         )
-        if asked.era == "modern" and asked.params.get("requestState") is not None:
-            return await self._resumed(asked, call)
-        return call
+        return await self._resumed(asked, call) if resumes else call
 
     async def _drive(self, asked: Asked, call: Call) -> Result:
         """Run the call; for a handshake client, push what the tool asks and go on until it answers."""

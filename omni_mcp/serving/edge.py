@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
@@ -47,7 +48,7 @@ from omni_mcp.protocol.rpc import (
     result_reply,
 )
 from omni_mcp.protocol.state import Seal
-from omni_mcp.serving.calls import KINDS, Asked, Calls, EndRound, modern_client
+from omni_mcp.serving.calls import KINDS, Asked, Calls, EndRound, IdOf, fresh_id, modern_client
 from omni_mcp.serving.changes import Changes, ListKind, Release
 from omni_mcp.serving.listen_stream import ListenStream
 from omni_mcp.serving.lists import Lists
@@ -64,6 +65,7 @@ REASONS = {
     HEADER_MISMATCH: "header_mismatch", UNSUPPORTED_VERSION: "unsupported_version",
 }  # fmt: skip
 EMPTY_DIGEST = digest({})
+T = TypeVar("T")
 DRAIN_S = 8.0  # of the 10 s in which the whole gateway stops
 
 
@@ -79,13 +81,24 @@ class EdgeLimits:
 
 
 Admit = Callable[[Principal], None]
-Watch = Callable[[Entry, Principal, str], Release]
+ThreadOf = Callable[[Principal, JsonObject], Awaitable[str | None]]
+Watch = Callable[[Entry, Principal, str], Awaitable[Release]]
 MaySee = Callable[[Principal, Entry, str], Awaitable[bool]]
 
 
 async def everybody(principal: Principal, entry: Entry, uri: str) -> bool:
     """For resources that are the same for every principal."""
     return True
+
+
+async def no_thread(principal: Principal, meta: JsonObject) -> str | None:
+    """For a gateway without threads."""
+    return None
+
+
+async def nobody_reports(entry: Entry, principal: Principal, uri: str) -> Release:
+    """For resources whose updates the gateway knows of by itself."""
+    return lambda: None
 
 
 class Edge:
@@ -108,9 +121,12 @@ class Edge:
         admit: Admit,
         may_see: MaySee = everybody,
         completer_of: Callable[[Entry], Completer | None] = lambda entry: None,
-        watch: Watch = lambda entry, principal, uri: lambda: None,
+        watch: Watch = nobody_reports,
         end_round: EndRound = lambda call, error: None,
+        id_of: IdOf = fresh_id,
         surfaces: Surfaces | None = None,
+        is_profile: Callable[[str], bool] = lambda name: False,
+        thread_of: ThreadOf = no_thread,
         limits: EdgeLimits | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -118,12 +134,16 @@ class Edge:
 
         Args:
             admit: counts a request that is no call and raises RateLimited where there were too many.
+            is_profile: whether the operator defined a profile of this name, whatever it shows now.
             may_see: whether what a URI names is this principal's, asked before a subscription is granted.
+            thread_of: the thread that a `_meta` names, which raises NotFound where it is none of the principal's.
         """
         self._catalog = catalog
         self._policy = policy
         self._admit = admit
         self._may_see = may_see
+        self._is_profile = is_profile
+        self._thread_of = thread_of
         self._refusals = Refusals(log, rejections)
         self._runbook = runbook
         self.rejections = rejections
@@ -141,13 +161,14 @@ class Edge:
         )
         self._calls = Calls(
             handle, policy, nonces, seal=Seal(seal_key), stamp=self._stamp, metrics=metrics, run_of=self._run_of,
-            end_round=end_round, now_ns=now_ns,
+            end_round=end_round, id_of=id_of, now_ns=now_ns,
         )  # fmt: skip
         self._sessions: set[Session] = set()
-        self._tasks: set[asyncio.Task[Reply]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._listens: dict[asyncio.Event, Session] = {}
         self._declared: OrderedDict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = OrderedDict()
         self._draining = False
+        self.drains = asyncio.Event()  # set once no new request is taken
         self._profiles: dict[str, tuple[str, bool]] = {}
         self._logger = structlog.get_logger("omni_mcp.edge")
         metrics.watch("omni_open_sessions", "Open connections and modern requests.", lambda: len(self._sessions))
@@ -191,7 +212,9 @@ class Edge:
             session.run = None
 
     def has_profile(self, name: str) -> bool:
-        """Whether anything is named in this profile."""
+        """Whether there is such a profile, or anything is named in it."""
+        if self._is_profile(name):
+            return True
         version, known = self._profiles.get(name, ("", False))
         if version != self._catalog.version:
             version = self._catalog.version
@@ -219,6 +242,7 @@ class Edge:
             How many had to be cancelled. Their outcomes are on record.
         """
         self._draining = True
+        self.drains.set()
         for ended in list(self._listens):
             ended.set()
         if self._tasks:
@@ -265,6 +289,21 @@ class Edge:
             session.calls[request.id] = task
             task.add_done_callback(partial(_forget, session.calls, request.id))
         return task
+
+    def attend(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run the work of a request that came by another face; `drain` gives it time to end, too."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def page(self, method: str, principal: Principal, profile: str, cursor: str | None) -> bytes:
+        """Return one page of a list as a modern client gets it, never a search surface in its place.
+
+        Raises:
+            RpcError: the cursor is not valid.
+        """
+        return await self._lists.page(method, principal, profile, "modern", cursor)
 
     def _busy(self, session: Session, request: Request) -> RpcError | None:
         earlier = session.calls.get(request.id)
@@ -346,7 +385,8 @@ class Edge:
                      era=era, client=client, log_level=envelope.log_level)  # fmt: skip
 
     def _check_param_headers(self, asked: Asked, headers: Mapping[str, str]) -> None:
-        entry = self._catalog.find(asked.session.profile, "tool", asked.params["name"])
+        session = asked.session
+        entry = self._catalog.find(session.profile, "tool", asked.params["name"], project=session.principal.project)
         if entry is None:
             return  # who may not see the tool gets the same answer as for one that is not there
         declared = self._declared.get(entry.digest)
@@ -361,13 +401,13 @@ class Edge:
         """The run that a request belongs to."""
         session = asked.session
         if asked.era == "modern":
-            trace = trace_id_of(asked.meta)
-            async with self._runbook.joined(session.principal, asked.client, trace) as run:
+            trace, thread = trace_id_of(asked.meta), await self._thread_of(session.principal, asked.meta)
+            async with self._runbook.joined(session.principal, asked.client, trace, thread) as run:
                 yield run
             return
         async with session.opening:
             if session.run is None:
-                session.run = await self._runbook.open(session.principal, session.client)
+                session.run = await self._runbook.open(session.principal, session.client, thread=session.thread)
             run = session.run
         session.run_users[run] += 1
         try:
@@ -389,6 +429,7 @@ class Edge:
         if session.opened:
             raise RpcError(INVALID_REQUEST, "initialize was already sent on this connection")
         version = negotiate(asked.params["protocolVersion"])
+        session.thread = await self._thread_of(session.principal, asked.meta)
         client = asked.params.get("clientInfo") or {}
         session.version = version
         session.client = ClientFacts(
@@ -400,7 +441,7 @@ class Edge:
             capabilities=asked.params.get("capabilities") or {},
         )
         try:
-            session.run = await self._runbook.open(session.principal, session.client)
+            session.run = await self._runbook.open(session.principal, session.client, thread=session.thread)
         except LogUnavailable:
             session.run = None  # its first call opens the run, or is refused: the client need not connect again
         return initialize_result(self._info, version)
@@ -436,13 +477,14 @@ class Edge:
             raise unknown_target("resource", uri, era=asked.era)
         session.subscriptions.add(uri)
         self.changes.join(session)
-        self.changes.subscribe(session, uri, self._watched(session, uri))
+        release = await self._watched(session, uri)
+        self.changes.subscribe(session, uri, release)
         return {}
 
-    def _watched(self, session: Session, uri: str) -> Release:
+    async def _watched(self, session: Session, uri: str) -> Release:
         """Have updates of *uri* reported to us by the server that it is of; returns how to undo that."""
-        entry = self._catalog.find(session.profile, "resource", uri)
-        return self._watch(entry, session.principal, uri) if entry is not None else lambda: None
+        entry = self._catalog.find(session.profile, "resource", uri, project=session.principal.project)
+        return await self._watch(entry, session.principal, uri) if entry is not None else lambda: None
 
     async def _unsubscribe(self, asked: Asked) -> JsonObject:
         asked.session.subscriptions.discard(asked.params["uri"])
@@ -467,15 +509,15 @@ class Edge:
 
     def _completed(self, asked: Asked) -> tuple[CallKind, str, Entry | None]:
         """Return what a completion is about."""
-        ref, profile = asked.params["ref"], asked.session.profile
+        ref, profile, project = asked.params["ref"], asked.session.profile, asked.session.principal.project
         if ref.get("type") == "ref/prompt":
             name = string_at(ref.get("name"), path="params.ref.name")
-            return "prompt", name, self._catalog.find(profile, "prompt", name)
+            return "prompt", name, self._catalog.find(profile, "prompt", name, project=project)
         if ref.get("type") == "ref/resource":
             uri = string_at(ref.get("uri"), path="params.ref.uri", limit=URI_LIMIT)
-            templates = self._catalog.entries(profile, "resource_template")
+            templates = self._catalog.entries(profile, "resource_template", project=project)
             entry = next((entry for public, entry in templates if public == uri), None)
-            return "resource", uri, entry or self._catalog.find(profile, "resource", uri)
+            return "resource", uri, entry or self._catalog.find(profile, "resource", uri, project=project)
         path = {"path": "$.params.ref.type"}
         raise RpcError(INVALID_PARAMS, "params.ref.type must be ref/prompt or ref/resource", path)
 
@@ -487,8 +529,8 @@ class Edge:
         A quarantined target is unknown, as it is to calls.
         """
         session = asked.session
-        found = entry or self._catalog.find(session.profile, kind, name)
-        if found is not None and found.state == "quarantined":
+        found = entry or self._catalog.find(session.profile, kind, name, project=session.principal.project)
+        if found is not None and found.state in ("quarantined", "pin_missing"):
             found = None
         async with self._run_of(asked) as run:
             decision = self._policy.decide(
@@ -515,7 +557,7 @@ class Edge:
         self._listens[stream.ended] = asked.session
         try:
             for uri in stream.uris:
-                self.changes.subscribe(stream, uri, self._watched(asked.session, uri))
+                self.changes.subscribe(stream, uri, await self._watched(asked.session, uri))
             stream.acknowledge()
             await stream.ended.wait()
         finally:

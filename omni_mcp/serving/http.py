@@ -11,6 +11,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
+from omni_mcp import __version__
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import Overloaded, RateLimited, TooLarge
 from omni_mcp.contracts.ids import new_id
@@ -19,7 +20,9 @@ from omni_mcp.contracts.ports import Identities
 from omni_mcp.protocol.eras import HANDSHAKE_VERSIONS, META_VERSION
 from omni_mcp.protocol.frames import BadFrame, frame_of
 from omni_mcp.protocol.rpc import INVALID_REQUEST
-from omni_mcp.serving.api import api_routes
+from omni_mcp.serving.api.asking import NO_STORE
+from omni_mcp.serving.api.face import ApiFace, is_api, stop_body
+from omni_mcp.serving.api.lookups import about_handlers
 from omni_mcp.serving.asgi import (
     AsgiApp,
     ClientGone,
@@ -88,9 +91,11 @@ class HttpFace:
         settings: HttpSettings,
         *,
         status: Callable[[], JsonObject],
+        api: ApiFace,
         mounted: Sequence[BaseRoute],
     ) -> None:
         self._edge = edge
+        self.api = api
         self._settings = settings
         self._identities = identities
         self._status = status
@@ -137,6 +142,9 @@ class HttpFace:
             stop = None if exchange.started else Stop(500, "the gateway failed; its log names this request", "internal")
         if stop is not None:
             self._edge.rejections.note("http", stop.reason)
+            if is_api(exchange.path):
+                await exchange.answer_json(stop.status, stop_body(stop), [*stop.headers, NO_STORE])
+                return
             await exchange.refuse(stop.status, stop.detail, stop.headers)
 
     async def _serve(self, exchange: Exchange) -> Stop | None:
@@ -150,6 +158,9 @@ class HttpFace:
             if exchange.principal is None:
                 return NO_TOKEN
             exchange.still_valid = partial(_same_principal, gate, exchange.headers, exchange.principal)
+        if route is None and is_api(exchange.path):
+            await self.api.serve(exchange)
+            return None
         if route is None:
             return await self._mounted(exchange)
         if exchange.principal is not None and route.profiled and not self._edge.has_profile(profile):
@@ -271,15 +282,18 @@ def build_http(
     settings: HttpSettings,
     *,
     status: Callable[[], JsonObject],
+    api: ApiFace | None = None,
     routes: Sequence[BaseRoute] = (),
 ) -> HttpFace:
     """Return the ASGI application.
 
     Args:
         status: the snapshot behind `/readyz` and `/api/status`.
+        api: what is under `/api/`; without one, only what needs no engine.
         routes: further routes, served behind the same gate.
     """
-    return HttpFace(edge, identities, settings, status=status, mounted=[*api_routes(status), *routes])
+    served = api or ApiFace(edge, about_handlers(status, version=__version__))
+    return HttpFace(edge, identities, settings, status=status, api=served, mounted=routes)
 
 
 def _same_principal(gate: Gate, headers: dict[str, str], principal: Principal) -> bool:

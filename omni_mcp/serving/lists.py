@@ -110,7 +110,7 @@ class Lists:
         return [self._encode(listing, items, number, count, key, tail) for number in range(count)]
 
     async def _seen(self, listing: Listing, principal: Principal, profile: str, era: Era) -> list[tuple[str, Entry]]:
-        named = self._catalog.entries(profile, listing.kind)
+        named = self._catalog.entries(profile, listing.kind, project=principal.project)
         found: list[tuple[str, Entry]] = []
         for start in range(0, len(named), SLICE):
             part = named[start : start + SLICE]

@@ -1,7 +1,8 @@
 """Runbook: which run a request belongs to.
 
-A handshake session is a run. Modern requests join the run that their trace id names, else the caller's open one; both
-only within one principal, so nobody can write into another's run by sending its trace id.
+A handshake session is a run. Modern requests join the run that their trace id and thread name, else the caller's open
+one; all only within one principal, so nobody can write into another's run by sending its trace id. A run that was begun
+by name is joined by its name.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from omni_mcp.contracts.call import ClientFacts, Principal
-from omni_mcp.contracts.errors import QuotaExceeded
+from omni_mcp.contracts.call import ClientFacts, Durable, Principal
+from omni_mcp.contracts.errors import Conflict, QuotaExceeded
 from omni_mcp.contracts.events import RunClosed, draft
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.contracts.ports import RunLog
 
 CloseReason = Literal["client_left", "idle", "gateway_stopped", "recovered"]
+Key = tuple[str, str | None, str | None]  # principal, trace id, thread
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -55,38 +57,97 @@ class Runbook:
         self._runs_per_principal = runs_per_principal
         self._now_s = now_s
         self._creating: set[asyncio.Task[None]] = set()
-        self._open: dict[tuple[str, str | None], _OpenRun] = {}
+        self._open: dict[Key, _OpenRun] = {}
+        self._owners: dict[str, str] = {}  # of every run that was opened here and not closed
 
-    async def open(self, principal: Principal, client: ClientFacts, *, trace_id: str | None = None) -> str:
-        """Create a run and return its id.
+    async def open(
+        self, principal: Principal, client: ClientFacts, *, trace_id: str | None = None, thread: str | None = None,
+        title: str | None = None,
+    ) -> str:  # fmt: skip
+        """Create a run and return its id. *thread* is one of the principal's own: who calls has looked.
 
         Raises:
             LogUnavailable: it could not be recorded.
         """
-        return await self._log.create_run(
-            kind="session", principal=principal, actor=principal.key, client=client_facts(client), trace_id=trace_id
-        )
+        run = await self._log.create_run(
+            kind="session", principal=principal, actor=principal.key, client=client_facts(client), trace_id=trace_id,
+            thread=thread, title=title,
+        )  # fmt: skip
+        self._owners[run] = principal.key
+        return run
 
-    def close(self, run: str, principal: Principal | str, reason: CloseReason) -> None:
+    def close(self, run: str, principal: Principal | str, reason: CloseReason) -> Durable:
         """Record that nothing more will come."""
         actor = principal if isinstance(principal, str) else principal.key
-        self._log.append(run, draft(RunClosed(reason=reason), actor=actor))
+        self._owners.pop(run, None)
+        return self._log.append(run, draft(RunClosed(reason=reason), actor=actor))
+
+    def owner_of(self, run: str) -> str | None:
+        """Return whose a run is that is open here; None for every other."""
+        return self._owners.get(run)
+
+    async def begin(
+        self, principal: Principal, client: ClientFacts, *, thread: str | None = None, title: str | None = None
+    ) -> str:
+        """Open a run that its caller names in later requests, until it ends it or leaves it idle.
+
+        Raises:
+            LogUnavailable: it could not be recorded.
+        """
+        self._make_room(principal.key)
+        run = await self.open(principal, client, thread=thread, title=title)
+        made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        made.set_result(run)
+        self._open[_key_of(principal, run)] = _OpenRun(made, principal.key, touched_s=self._now_s())
+        return run
+
+    @contextmanager
+    def held(self, principal: Principal, run: str) -> Iterator[None]:
+        """Keep a run of `begin` open while something is recorded in it.
+
+        Raises:
+            Conflict: it is no open run of the principal's that was begun that way.
+        """
+        found = self._open.get(_key_of(principal, run))
+        if found is None:
+            raise Conflict("this run is not open to requests that name it; begin one with POST /api/runs")
+        found.users += 1
+        try:
+            yield
+        finally:
+            found.users -= 1
+            found.touched_s = self._now_s()
+
+    def end(self, principal: Principal, run: str) -> Durable:
+        """Close a run of `begin`.
+
+        Raises:
+            Conflict: it is none that is open, or something is under way in it.
+        """
+        with self.held(principal, run):
+            found = self._open[_key_of(principal, run)]
+            if found.users > 1:
+                raise Conflict("something is under way in this run; wait for its end")
+            del self._open[_key_of(principal, run)]
+            return self.close(run, principal, "client_left")
 
     @asynccontextmanager
-    async def joined(self, principal: Principal, client: ClientFacts, trace_id: str | None) -> AsyncIterator[str]:
+    async def joined(
+        self, principal: Principal, client: ClientFacts, trace_id: str | None, thread: str | None = None
+    ) -> AsyncIterator[str]:
         """Enter the run of a modern request; it cannot be closed as idle while somebody is inside.
 
         Raises:
             LogUnavailable: a new run was needed and could not be recorded.
         """
-        key = (principal.key, trace_id)
+        key = (principal.key, trace_id, thread)
         found = self._open.get(key)
         if found is None:
             self._make_room(principal.key)
             found = _OpenRun(asyncio.get_running_loop().create_future(), principal.key)
             self._open[key] = found
             # A task of its own: whoever asked first may leave, and the others still wait for the run.
-            task = asyncio.create_task(self._create(key, found, principal, client, trace_id))
+            task = asyncio.create_task(self._create(key, found, principal, client))
             self._creating.add(task)
             task.add_done_callback(self._creating.discard)
         found.users += 1
@@ -102,13 +163,11 @@ class Runbook:
             if not found.users and self._open.get(key) is not found and _is_made(found.run):
                 self.close(found.run.result(), found.principal, "idle")
 
-    async def _create(
-        self, key: tuple[str, str | None], entry: _OpenRun, principal: Principal, client: ClientFacts,
-        trace_id: str | None,
-    ) -> None:  # fmt: skip
+    async def _create(self, key: Key, entry: _OpenRun, principal: Principal, client: ClientFacts) -> None:
         entry.users += 1
+        _, trace_id, thread = key
         try:
-            entry.run.set_result(await self.open(principal, client, trace_id=trace_id))
+            entry.run.set_result(await self.open(principal, client, trace_id=trace_id, thread=thread))
         except Exception as error:
             self._open.pop(key, None)
             entry.run.set_exception(error)
@@ -125,7 +184,7 @@ class Runbook:
             if self._drop(key, "idle"):
                 return
 
-    def _drop(self, key: tuple[str, str | None], reason: CloseReason) -> bool:
+    def _drop(self, key: Key, reason: CloseReason) -> bool:
         entry = self._open[key]
         if entry.users or not entry.run.done():
             return False
@@ -149,6 +208,11 @@ class Runbook:
     def open_runs(self) -> int:
         """How many modern runs are open."""
         return len(self._open)
+
+
+def _key_of(principal: Principal, run: str) -> Key:
+    """The key of a run that requests name: no trace id looks like it."""
+    return principal.key, f"run:{run}", None
 
 
 def _is_made(run: asyncio.Future[str]) -> bool:

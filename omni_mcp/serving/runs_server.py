@@ -8,149 +8,43 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from omni_mcp.contracts.call import Answer, Call, Principal
-from omni_mcp.contracts.errors import CATALOGUE, NotFound
-from omni_mcp.contracts.events import RunEvent
-from omni_mcp.contracts.ids import iso_time
+from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.json import JsonObject, canonical
-from omni_mcp.contracts.manifest import Labels, Limits
 from omni_mcp.contracts.ports import Artifacts, RunLog
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.serving.runs_entries import PAGE, SERVER
+from omni_mcp.serving.runs_standing import Standing, refusal_of
+from omni_mcp.serving.runs_view import PAGE_BYTES, fitting, for_caller, holds, words_of
 
-SERVER = "runs"
-PAGE = 200
-PAGE_BYTES = 512 * 1024  # an answer over the output limit would be kept as an artifact: a copy that outlives an erasure
-LABELS = Labels(read_only=True, destructive=False, egress=False, reads_private=True, reads_untrusted=True)
+_EVENT = re.compile(r"run://([^/]+)/([1-9][0-9]{0,11})(/influence)?")
+_WHY = re.compile(r"artifact://([0-9a-f]{64})/why")
 
-_RUN = {"type": "string", "description": "Id of one of your runs, as `list` gives it.", "maxLength": 64}
-_TOOLS: tuple[tuple[str, str, JsonObject], ...] = (
-    (
-        "list",
-        "List your runs, newest first: id, kind, when, how many events and calls.",
-        {"limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "before": _RUN},
-    ),
-    (
-        "read",
-        "Read the events of one of your runs in order. Go on with `after` = the last seq you saw.",
-        {
-            "run": _RUN,
-            "after": {"type": "integer", "minimum": 0, "default": 0},
-            "limit": {"type": "integer", "minimum": 1, "maximum": PAGE, "default": 100},
-        },
-    ),
-    (
-        "search",
-        "Find events of your runs that contain every word of the query, newest first. Any text is a valid query.",
-        {
-            "query": {"type": "string", "maxLength": 10000},
-            "run": _RUN,
-            "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
-        },
-    ),
-    (
-        "explain",
-        "Say how one of your calls ended, and why, and what to do next.",
-        {
-            "call": {
-                "type": "string",
-                "description": "Id of the call, as an error or an event gives it.",
-                "maxLength": 64,
-            }
-        },
-    ),
-)
-_REQUIRED = {"list": [], "read": ["run"], "search": ["query"], "explain": ["call"]}
-
-
-class RunsSource:
-    """The server's entries. They are part of the package, so they are accepted."""
-
-    def load(self) -> Iterable[Entry]:
-        for name, description, properties in _TOOLS:
-            yield _entry(
-                "tool",
-                name,
-                {
-                    "name": name,
-                    "title": f"Runs: {name}",
-                    "description": description,
-                    "inputSchema": {
-                        "type": "object",
-                        "properties": properties,
-                        "required": _REQUIRED[name],
-                        "additionalProperties": False,
-                    },
-                    "annotations": {"readOnlyHint": True, "destructiveHint": False, "openWorldHint": False},
-                },
-            )
-        yield _entry(
-            "resource_template",
-            "run://{run}",
-            {
-                "uriTemplate": "run://{run}",
-                "name": "run",
-                "title": "One run",
-                "description": "The first events of one of your runs, as JSON. `read` gives the rest.",
-                "mimeType": "application/json",
-            },
-        )
-        yield _entry(
-            "resource_template",
-            "artifact://{sha256}",
-            {
-                "uriTemplate": "artifact://{sha256}",
-                "name": "artifact",
-                "title": "One artifact",
-                "description": "A file or large result that one of your calls left. Slices: `artifact_read`.",
-            },
-        )
-        yield _entry(
-            "resource",
-            "run://latest",
-            {
-                "uri": "run://latest",
-                "name": "latest run",
-                "title": "Your latest run",
-                "description": "The first events of your newest run, as JSON.",
-                "mimeType": "application/json",
-            },
-        )
-
-
-def _entry(kind: Any, name: str, definition: JsonObject) -> Entry:
-    return Entry(
-        kind=kind,
-        server=SERVER,
-        name=name,
-        definition=definition,
-        version="1.0.0",
-        binding="inproc_safe",
-        labels=LABELS,
-        limits=Limits(timeout_s=10.0),
-        side_effects="none",
-    )
+Tool = Callable[[Call], Awaitable[JsonObject]]
 
 
 class RunsExecutor:
     """Answers the server's calls from the log, filtered to the caller's principal."""
 
-    def __init__(self, log: RunLog, artifacts: Artifacts) -> None:
+    def __init__(self, log: RunLog, artifacts: Artifacts, standing: Standing) -> None:
         self._log = log
         self._artifacts = artifacts
+        self._standing = standing
+        self._tools: dict[str, Tool] = {
+            "list": self._list, "read": self._read, "search": self._search, "explain": self._explain,
+            "why_refused": self._why_refused, "runtime_query": self._runtime_query, "why": self._why,
+            "influence": self._influence,
+        }  # fmt: skip
 
     async def execute(self, call: Call) -> Answer:
-        owner = call.principal
-        if call.kind == "resource" and call.name.startswith("artifact://"):
-            return await self._artifact(call.name, owner)
+        """As the port `Executor`."""
         if call.kind == "resource":
-            return await self._resource(call.name, owner)
+            return await self._resource(call.name, call.principal)
         assert call.tool is not None
-        arguments = call.arguments
         try:
-            found = await self._tool(call.tool.name, arguments, owner)
+            found = await self._tools[call.tool.name](call)
         except NotFound as error:
             return Answer(body={"content": [{"type": "text", "text": error.message}], "isError": True}, is_error=True)
         return Answer(
@@ -161,38 +55,98 @@ class RunsExecutor:
             }
         )
 
-    async def _tool(self, name: str, arguments: JsonObject, owner: Principal) -> JsonObject:
-        if name == "list":
-            runs = await self._log.runs(
-                principal=owner.key, limit=arguments.get("limit", 20), before=arguments.get("before")
-            )
-            return {"runs": runs}
-        if name == "read":
-            return await self._read(arguments["run"], owner, arguments.get("after", 0), arguments.get("limit", 100))
-        if name == "search":
-            if run := arguments.get("run"):
-                await self._own_run(run, owner)
-            events = await self._log.search(
-                arguments["query"], principal=owner.key, run=arguments.get("run"), limit=arguments.get("limit", 20)
-            )
-            shown, more = _fitting([for_caller(event) for event in events])
-            words = _words(arguments["query"])
-            return {"events": [event for event in shown if _holds(event, words)], "more": more}
-        return await self._explain(arguments["call"], owner)
-
-    async def _resource(self, uri: str, owner: Principal) -> Answer:
+    async def may_see(self, principal: Principal, entry: Entry, uri: str) -> bool:
+        """Whether the principal may be told of changes of a resource; a run's are for its own principal only."""
+        if entry.server != SERVER:
+            return True
+        if uri.startswith("artifact://") or _EVENT.fullmatch(uri):
+            return False  # artifacts and events never change
         run = uri.removeprefix("run://")
         if run == "latest":
-            newest = await self._log.runs(principal=owner.key, limit=1)
-            if not newest:
-                raise NotFound("you have no run yet", data={"uri": uri})
-            run = newest[0]["id"]
+            return True
         try:
-            page = await self._read(run, owner, 0, PAGE)
+            await self._own_run(run, principal)
+        except NotFound:
+            return False
+        return True
+
+    # --- tools ---
+
+    async def _list(self, call: Call) -> JsonObject:
+        limit, before = call.arguments.get("limit", 20), call.arguments.get("before")
+        return {"runs": await self._log.runs(principal=call.principal.key, limit=limit, before=before)}
+
+    async def _read(self, call: Call) -> JsonObject:
+        arguments = call.arguments
+        return await self._page(
+            arguments["run"], call.principal, arguments.get("after", 0), arguments.get("limit", 100)
+        )
+
+    async def _search(self, call: Call) -> JsonObject:
+        arguments = call.arguments
+        if run := arguments.get("run"):
+            await self._own_run(run, call.principal)
+        events = await self._log.search(
+            arguments["query"], principal=call.principal.key, run=run, limit=arguments.get("limit", 20)
+        )
+        shown, more = fitting([for_caller(event) for event in events])
+        words = words_of(arguments["query"])
+        return {"events": [event for event in shown if holds(event, words)], "more": more}
+
+    async def _explain(self, call: Call) -> JsonObject:
+        wanted = call.arguments["call"]
+        await self._own_call(wanted, call.principal)
+        return await refusal_of(self._log, wanted)
+
+    async def _why_refused(self, call: Call) -> JsonObject:
+        wanted = call.arguments.get("call") or await self._log.newest_refusal(principal=call.principal.key)
+        if wanted is None:
+            raise NotFound("no call of yours was refused in your newest runs")
+        await self._own_call(wanted, call.principal)
+        return await refusal_of(self._log, wanted)
+
+    async def _runtime_query(self, call: Call) -> JsonObject:
+        run = await self._own_run(call.arguments.get("run") or call.asked_in or call.run, call.principal)
+        return await self._standing.query(call, run, calls=call.arguments.get("calls", 20))
+
+    async def _why(self, call: Call) -> JsonObject:
+        sha256 = call.arguments["artifact"].removeprefix("artifact://")
+        return await self._log.why(sha256, principal=call.principal.key)
+
+    async def _influence(self, call: Call) -> JsonObject:
+        return await self._log.influence(call.arguments["run"], call.arguments["seq"], principal=call.principal.key)
+
+    # --- resources ---
+
+    async def _resource(self, uri: str, owner: Principal) -> Answer:
+        try:
+            if found := _WHY.fullmatch(uri):
+                return _json(uri, await self._log.why(found[1], principal=owner.key))
+            if uri.startswith("artifact://"):
+                return await self._artifact(uri, owner)
+            if found := _EVENT.fullmatch(uri):
+                return _json(uri, await self._event(found[1], int(found[2]), owner, influence=bool(found[3])))
+            return _json(uri, await self._page(await self._named(uri, owner), owner, 0, PAGE))
         except NotFound as error:
             raise NotFound("there is no such resource", data={"uri": uri}) from error
-        text = canonical(page).decode()
-        return Answer(body={"contents": [{"uri": uri, "mimeType": "application/json", "text": text}]})
+
+    async def _named(self, uri: str, owner: Principal) -> str:
+        run = uri.removeprefix("run://")
+        if run != "latest":
+            return run
+        newest = await self._log.runs(principal=owner.key, limit=1)
+        if not newest:
+            raise NotFound("you have no run yet")
+        return str(newest[0]["id"])
+
+    async def _event(self, run: str, seq: int, owner: Principal, *, influence: bool) -> JsonObject:
+        if influence:
+            return await self._log.influence(run, seq, principal=owner.key)
+        await self._own_run(run, owner)
+        async for event in self._log.read(run, after=seq - 1, limit=1):
+            if event.seq == seq:
+                return for_caller(event)
+        raise NotFound("there is no such event")
 
     async def _artifact(self, uri: str, owner: Principal) -> Answer:
         """The bytes as they are: text where they are UTF-8 and say so, else base64. Nothing is interpreted here."""
@@ -209,90 +163,29 @@ class RunsExecutor:
             shown["blob"] = base64.b64encode(data).decode()
         return Answer(body={"contents": [shown]})
 
-    async def _read(self, run: str, owner: Principal, after: int, limit: int) -> JsonObject:
-        facts = await self._own_run(run, owner)
-        events, more = _fitting([for_caller(event) async for event in self._log.read(run, after=after, limit=limit)])
-        return {"run": facts, "events": events, "more": more}
+    # --- what is whose ---
 
-    async def may_see(self, principal: Principal, entry: Entry, uri: str) -> bool:
-        """Whether the principal may be told of changes of a resource; a run's are for its own principal only."""
-        if entry.server != SERVER:
-            return True
-        if uri.startswith("artifact://"):
-            return False  # artifacts never change
-        run = uri.removeprefix("run://")
-        if run == "latest":
-            return True
-        try:
-            await self._own_run(run, principal)
-        except NotFound:
-            return False
-        return True
+    async def _page(self, run: str, owner: Principal, after: int, limit: int) -> JsonObject:
+        facts = await self._own_run(run, owner)
+        events, more = fitting([for_caller(event) async for event in self._log.read(run, after=after, limit=limit)])
+        return {"run": facts, "events": events, "more": more}
 
     async def _own_run(self, run: str, owner: Principal) -> JsonObject:
         """Return the run's facts; another principal's run and a missing one give the same answer."""
-        facts = await self._log.get_run(run)
+        try:
+            facts = await self._log.get_run(run)
+        except NotFound:
+            facts = {}
         if facts.get("principal") != owner.key:
             raise NotFound(f"there is no run {run!r} of yours")
         return facts
 
-    async def _explain(self, call_id: str, owner: Principal) -> JsonObject:
-        events = await self._log.find_call(call_id)
+    async def _own_call(self, call: str, owner: Principal) -> None:
+        events = await self._log.find_call(call)
         asked = next((event for event in events if event.kind == "tool_call"), None)
         if asked is None or asked.actor != owner.key:
-            raise NotFound(f"there is no call {call_id!r} of yours")
-        ended = next((event for event in reversed(events) if event.kind in ("tool_result", "tool_error")), None)
-        story: JsonObject = {"call": call_id, "name": (asked.payload or {}).get("name"), "at": iso_time(asked.at_ns)}
-        if ended is None:
-            return {**story, "state": "open"}
-        payload = ended.payload or {}
-        if ended.kind == "tool_result":
-            return {**story, "state": "answered", "is_error": payload.get("is_error", False)}
-        code = str(payload.get("code", ""))
-        entry = CATALOGUE.get(code)
-        return {
-            **story,
-            "state": "not answered",
-            "code": code,
-            "message": payload.get("message"),
-            "meaning": entry.meaning if entry else "",
-            "next_step": entry.recovery if entry else "",
-        }
+            raise NotFound(f"there is no call {call!r} of yours")
 
 
-def _fitting(events: list[JsonObject]) -> tuple[list[JsonObject], bool]:
-    """Return the events from the first on that fit into one answer, and whether some were left out."""
-    kept: list[JsonObject] = []
-    room = PAGE_BYTES
-    for event in events:
-        room -= len(canonical(event))
-        if room < 0 and kept:
-            return kept, True
-        kept.append(event)
-    return kept, False
-
-
-def _words(query: str) -> list[str]:
-    return re.findall(r"\w+", query.casefold())
-
-
-def _holds(event: JsonObject, words: list[str]) -> bool:
-    """Whether what the caller may see holds the words: the index also holds what only operators see."""
-    text = canonical(event).decode().casefold()
-    return all(word in text for word in words)
-
-
-def for_caller(event: RunEvent) -> JsonObject:
-    """An event as its own caller sees it: rules, requests and details of a decision are for operators.
-
-    A missing tool and a forbidden one leave the same view.
-    """
-    shown = event.model_dump(include={"run", "seq", "kind", "code", "call", "parent", "actor"})
-    shown["at"] = iso_time(event.at_ns)
-    payload = dict(event.payload) if event.payload is not None else None
-    if payload is not None and event.kind == "tool_error":
-        payload.pop("detail", None)
-    if payload is not None and event.kind == "system_event" and event.code in ("policy_decided", "access_refused"):
-        payload = {key: payload[key] for key in ("code", "verdict", "method", "target") if key in payload}
-    shown["payload"] = payload
-    return shown
+def _json(uri: str, value: JsonObject) -> Answer:
+    return Answer(body={"contents": [{"uri": uri, "mimeType": "application/json", "text": canonical(value).decode()}]})

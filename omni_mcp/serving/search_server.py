@@ -27,7 +27,7 @@ CALL_TOOL = public_name(SERVER, "call_tool")
 
 FOUND_LIMIT = 20
 FOUND_BYTES = 128 * 1024  # of definitions in one answer; what does not fit is named without its schema
-INDEXES_KEPT = 16  # profiles
+INDEXES_KEPT = 16  # profiles of projects
 SLICE = 16  # tools asked of the policy at once
 TURN_S = 0.005  # then other clients get theirs
 SHOWN = ("title", "description", "inputSchema", "annotations")
@@ -90,14 +90,14 @@ class SearchableCatalog:
         """As the other's: the two tools only change with the package."""
         return self._catalog.version
 
-    def find(self, profile: str, kind: CallKind, name: str) -> Entry | None:
+    def find(self, profile: str, kind: CallKind, name: str, *, project: str = "") -> Entry | None:
         """As the port."""
         own = OWN.get(name) if kind == "tool" else None
-        return own or self._catalog.find(profile, kind, name)
+        return own or self._catalog.find(profile, kind, name, project=project)
 
-    def entries(self, profile: str, kind: str) -> list[tuple[str, Entry]]:
+    def entries(self, profile: str, kind: str, *, project: str = "") -> list[tuple[str, Entry]]:
         """As the port, without the two tools."""
-        found = self._catalog.entries(profile, kind)
+        found = self._catalog.entries(profile, kind, project=project)
         return [pair for pair in found if pair[0] not in OWN] if kind == "tool" else found
 
     def get(self, kind: str, server: str, name: str) -> Entry | None:
@@ -112,7 +112,7 @@ class SearchExecutor:
     def __init__(self, catalog: Catalog, policy: Policy) -> None:
         self._catalog = catalog
         self._policy = policy
-        self._indexes: OrderedDict[str, tuple[str, ToolIndex]] = OrderedDict()
+        self._indexes: OrderedDict[tuple[str, str], tuple[str, ToolIndex]] = OrderedDict()
         self._building = asyncio.Lock()
 
     async def execute(self, call: Call) -> Answer:
@@ -120,7 +120,7 @@ class SearchExecutor:
         assert call.tool is not None
         if call.tool.name != "search_tools":
             return _said(f"{CALL_TOOL} calls the tools that {SEARCH_TOOLS} finds; it cannot call itself")
-        index = await self._index(call.profile)
+        index = await self._index(call.profile, call.principal.project)
         visible = await self._visible(call.principal, index)
         limit = call.arguments.get("limit", 5)
         places = await asyncio.to_thread(index.find, call.arguments["query"], visible, limit + 1)
@@ -130,14 +130,15 @@ class SearchExecutor:
         text = {"type": "text", "text": canonical(found).decode()}
         return Answer(body={"content": [text], "structuredContent": found, "isError": False})
 
-    async def _index(self, profile: str) -> ToolIndex:
+    async def _index(self, profile: str, project: str) -> ToolIndex:
+        key = profile, project
         async with self._building:
             version = self._catalog.version
-            made = self._indexes.get(profile)
+            made = self._indexes.get(key)
             if made is None or made[0] != version:
-                named = self._catalog.entries(profile, "tool")
-                made = self._indexes[profile] = version, await asyncio.to_thread(ToolIndex, named)
-            self._indexes.move_to_end(profile)
+                named = self._catalog.entries(profile, "tool", project=project)
+                made = self._indexes[key] = version, await asyncio.to_thread(ToolIndex, named)
+            self._indexes.move_to_end(key)
             while len(self._indexes) > INDEXES_KEPT:
                 self._indexes.popitem(last=False)
             return made[1]

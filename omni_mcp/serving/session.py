@@ -53,6 +53,7 @@ class Session:
         self.client = ClientFacts(transport=transport)
         self.log_level = "info"
         self.run: str | None = None
+        self.thread: str | None = None  # which its runs belong to
         self.run_users: Counter[str] = Counter()  # requests under way by run: a full run makes way for another
         self.opening = asyncio.Lock()
         self.calls: dict[RequestId, asyncio.Task[Reply]] = {}

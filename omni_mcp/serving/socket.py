@@ -1,8 +1,8 @@
 """The local socket: mode 0600 in a directory of ours, the kernel says who calls, one hello line, then MCP lines.
 
 A connection begins with one line of JSON, either a hello (`{"omni": 1, "agent", "profile", "server", "version"}`) or,
-for the command line, a control request (`{"omni": 1, "control": "status" | "ping" | "drain"}`). Both are answered with
-one line; after the answer to a hello the connection carries MCP.
+for the command line, a control request (`{"omni": 1, "control": "status" | "ping" | "drain"}`, or `"replay"` with
+`"arguments"`). Both are answered with one line; after the answer to a hello the connection carries MCP.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -45,6 +46,7 @@ _HELLO_FIELDS = {"omni", "agent", "profile", "server", "version"}
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Principal, str], Awaitable[None]]
 Control = Callable[[], Awaitable[JsonObject]]
+Work = Callable[[JsonObject], Awaitable[JsonObject]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,9 @@ class SocketFace:
 
     def __init__(
         self, serve: Serve, control: Mapping[str, Control], *, about: JsonObject, own_uid: int, limits: SocketLimits,
-        has_profile: Callable[[str], bool],
+        has_profile: Callable[[str], bool], work: Mapping[str, Work],
     ) -> None:  # fmt: skip
+        self._work = work
         self._serve = serve
         self._control = control
         self._about = {"omni": PROTOCOL, "pid": os.getpid(), **about}
@@ -178,8 +181,11 @@ class SocketFace:
     async def _answer_control(self, writer: asyncio.StreamWriter, request: JsonObject) -> None:
         name = request["control"]
         handler = self._control.get(name) if isinstance(name, str) else None
-        if handler is None or set(request) != {"omni", "control"}:
-            raise BadRequest(f"no such control request; there are: {', '.join(sorted(self._control))}")
+        fields = {"omni", "control"}
+        if isinstance(name, str) and name in self._work and isinstance(request.get("arguments"), dict):
+            handler, fields = partial(self._work[name], request["arguments"]), {*fields, "arguments"}
+        if handler is None or set(request) != fields:
+            raise BadRequest(f"no such control request; there are: {', '.join(sorted({*self._control, *self._work}))}")
         try:
             answer = await handler()
         except OmniError:
@@ -224,12 +230,14 @@ async def serve_socket(
     *,
     about: JsonObject,
     has_profile: Callable[[str], bool] = lambda name: True,
+    work: Mapping[str, Work] | None = None,
     own_uid: int | None = None,
     limits: SocketLimits | None = None,
 ) -> AsyncIterator[SocketFace]:
     """Listen at *path* until the context is left; *serve* gets each client's streams, principal and profile.
 
-    *about* is part of every answer: the gateway's version, and whether a client started it.
+    *about* is part of every answer: the gateway's version, and whether a client started it. *work* are the control
+    requests that take arguments.
 
     Raises:
         ConfigError: the directory is open to others, or no socket can be made there.
@@ -237,7 +245,7 @@ async def serve_socket(
     """
     face = SocketFace(
         serve, control, about=about, own_uid=os.getuid() if own_uid is None else own_uid,
-        limits=limits or SocketLimits(), has_profile=has_profile,
+        limits=limits or SocketLimits(), has_profile=has_profile, work=work or {},
     )  # fmt: skip
     lock = _take_place(path)
     try:

@@ -38,6 +38,7 @@ SETTINGS = {
 }
 MODERN = "2026-07-28"
 OLD = "2025-11-25"
+INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -137,7 +138,7 @@ def bench_gateway(*, tools: int = 1) -> Iterator[Running]:
 @contextmanager
 def floor_server(*, behind: int = 0) -> Iterator[tuple[int, int]]:
     """Run a floor: an echo, or a relay in front of the server at port *behind*. Yields its port and pid."""
-    with _listening() as (port, handle):
+    with listening() as (port, handle):
         command = [sys.executable, "-m", "tests.bench.gateway", "--socket", str(handle), "--relay", str(behind)]
         process = subprocess.Popen(command, pass_fds=[handle], env={**os.environ, "PYTHONPATH": str(ROOT)})
         try:
@@ -148,7 +149,7 @@ def floor_server(*, behind: int = 0) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _listening() -> Iterator[tuple[int, int]]:
+def listening() -> Iterator[tuple[int, int]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
@@ -161,24 +162,49 @@ def _listening() -> Iterator[tuple[int, int]]:
 class HttpClient:
     """One kept connection that asks one thing at a time."""
 
-    def __init__(self, port: int, *, token: str = "", version: str = MODERN) -> None:
+    def __init__(self, port: int, *, token: str = "", version: str = MODERN, path: str = "/mcp") -> None:
         self._port = port
+        self._path = path
         self._token = token
         self.version = version
         self._session = ""
         self._number = 0
+        self.is_open = False
 
     async def open(self) -> None:
         """Connect, and shake hands if the version does that."""
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.is_open = True
         if self.version == OLD:
             info = {"name": "bench", "version": "1"}
             await self.ask("initialize", {"protocolVersion": OLD, "capabilities": {}, "clientInfo": info})
+            self._writer.write(
+                self.framed(INITIALIZED, f"Mcp-Session-Id: {self._session}\r\n" if self._session else "")
+            )
+            await self._read_answer(202)
 
     async def close(self) -> None:
         """Hang up."""
         self._writer.close()
         await self._writer.wait_closed()
+
+    def reset(self) -> None:
+        """Hang up as a client does whose process has gone."""
+        self._writer.transport.abort()
+
+    async def end_session(self) -> None:
+        """Say goodbye to the session of the handshake."""
+        self._writer.write(self.head("DELETE").encode())
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 2"), head
+
+    def head(self, verb: str) -> str:
+        """Return a request without a body, for the session."""
+        return (
+            f"{verb} /mcp HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAccept: text/event-stream\r\n"
+            f"Authorization: Bearer {self._token}\r\nMCP-Protocol-Version: {self.version}\r\n"
+            f"Mcp-Session-Id: {self._session}\r\n\r\n"
+        )
 
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Send one request and return its reply."""
@@ -197,28 +223,40 @@ class HttpClient:
 
     async def post(self, body: bytes, routing: str) -> bytes:
         """Send one body with further headers and return the body of the answer."""
+        self._writer.write(self.framed(body, routing))
+        return await self._read_body()
+
+    def framed(self, body: bytes, routing: str) -> bytes:
+        """Return the whole request."""
         head = (
-            f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
+            f"POST {self._path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
             f"Accept: application/json, text/event-stream\r\nAuthorization: Bearer {self._token}\r\n"
             f"Content-Length: {len(body)}\r\n{routing}\r\n"
         )
-        self._writer.write(head.encode() + body)
-        return await self._read_body()
+        return head.encode() + body
 
     async def _read_body(self) -> bytes:
+        media_type, body = await self._read_answer(200)
+        if media_type != "text/event-stream":
+            return body
+        return next(line[5:] for line in body.splitlines() if line.startswith(b"data:") and line[5:].strip())
+
+    async def _read_answer(self, status: int) -> tuple[str, bytes]:
+        """Return media type and body of an answer that has to have this status."""
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
         pairs = (line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         fields = {name.lower(): value for name, value in pairs}
-        assert head.startswith("HTTP/1.1 200"), head
+        assert head.startswith(f"HTTP/1.1 {status}"), head
         self._session = fields.get("mcp-session-id", self._session)
-        if "content-length" in fields:
-            return await self._reader.readexactly(int(fields["content-length"]))
+        media_type = fields.get("content-type", "").partition(";")[0]
+        if "chunked" not in fields.get("transfer-encoding", ""):
+            return media_type, await self._reader.readexactly(int(fields.get("content-length", 0)))
         body = b""
         while size := int((await self._reader.readline()).strip(), 16):
             body += await self._reader.readexactly(size)
             await self._reader.readexactly(2)
         await self._reader.readline()
-        return next(line[5:] for line in body.splitlines() if line.startswith(b"data:") and line[5:].strip())
+        return media_type, body
 
 
 class ShimClient:

@@ -236,14 +236,15 @@ async def test_no_tool_or_resource_over_the_record_shows_one_principal_what_is_a
         assert client.run is not None
         known: dict[str, Any] = {
             "run": client.run, "query": MARK, "text": MARK, "artifact": kept["sha256"], "sha256": kept["sha256"],
-            "call": [e.call for e in await here.events() if e.kind == "tool_call" and e.run == client.run][-1],
+            "call": [e.call for e in await here.events() if e.kind == "tool_call" and e.run == client.run][-1], "seq": 4,
         }  # fmt: skip
         special = {("artifact_query", "query"): "$.rows[7].mark"}
         seen = {}
         for entry in here.gateway.catalog.all_entries():
             if entry.kind == "tool" and (entry.server == "runs" or entry.name.startswith("artifact_")):
-                needs = entry.definition["inputSchema"].get("required", [])
-                assert set(needs) <= set(known), entry.key
+                takes = entry.definition["inputSchema"]
+                needs = {*takes.get("required", []), *({"run", "call"} & takes["properties"].keys())}
+                assert needs <= set(known), entry.key
                 arguments = {key: special.get((entry.name, key), known[key]) for key in needs}
                 request = ("tools/call", {"name": f"{entry.server}__{entry.name}", "arguments": arguments})
             elif entry.server == "runs":

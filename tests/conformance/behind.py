@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from omni_mcp.config import Settings
 from omni_mcp.contracts.call import Era
 from omni_mcp.daemon import Opener
-from omni_mcp.engines.upstream.settings import UpstreamSettings
 from omni_mcp.gateway import Gateway
 from omni_mcp.paths import Home
+from omni_mcp.server_definition import ServerDefinition
 from tests.conformance.definitions import SERVER, WATCHED
 from tests.matrix.front import ROOT, in_front_of
 
@@ -52,22 +52,22 @@ def opener_for(road: Road) -> Opener:
         async with _server(road) as behind:
             eras: dict[str, Era] = {SERVER: "handshake"} if road.era == "handshake" else {}
             async with in_front_of({SERVER: behind}, settings, home, eras=eras) as (gateway, pool):
-                pool.watch(SERVER, "", WATCHED)
+                await pool.watch(SERVER, "", WATCHED)
                 yield gateway
 
     return opened
 
 
 @asynccontextmanager
-async def _server(road: Road) -> AsyncIterator[UpstreamSettings]:
+async def _server(road: Road) -> AsyncIterator[ServerDefinition]:
     if road.transport == "stdio":
-        yield UpstreamSettings(command=COMMAND[0], args=(*COMMAND[1:], "stdio"))
+        yield ServerDefinition(command=COMMAND[0], args=(*COMMAND[1:], "stdio"))
         return
     process = await asyncio.create_subprocess_exec(*COMMAND, "http", stdout=subprocess.PIPE, cwd=ROOT)
     try:
         assert process.stdout is not None
         port = int(await process.stdout.readline())
-        yield UpstreamSettings(url=f"http://127.0.0.1:{port}/mcp")
+        yield ServerDefinition(url=f"http://127.0.0.1:{port}/mcp")
     finally:
         process.terminate()
         await process.wait()

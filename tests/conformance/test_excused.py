@@ -17,7 +17,7 @@ def scenario(name: str, *, failed: int) -> Scenario:
 def test_no_more_is_excused_than_was_when_each_reason_was_looked_up() -> None:
     """Whoever adds a row changes these numbers, and says why."""
     rows = load_excuses()
-    assert (len(rows), sum(len(row.roads) * len(row.scenarios) for row in rows)) == (5, 10)
+    assert (len(rows), sum(len(row.roads) * len(row.scenarios) for row in rows)) == (4, 8)
 
 
 def test_every_row_names_roads_that_there_are_and_a_reason() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from omni_mcp.config import Settings
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import ALLOW_ALL, home_in, write_private
 from tests.matrix.caller import Json, Refused
 from tests.matrix.client import MODERN, Client
@@ -71,7 +71,7 @@ async def run(url: str) -> None:
     with tempfile.TemporaryDirectory(prefix="omni-l-") as place:
         home = home_in(Path(place))
         write_private(home.policies / "test.cedar", ALLOW_ALL)
-        servers = {SERVER: UpstreamSettings(url=url)}
+        servers = {SERVER: ServerDefinition(url=url)}
         async with in_front_of(servers, Settings(), home) as (gateway, _):
             client = Client(version, LinesRoad(gateway))
             client.answers["elicitation/create"] = consent

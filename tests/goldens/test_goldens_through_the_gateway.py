@@ -27,8 +27,16 @@ SHIPPED: dict[str, ToolManifest] = {
 }
 IN_PROCESS = {
     ("tool", "runs", "list"), ("tool", "runs", "read"), ("tool", "runs", "search"), ("tool", "runs", "explain"),
+    ("tool", "runs", "why_refused"), ("tool", "runs", "runtime_query"), ("tool", "runs", "why"),
+    ("tool", "runs", "influence"),
     ("resource", "runs", "run://latest"), ("resource_template", "runs", "run://{run}"),
-    ("resource_template", "runs", "artifact://{sha256}"),
+    ("resource_template", "runs", "run://{run}/{seq}"), ("resource_template", "runs", "run://{run}/{seq}/influence"),
+    ("resource_template", "runs", "artifact://{sha256}"), ("resource_template", "runs", "artifact://{sha256}/why"),
+    ("tool", "memory", "remember"), ("tool", "memory", "share"), ("tool", "memory", "recall"),
+    ("tool", "memory", "list"), ("tool", "memory", "revise"), ("tool", "memory", "forget"),
+    ("tool", "memory", "promote"), ("tool", "memory", "duplicates"),
+    ("resource", "memory", "memory://latest"), ("resource_template", "memory", "memory://{id}"),
+    ("tool", "messages", "say"),
     ("tool", "tools", "search_tools"), ("tool", "tools", "call_tool"),
 }  # fmt: skip
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from omni_mcp.contracts.errors import PinMissing
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.contracts.lock import Lock
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.engines.catalog.lock import EVENTS_PER_SERVER, LockedSource
 from omni_mcp.engines.catalog.lockfile import LockFile
@@ -212,53 +208,6 @@ async def test_of_two_definitions_of_one_name_neither_is_served_where_one_is_not
         world.accept()
         world.changes(tool(), tool(description="Another."))
         assert await world.listed() == []
-
-
-def by_version(source: LockedSource) -> list[tuple[str, str]]:
-    return [(entry.version, entry.definition["description"]) for entry in source.load()]
-
-
-def test_accepted_versions_stand_side_by_side_and_a_pinned_project_keeps_its_own(tmp_path: Path) -> None:
-    first, second = tool(description="First."), tool(description="Second.")
-    server, lock = Server(first), LockFile(tmp_path / "omni.lock")
-    source = LockedSource(server, lock, launch_of=server.launch_of)
-    source.load()
-    answer(lock, source, (), READ_ONLY)
-    server.offers(first, second)
-    source.load()
-    answer(lock, source, (), READ_ONLY)
-    lock.edit(lambda now: with_pin(now, "old", "1"))
-
-    assert by_version(source) == [("2", "Second.")]
-    [in_force] = source.load()
-    assert source.get_pinned(in_force, "new").definition == second
-    assert source.get_pinned(in_force, "old").definition == first
-
-    server.offers(second)
-    [in_force] = source.load()
-    with pytest.raises(PinMissing):
-        source.get_pinned(in_force, "old")
-    assert source.get_pinned(in_force, "new").definition == second
-
-
-def test_a_pin_to_a_version_that_was_taken_out_of_the_lock_is_missing(tmp_path: Path) -> None:
-    server, lock = Server(tool()), LockFile(tmp_path / "omni.lock")
-    source = LockedSource(server, lock, launch_of=server.launch_of)
-    source.load()
-    answer(lock, source, (), READ_ONLY)
-    lock.edit(lambda now: with_pin(now, "old", "7"))
-    [in_force] = source.load()
-    assert source.find_pinned(in_force, "old") is None
-    assert source.find_pinned(in_force, "new") is in_force
-
-
-def with_pin(lock: Lock, project: str, version: str) -> Lock:
-    """The lock with a pin, as a person writes it into the file."""
-    data = lock.model_dump(mode="json")
-    item = data["servers"]["notes"]["items"]["tool/look"]
-    item["pins"] = {project: version}
-    item["last_version"] = max(item["last_version"], int(version))
-    return Lock.model_validate(data)
 
 
 async def test_a_server_that_changes_for_ever_fills_no_log(canary: Canary, tmp_path: Path) -> None:

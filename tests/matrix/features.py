@@ -22,7 +22,7 @@ class Cell:
 
     pair: Pair
     client: Caller
-    watch: Callable[[str], None] = field(repr=False)
+    watch: Callable[[str], Awaitable[None]] = field(repr=False)
 
     def tool(self, name: str) -> str:
         """Return a tool's public name."""
@@ -131,7 +131,7 @@ async def subscribe(cell: Cell) -> None:
     """A subscriber hears of an update, under the URI that it subscribed to."""
     uri = await cell.uri(WATCHED)
     cell.client.notes.clear()
-    cell.watch(WATCHED)
+    await cell.watch(WATCHED)
     await cell.client.subscribe(uri)
     async with asyncio.timeout(LIMIT_S):
         while not any(told["uri"] == uri for told in cell.client.heard("notifications/resources/updated")):

@@ -17,12 +17,13 @@ from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.pool import Hooks, Known, Upstreams, open_upstreams
-from omni_mcp.engines.upstream.settings import UpstreamSettings
 from omni_mcp.engines.upstream.wire.lines import PipeChild
 from omni_mcp.gateway import Gateway
 from omni_mcp.paths import Home
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import HARMLESS, WAIT_S
-from omni_mcp.upstreams import News, own_uri
+from omni_mcp.upstreams.behind import own_uri
+from omni_mcp.upstreams.news import News
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CALL_LIMIT_S = 30
@@ -34,9 +35,8 @@ class Children:
 
     started: list[asyncio.subprocess.Process] = field(default_factory=list)
 
-    async def launch(self, name: str, settings: UpstreamSettings, environment: Mapping[str, str]) -> PipeChild:
+    async def launch(self, name: str, settings: ServerDefinition, environment: Mapping[str, str]) -> PipeChild:
         """As `pool.Launch`."""
-        assert settings.command is not None
         process = await asyncio.create_subprocess_exec(
             settings.command, *settings.args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}, cwd=ROOT,
@@ -53,7 +53,7 @@ def accepted(entry: Entry) -> Entry:
 
 @asynccontextmanager
 async def in_front_of(
-    servers: Mapping[str, UpstreamSettings], settings: Settings, home: Home, *, eras: Mapping[str, Era] | None = None,
+    servers: Mapping[str, ServerDefinition], settings: Settings, home: Home, *, eras: Mapping[str, Era] | None = None,
     timing: Timing | None = None,
 ) -> AsyncIterator[tuple[Gateway, Upstreams]]:  # fmt: skip
     """Open a gateway in front of *servers*, with their lists fetched once.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omni_mcp.contracts.call import Era
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from tests.matrix.caller import Caller
 from tests.matrix.front import ROOT
 from tests.matrix.node_client import CLIENT, SERVER, NodeClient, node_command
@@ -65,19 +65,19 @@ class ServerMade:
         return {} if self.end.modern else {self.end.name: "handshake"}
 
     @asynccontextmanager
-    async def serve(self, node: Node | None, place: Path) -> AsyncIterator[UpstreamSettings]:
+    async def serve(self, node: Node | None, place: Path) -> AsyncIterator[ServerDefinition]:
         """Run it, if the gateway does not start it itself; yields where it is."""
         if self.transport == "stdio":
             command: tuple[str, ...] = (*PYTHON, "stdio")
             if self.made != "python":
                 assert node is not None
                 command = tuple(node_command(node, SERVER, place))
-            yield UpstreamSettings(command=command[0], args=command[1:])
+            yield ServerDefinition(command=command[0], args=command[1:])
             return
         process = await asyncio.create_subprocess_exec(*PYTHON, "http", stdout=subprocess.PIPE, cwd=ROOT)
         try:
             assert process.stdout is not None
-            yield UpstreamSettings(url=f"http://127.0.0.1:{int(await process.stdout.readline())}/mcp")
+            yield ServerDefinition(url=f"http://127.0.0.1:{int(await process.stdout.readline())}/mcp")
         finally:
             process.terminate()
             await process.wait()

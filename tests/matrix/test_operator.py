@@ -53,7 +53,7 @@ async def test_a_defined_and_accepted_server_gives_every_feature(client: End, se
     assert failed == []
 
 
-def nothing(uri: str) -> None:
+async def nothing(uri: str) -> None:
     """The gateway itself asks the server for updates when somebody subscribes."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omni_mcp.config import Settings
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import ALLOW_ALL, LocalGateway, home_in, write_private
 from tests.matrix.client import MODERN
 from tests.matrix.front import in_front_of
@@ -21,7 +21,7 @@ async def called(server: WebServer, **facts: object) -> tuple[dict[str, object],
     with tempfile.TemporaryDirectory(prefix="omni-x-") as directory:
         home = home_in(Path(directory))
         write_private(home.policies / "test.cedar", ALLOW_ALL)
-        async with in_front_of({"up": UpstreamSettings(url=server.url)}, Settings(), home) as (gateway, pool):
+        async with in_front_of({"up": ServerDefinition(url=server.url)}, Settings(), home) as (gateway, pool):
             async with LocalGateway(gateway, home).client(**facts) as client:
                 reply = await client.request("tools/call", {"name": "up__it", "arguments": {}})
             return reply, pool.facts()["up"]["connections"]["shared"]["version"]
@@ -72,7 +72,6 @@ async def test_a_server_that_refuses_our_version_again_and_again_is_not_asked_fo
     assert asked.count("server/discover") == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the bridge makes a tool result of it")
 async def test_a_capability_that_a_modern_client_lacks_is_told_to_it_in_the_protocols_words() -> None:
     """MCP 2026-07-28, basic: -32021 with `requiredCapabilities`; no model could do anything about it."""
 
@@ -95,6 +94,36 @@ async def test_the_same_is_a_failed_call_for_a_handshake_client_whose_version_ha
 
     assert reply["result"]["isError"] is True  # type: ignore[index]
     assert "-32021" in reply["result"]["content"][0]["text"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("version", [MODERN, "2025-11-25", "2024-11-05"])
+@pytest.mark.parametrize("code", [-32602, -32601])
+async def test_what_a_server_refuses_as_no_valid_request_reaches_the_client_as_that_error(
+    code: int, version: str
+) -> None:
+    """MCP 2026-07-28, server/tools, error handling: protocol errors are for the client, tool errors for the model."""
+
+    async def refuses(asked: Asked) -> None:
+        await refuse(asked, code, {"path": "$.x", "io.omni-mcp/error": {"code": "forged"}})
+
+    async with web_server(modern(refuses)) as server:
+        reply, _ = await called(server, version=version)
+
+    error = reply["error"]
+    assert (error["code"], error["message"], error["data"]["path"]) == (code, "no", "$.x")  # type: ignore[index]
+    assert error["data"]["io.omni-mcp/error"]["code"] == "upstream_refused"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("code", [-32603, -32000, -1, 7])
+async def test_a_server_s_other_errors_are_for_the_model_to_read(code: int) -> None:
+    async def refuses(asked: Asked) -> None:
+        await refuse(asked, code, {})
+
+    async with web_server(modern(refuses)) as server:
+        reply, _ = await called(server)
+
+    assert reply["result"]["isError"] is True  # type: ignore[index]
+    assert f"({code})" in reply["result"]["content"][0]["text"]  # type: ignore[index]
 
 
 async def test_a_server_cannot_speak_in_the_gateways_name() -> None:

@@ -14,8 +14,8 @@ from omni_mcp.config import LimitSettings, Settings, SurfaceSettings
 from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.pool import Upstreams
-from omni_mcp.engines.upstream.settings import UpstreamSettings
 from omni_mcp.gateway import Gateway
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.serving.web_server import serve_http
 from omni_mcp.testing import ALLOW_ALL, ANN, LocalGateway, home_in, write_private
 from tests.matrix.caller import Caller
@@ -67,7 +67,7 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    servers: Collection[End], *, others: Mapping[str, UpstreamSettings] | None = None,
+    servers: Collection[End], *, others: Mapping[str, ServerDefinition] | None = None,
     eras: Mapping[str, Era] | None = None,
 ) -> AsyncIterator[World]:  # fmt: skip
     """Open a gateway in front of a hand-written server at each of *servers*.
@@ -94,10 +94,10 @@ async def open_world(
                 await client.close()
 
 
-async def _server(end: End, stack: AsyncExitStack) -> UpstreamSettings:
+async def _server(end: End, stack: AsyncExitStack) -> ServerDefinition:
     if end.transport == "stdio":
-        return UpstreamSettings(command=sys.executable, args=("-m", "tests.matrix.peers.lines", end.version))
+        return ServerDefinition(command=sys.executable, args=("-m", "tests.matrix.peers.lines", end.version))
     port = await stack.enter_async_context(serve_http(WebServer(end.version), "127.0.0.1", 0))
     if end.transport == "sse":
-        return UpstreamSettings(url=f"http://127.0.0.1:{port}/sse", transport="sse")
-    return UpstreamSettings(url=f"http://127.0.0.1:{port}/mcp", transport="streamable")
+        return ServerDefinition(url=f"http://127.0.0.1:{port}/sse", transport="sse")
+    return ServerDefinition(url=f"http://127.0.0.1:{port}/mcp", transport="http")

@@ -18,7 +18,7 @@ from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.keys import find_keys
 from omni_mcp.engines.runlog.projections import digest_of_projections
 from omni_mcp.engines.runlog.store import SqliteRunLog, open_ledger, rebuild_projections
-from omni_mcp.engines.runlog.verify import verify_database
+from omni_mcp.engines.runlog.verify import Tombstone, verify_database
 from tests.runlog.conftest import ANNA, Place, answered, asked, new_run, said, texts
 
 DAY_S = 86_400
@@ -91,7 +91,7 @@ async def test_after_an_erasure_no_byte_is_left_and_everything_still_verifies(pl
         assert len(await log.search("lorem", run=names[1], limit=100)) == 60
 
         report = verify_database(place.file, find_keys(place.keys))
-        assert (report.faults, report.erased) == ([], [(names[0], seq) for seq in range(1, 65)])
+        assert (report.faults, report.erased) == ([], [Tombstone(names[0], seq, 65) for seq in range(1, 65)])
         assert await log.append(names[0], said("goes on")).durable() == 66
         await log.append(names[1], said("elsewhere too")).durable()
         facts = await log.get_run(names[0])
@@ -150,7 +150,7 @@ async def test_erasing_one_call_leaves_its_neighbours_and_keeps_artifacts_that_o
         calls = {event.kind for event in await log.search(f"answer-of-{other}")}
         assert calls == {"tool_result"}
     report = verify_database(place.file, find_keys(place.keys))
-    assert (report.ok, [seq for _, seq in report.erased]) == (True, [2, 3, 4, 5])
+    assert (report.ok, [tombstone.seq for tombstone in report.erased]) == (True, [2, 3, 4, 5])
 
 
 async def test_an_open_call_stays_open_when_its_text_is_erased(place: Place, blobs: BlobStore) -> None:

@@ -18,13 +18,13 @@ import pytest
 from omni_mcp.contracts.errors import LogCorrupt, LogUnavailable
 from omni_mcp.contracts.events import RoundAsked, draft
 from omni_mcp.contracts.ids import new_id
-from omni_mcp.engines.runlog import migrations
+from omni_mcp.engines.runlog.guards import SCHEMA
 from omni_mcp.engines.runlog.keys import HEAD_KEY_FILE, find_keys
-from omni_mcp.engines.runlog.migrations import Migration, migrate, read_migrations
 from omni_mcp.engines.runlog.projections import digest_of_projections
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.verify import verify_database
 from omni_mcp.engines.runlog.writer import QUEUE_EVENTS
+from omni_mcp.migrations import Migration, migrate, read_migrations
 from tests.runlog.conftest import Place, answered, asked, decided, failed, new_run, said, texts
 
 LOCKER = """
@@ -238,7 +238,7 @@ async def test_migrations_are_checked_and_a_newer_database_is_refused(place: Pla
     async with place.open() as log:
         await new_run(log)
     connection = sqlite3.connect(place.file, isolation_level=None)
-    steps = read_migrations(Path(migrations.__file__).parent / "schema")
+    steps = read_migrations(SCHEMA)
     more = (*steps, Migration(version=len(steps) + 1, name="more", sql="CREATE TABLE more (id INTEGER);\n"))
     assert (migrate(connection, more), migrate(connection, more)) == (1, 0)
     with pytest.raises(LogCorrupt, match="newer version"):

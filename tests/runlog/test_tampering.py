@@ -12,7 +12,6 @@ import pytest
 
 from omni_mcp.contracts.errors import LogCorrupt, LogUnavailable
 from omni_mcp.contracts.events import NO_BODY, RunEvent, chain_hash, header_bytes, payload_digest
-from omni_mcp.engines.runlog.export import export, verify_export
 from omni_mcp.engines.runlog.keys import find_keys
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.verify import Report, verify_database
@@ -230,37 +229,3 @@ async def test_a_run_that_was_cut_short_takes_no_more_events_while_others_do(pla
         with pytest.raises(LogUnavailable):
             await log.append(first, said("more")).durable()
         assert await log.append(second, said("more")).durable() == 6
-
-
-async def test_an_export_verifies_offline_and_names_what_was_done_to_it(place: Place, tmp_path: Path) -> None:
-    first, _ = await _filled(place)
-    keys = find_keys(place.keys)
-    good = tmp_path / "all.jsonl"
-    with good.open("wb") as out:
-        assert export(place.file, out, run=None).events == 10
-    report = verify_export(good, keys)
-    assert (report.ok, report.events, report.scope) == (True, 10, "all")
-    assert report.head == _report(place).head
-    lines = good.read_bytes().splitlines(keepends=True)
-
-    def named(changed: list[bytes]) -> set[tuple[str, int]]:
-        bad = tmp_path / "bad.jsonl"
-        bad.write_bytes(b"".join(changed))
-        return _named(verify_export(bad, None))
-
-    assert (first, 3) in named([*lines[:3], lines[3].replace(b"text 1", b"text 9"), *lines[4:]])
-    assert named([*lines[:3], *lines[4:]]) == {(first, 3)}
-    assert {(first, 3)} <= named([*lines[:3], lines[4], lines[3], *lines[5:]])
-    with pytest.raises(LogCorrupt, match="not complete"):
-        named(lines[:8])
-    with pytest.raises(LogCorrupt):
-        named([*lines[:4], lines[4][:-20]])
-
-
-async def test_an_export_of_one_run_verifies_with_its_own_head(place: Place, tmp_path: Path) -> None:
-    first, _ = await _filled(place)
-    file = tmp_path / "one.jsonl"
-    with file.open("wb") as out:
-        assert export(place.file, out, run=first).events == 5
-    report = verify_export(file, find_keys(place.keys))
-    assert (report.ok, report.runs, report.scope) == (True, 1, "run")

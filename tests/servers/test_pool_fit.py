@@ -18,7 +18,7 @@ from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.health import Patience
 from omni_mcp.engines.upstream.pool import Upstreams, open_upstreams
-from omni_mcp.engines.upstream.settings import MountSettings, UpstreamSettings
+from omni_mcp.server_definition import MountDefinition, ServerDefinition
 from tests.servers.world import World, given, owned
 
 pytestmark = pytest.mark.sandbox
@@ -43,21 +43,20 @@ for line in sys.stdin:
 """
 
 
-def python(code: str, *words: str, **fields: Any) -> UpstreamSettings:
-    return UpstreamSettings(command=base_interpreter().binary, args=("-I", "-S", "-c", code, *words), **fields)
+def python(code: str, *words: str, **fields: Any) -> ServerDefinition:
+    return ServerDefinition(command=base_interpreter().binary, args=("-I", "-S", "-c", code, *words), **fields)
 
 
 @asynccontextmanager
-async def pool_of(world: World, settings: UpstreamSettings, *, idle_s: float | None = None) -> AsyncIterator[Upstreams]:
+async def pool_of(world: World, settings: ServerDefinition, *, idle_s: float | None = None) -> AsyncIterator[Upstreams]:
     """Open the pool with one server, listed once."""
 
-    async def launch(name: str, settings: UpstreamSettings, environment: Mapping[str, str]) -> ServerChild:
-        assert settings.command is not None
+    async def launch(name: str, settings: ServerDefinition, environment: Mapping[str, str]) -> ServerChild:
         return await start_child(
             world.cells,
             ServerLaunch(
                 name=name, argv=(settings.command, *settings.args), profile=settings.profile, environment=environment,
-                directories=tuple(given(Path(one.path), writable=one.writable) for one in settings.mounts),
+                directories=tuple(given(Path(one.source), writable=one.writable) for one in settings.mounts),
                 hosts=settings.hosts,
             ),
             mask=lambda text: text.replace("hunter2", "[KEY]"),
@@ -82,7 +81,7 @@ def place(tmp_path: Path) -> Path:
 
 async def test_a_server_in_a_cell_is_listed_and_gone_with_the_pool(plain_world: World, place: Path) -> None:
     mark = str(place)
-    async with pool_of(plain_world, python(SMALL, mark, mounts=(MountSettings(path=mark, writable=True),))) as pool:
+    async with pool_of(plain_world, python(SMALL, mark, mounts=(MountDefinition(source=mark, writable=True),))) as pool:
         listing = pool.source.find("small")
         running = processes(mark)
 
@@ -91,7 +90,7 @@ async def test_a_server_in_a_cell_is_listed_and_gone_with_the_pool(plain_world: 
 
 
 async def test_an_idle_server_ends_and_comes_back_when_it_is_wanted(plain_world: World, place: Path) -> None:
-    settings = python(SMALL, str(place), mounts=(MountSettings(path=str(place), writable=True),))
+    settings = python(SMALL, str(place), mounts=(MountDefinition(source=str(place), writable=True),))
     async with pool_of(plain_world, settings, idle_s=0.05) as pool:
         await until(lambda: not processes(str(place)))
         pool.refresh("small")
@@ -100,7 +99,7 @@ async def test_an_idle_server_ends_and_comes_back_when_it_is_wanted(plain_world:
 
 async def test_the_last_words_of_a_server_that_does_not_start_are_in_the_facts(plain_world: World) -> None:
     code = "import os, sys\nprint('bad key', os.environ['KEY'], file=sys.stderr)\nsys.exit(7)\n"
-    async with pool_of(plain_world, python(code, env={"KEY": "${secret:key}"})) as pool:
+    async with pool_of(plain_world, python(code, secrets={"KEY": "key"})) as pool:
         facts = pool.facts()["small"]
 
     assert "exit status 7" in facts["list_fault"] and "bad key [KEY]" in facts["list_fault"]

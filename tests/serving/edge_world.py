@@ -103,12 +103,12 @@ class MemoryCatalog:
         self.all = list(entries)
         self.profiles = {"default", "tools"}
 
-    def entries(self, profile: str, kind: str) -> list[tuple[str, Entry]]:
+    def entries(self, profile: str, kind: str, *, project: str = "") -> list[tuple[str, Entry]]:
         if profile not in self.profiles:
             return []
         return [(public(entry), entry) for entry in self.all if entry.kind == kind]
 
-    def find(self, profile: str, kind: str, name: str) -> Entry | None:
+    def find(self, profile: str, kind: str, name: str, *, project: str = "") -> Entry | None:
         found = dict(self.entries(profile, kind)).get(name)
         if found is None and kind == "resource" and name.startswith("note://"):
             return next((entry for entry in self.all if entry.kind == "resource_template"), None)

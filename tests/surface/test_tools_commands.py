@@ -60,7 +60,7 @@ async def test_the_bill_names_every_tool_that_one_may_see_and_says_what_clients_
     assert done.returncode == 0, done.stderr
     bill = json.loads(done.stdout)
     tools = {name: tokens for server in bill["servers"] for name, tokens in server["tools"].items()}
-    assert {server["server"] for server in bill["servers"]} == {"tools", "runs"}
+    assert {server["server"] for server in bill["servers"]} == {"tools", "runs", "memory", "messages"}
     assert sum(tools.values()) == bill["tokens"] == sum(server["tokens"] for server in bill["servers"])
     assert len(tools) == bill["tools"] > 20 and min(tools.values()) > 20
     assert "tools__kv_get" not in tools

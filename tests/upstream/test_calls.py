@@ -10,8 +10,8 @@ import pytest
 
 from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.pool import Known
-from omni_mcp.engines.upstream.settings import UpstreamSettings
 from omni_mcp.protocol.eras import HANDSHAKE_VERSIONS, MODERN_VERSIONS
+from omni_mcp.server_definition import ServerDefinition
 from tests.upstream.world import python_server, sdk_over_http, until, world
 
 CLIENTS = (*HANDSHAKE_VERSIONS, *MODERN_VERSIONS)
@@ -24,13 +24,13 @@ def sdk_url() -> Iterator[str]:
         yield url
 
 
-def sdk(transport: str, url: str) -> tuple[UpstreamSettings, Known]:
+def sdk(transport: str, url: str) -> tuple[ServerDefinition, Known]:
     """Return the settings of the SDK's server over *transport*, and what makes us speak the era that is meant."""
     kind, _, era = transport.partition("/")
     found = {
         "stdio": lambda: python_server("sdk", "stdio"),
-        "http": lambda: UpstreamSettings(url=f"{url}/mcp", transport="streamable"),
-        "sse": lambda: UpstreamSettings(url=f"{url}/sse", transport="sse"),
+        "http": lambda: ServerDefinition(url=f"{url}/mcp", transport="http"),
+        "sse": lambda: ServerDefinition(url=f"{url}/sse", transport="sse"),
     }[kind]()
     eras: dict[str, Era] = {found.definition: "handshake"} if era == "handshake" else {}
     return found, Known(eras=eras)

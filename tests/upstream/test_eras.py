@@ -10,12 +10,12 @@ import pytest
 
 from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.pool import Known
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import error_of
 from tests.upstream.world import QUICK, python_server, world
 
 
-def raw(**options: Any) -> UpstreamSettings:
+def raw(**options: Any) -> ServerDefinition:
     return python_server("raw", json.dumps(options))
 
 

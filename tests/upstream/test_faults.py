@@ -13,12 +13,12 @@ import pytest
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.health import Patience
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import error_of
 from tests.upstream.world import QUICK, WRITES, accepted, python_server, until, world, writing
 
 
-def raw(**options: Any) -> UpstreamSettings:
+def raw(**options: Any) -> ServerDefinition:
     return python_server("raw", json.dumps(options))
 
 
@@ -126,7 +126,7 @@ async def test_a_server_that_cannot_be_started_is_refused_at_once_after_a_few_tr
     script.chmod(0o755)
     timing = Timing(patience=Patience(backoff_s=0.001, backoff_limit_s=0.001, failures_to_open=3, open_s=0.5))
     known_tools = raw()
-    async with world({"up": UpstreamSettings(command=str(script)), "ok": known_tools}, timing=timing) as here:
+    async with world({"up": ServerDefinition(command=str(script)), "ok": known_tools}, timing=timing) as here:
         async with here.client() as client:
             listing = here.pool.source.find("ok")
             assert listing is not None
@@ -156,7 +156,7 @@ async def test_nothing_was_dispatched_where_the_server_could_not_be_started() ->
         connection = here.pool._connections["up", ""]
         here.children.started[-1].kill()
         await until(lambda: connection.state != "ready")
-        here.pool._servers["up"] = UpstreamSettings(command="/nowhere")
+        here.pool._servers["up"] = ServerDefinition(command="/nowhere")
         connection._wires[:] = here.pool._wires("up", here.pool._servers["up"])
         await client.request("tools/call", {"name": "up__echo", "arguments": {}})
         event = await here.gateway.until("tool_error")

@@ -10,15 +10,15 @@ import pytest
 
 from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.health import Patience
-from omni_mcp.engines.upstream.settings import UpstreamSettings
 from omni_mcp.engines.upstream.wire.web import Web, place_of
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import error_of
 from tests.upstream.servers.web import Asked, handshake, modern, text, web_server
 from tests.upstream.world import until, world, writing
 
 
-def at(url: str, **facts: Any) -> UpstreamSettings:
-    return UpstreamSettings(url=url, transport="streamable", **facts)
+def at(url: str, **facts: Any) -> ServerDefinition:
+    return ServerDefinition(url=url, transport="http", **facts)
 
 
 async def answer(asked: Asked) -> None:
@@ -72,7 +72,7 @@ async def test_a_modern_server_gets_headers_that_say_what_the_body_says() -> Non
 async def test_the_operators_headers_go_with_every_request_and_no_other_credential_does() -> None:
     settings = None
     async with web_server(handshake(answer)) as server:
-        settings = at(server.url, headers={"Authorization": "Bearer ${secret:key}"})
+        settings = at(server.url, headers={"Authorization": "Bearer secret:key"})
         async with world({"up": settings}, secrets={"key": "s3cret-value"}) as here, here.client() as client:
             await client.call("up__it", _meta={"authorization": "Bearer callers-own"})
         asked = server.asked
@@ -294,7 +294,7 @@ async def test_a_server_that_has_only_the_older_transport_is_found_by_itself(tmp
     from tests.upstream.world import sdk_over_http
 
     with sdk_over_http() as url:
-        settings = UpstreamSettings(url=f"{url}/sse")
+        settings = ServerDefinition(url=f"{url}/sse")
         async with world({"up": settings}) as here, here.client() as client:
             result = await client.call("up__echo", {"text": "over sse"})
 

@@ -13,14 +13,14 @@ import pytest
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.engines.upstream.listing import ITEMS_LIMIT, PAGES_LIMIT, Listing, Listings
 from omni_mcp.engines.upstream.pool import Known
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from tests.upstream.servers.web import Asked, handshake, web_server
 from tests.upstream.world import python_server, world
 
 TOOL: dict[str, Any] = {"name": "it", "inputSchema": {"type": "object"}}
 
 
-def raw(**options: Any) -> UpstreamSettings:
+def raw(**options: Any) -> ServerDefinition:
     return python_server("raw", json.dumps(options))
 
 
@@ -63,7 +63,7 @@ async def test_more_items_than_allowed_are_left_out() -> None:
         await asked.result({"tools": tools, "nextCursor": f"c{len(pages)}"})
 
     async with web_server(many) as server:
-        async with world({"up": UpstreamSettings(url=server.url)}) as here:
+        async with world({"up": ServerDefinition(url=server.url)}) as here:
             listing = here.pool.source.find("up")
 
     assert listing is not None
@@ -72,7 +72,8 @@ async def test_more_items_than_allowed_are_left_out() -> None:
 
 
 async def test_a_definition_is_quarantined_with_the_worst_labels_until_somebody_accepts_it() -> None:
-    source = Listings({"up": 30.0}, known={"up": Listing(items={"tool": [TOOL]})})
+    source = Listings()
+    source.use({"up": 30.0}, {"up": Listing(items={"tool": [TOOL]})})
     entry = source.load()[0]
 
     assert (entry.state, entry.binding, entry.labels, entry.limits.timeout_s) == (
@@ -83,17 +84,14 @@ async def test_a_definition_is_quarantined_with_the_worst_labels_until_somebody_
     )
     assert entry.definition == TOOL
 
-    trusted = Listings(
-        {"up": 30.0},
-        accept=lambda entry: replace(entry, state="accepted"),
-        known={"up": Listing(items={"tool": [TOOL]})},
-    )
+    trusted = Listings(accept=lambda entry: replace(entry, state="accepted"))
+    trusted.use({"up": 30.0}, {"up": Listing(items={"tool": [TOOL]})})
     assert trusted.load()[0].state == "accepted"
 
 
 async def test_what_an_earlier_process_listed_is_served_without_waiting_for_the_server() -> None:
     known = Listing(items=orjson.loads(orjson.dumps({"tool": [TOOL]})))
-    silent = UpstreamSettings(command="/bin/sleep", args=("60",))
+    silent = ServerDefinition(command="/bin/sleep", args=("60",))
     started: list[str] = []
 
     async def launch(*asked: Any) -> Any:

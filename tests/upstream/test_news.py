@@ -11,7 +11,7 @@ import pytest
 from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.pool import Known
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from tests.upstream.servers.web import Asked, handshake, text, web_server
 from tests.upstream.world import QUICK, python_server, sdk_over_http, until, world
 
@@ -27,24 +27,21 @@ async def test_a_new_tool_is_listed_and_an_updated_resource_is_told(link: str, s
     kind, _, era = link.partition("/")
     settings = {
         "stdio": python_server("sdk", "stdio"),
-        "http": UpstreamSettings(url=f"{sdk_url}/mcp"),
-        "sse": UpstreamSettings(url=f"{sdk_url}/sse", transport="sse"),
+        "http": ServerDefinition(url=f"{sdk_url}/mcp"),
+        "sse": ServerDefinition(url=f"{sdk_url}/sse", transport="sse"),
     }[kind]
     eras: dict[str, Era] = {settings.definition: "handshake"} if era == "handshake" else {}
     async with world({"up": settings}, known=Known(eras=eras)) as here, here.client(version="2025-11-25") as client:
         before = {tool["name"] for tool in await client.listed("tools")}
         await client.call("up__change")
-        await here.heard.until("list_changed", "up", "tools")
+        await here.heard.until("list_changed", "up")
         async with asyncio.timeout(20):
             while not (new := {tool["name"] for tool in await client.listed("tools")} - before):
                 client.heard.clear()
                 await client.heard.wait()
-        here.pool.watch("up", "", "test://watched")
-        connection = here.pool._connections["up", ""]
-        await until(lambda: not connection._changed_uris and not connection._nudge.is_set())
-        async with asyncio.timeout(20):
-            while ("resource", "up", "test://watched") not in here.heard.events:
-                await client.call("up__touch")
+        await here.pool.watch("up", "", "test://watched")
+        await client.call("up__touch")
+        await here.heard.until("resource", "up", "test://watched")
 
     assert len(new) == 1 and new.pop().startswith("up__new")
 
@@ -52,8 +49,8 @@ async def test_a_new_tool_is_listed_and_an_updated_resource_is_told(link: str, s
 async def test_watching_survives_a_server_that_dies() -> None:
     options = json.dumps({"capabilities": {"resources": {"subscribe": True}}})
     async with world({"up": python_server("raw", options)}) as here, here.client() as client:
-        here.pool.watch("up", "", "test://x")
-        here.pool.watch("up", "", "test://x")
+        await here.pool.watch("up", "", "test://x")
+        await here.pool.watch("up", "", "test://x")
         here.pool.unwatch("up", "", "test://x")
         await client.call("up__echo")
         here.children.started[-1].kill()
@@ -77,12 +74,12 @@ async def test_a_list_that_changes_all_the_time_is_not_asked_for_all_the_time() 
 
     async with web_server(handshake(call)) as server:
         timing = Timing(list_settle_s=0.0, list_pause_s=60.0)
-        async with world({"up": UpstreamSettings(url=server.url)}, timing=timing) as here, here.client() as client:
+        async with world({"up": ServerDefinition(url=server.url)}, timing=timing) as here, here.client() as client:
             await client.call("up__it")
             await client.call("up__it")
         lists = [one for one in server.asked if one.rpc == "tools/list"]
 
-    assert here.heard.events.count(("list_changed", "up", "tools")) == 1000
+    assert here.heard.events.count(("list_changed", "up")) == 1000
     assert len(lists) == 1
 
 
@@ -101,7 +98,7 @@ async def test_a_server_that_fails_keeps_its_last_good_list_and_says_that_it_is_
             await script(asked)
 
     async with web_server(sometimes) as server:
-        async with world({"up": UpstreamSettings(url=server.url)}) as here, here.client() as client:
+        async with world({"up": ServerDefinition(url=server.url)}) as here, here.client() as client:
             broken = True
             here.pool.refresh("up")
             await until(lambda: here.pool.facts()["up"]["list_fault"])
@@ -126,7 +123,7 @@ async def test_a_server_that_was_down_at_the_start_is_listed_once_it_is_up() -> 
 
     async with web_server(sometimes) as server:
         timing = Timing(list_pause_s=0.01, list_retry_s=0.01, patience=QUICK.patience)
-        async with world({"up": UpstreamSettings(url=server.url)}, timing=timing) as here, here.client() as client:
+        async with world({"up": ServerDefinition(url=server.url)}, timing=timing) as here, here.client() as client:
             before = [tool["name"] for tool in await client.listed("tools")]
             up = True
             await here.heard.until("listing", "up")

@@ -6,7 +6,7 @@ import pytest
 
 from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.pool import Known
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import ALLOW_ALL, ANN, BOB, error_of, local_gateway
 from tests.upstream.world import world
 
@@ -15,9 +15,9 @@ from tests.upstream.world import world
 async def test_a_call_goes_through_two_gateways_under_the_name_that_the_inner_one_knows(link: str) -> None:
     path, _, era = link.partition("/")
     async with local_gateway(ALLOW_ALL) as inner, inner.http(BOB) as (url, tokens):
-        settings = UpstreamSettings(
+        settings = ServerDefinition(
             url=f"{url}/{path}/runs",
-            headers={"Authorization": "Bearer ${secret:inner}"},
+            headers={"Authorization": "Bearer secret:inner"},
             transport="sse" if path == "sse" else "auto",
         )
         eras: dict[str, Era] = {settings.definition: "handshake"} if era == "handshake" else {}

@@ -113,11 +113,13 @@ def test_capabilities_of_a_caller_are_forwarded_without_what_we_cannot_relay() -
 
 async def test_a_parked_call_is_taken_by_its_own_caller_once() -> None:
     parking = Parking(per_principal=1)
-    talk: Any = None
-    exchange: Any = None
+    nothing: Any = None
     key = parking.park(
-        Parked(call="c", principal="ann", server="up", talk=talk, exchange=exchange, questions={}, let_go=lambda: None)
-    )
+        Parked(
+            call="c", principal="ann", server="up", connection=nothing, talk=nothing, exchange=nothing, questions={},
+            let_go=lambda: None,
+        )
+    )  # fmt: skip
 
     assert parking.has_room("bob") and not parking.has_room("ann")
     assert parking.take(key, call="c", principal="bob") is None

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from omni_mcp.engines.upstream.settings import UpstreamSettings
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import ANN, BOB, error_of
 from tests.upstream.world import python_server, until, world, writing
 
 CAN: dict[str, Any] = {"elicitation": {}, "sampling": {}, "roots": {}}
 
 
-def raw(**options: Any) -> UpstreamSettings:
+def raw(**options: Any) -> ServerDefinition:
     return python_server("raw", json.dumps(options), **options.pop("facts", {}))
 
 

@@ -23,9 +23,9 @@ from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.health import Patience
 from omni_mcp.engines.upstream.listing import Listing
 from omni_mcp.engines.upstream.pool import Hooks, Known, Upstreams, open_upstreams
-from omni_mcp.engines.upstream.settings import UpstreamSettings
 from omni_mcp.engines.upstream.wire.lines import PipeChild
 from omni_mcp.gateway import Gateway
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import ALLOW_ALL, HARMLESS, WAIT_S, LocalGateway, home_in, write_private
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -39,9 +39,8 @@ class Children:
 
     started: list[asyncio.subprocess.Process] = field(default_factory=list)
 
-    async def launch(self, name: str, settings: UpstreamSettings, environment: Mapping[str, str]) -> PipeChild:
+    async def launch(self, name: str, settings: ServerDefinition, environment: Mapping[str, str]) -> PipeChild:
         """As `pool.Launch`."""
-        assert settings.command is not None
         process = await asyncio.create_subprocess_exec(
             settings.command, *settings.args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}, cwd=ROOT,
@@ -64,7 +63,7 @@ class Heard:
         return Hooks(
             on_state=lambda server, status, detail: self._add("state", server, status),
             on_listing=self._listing,
-            on_list_changed=lambda server, kind: self._add("list_changed", server, kind),
+            on_list_changed=lambda server: self._add("list_changed", server),
             on_resource=lambda server, uri: self._add("resource", server, uri),
         )
 
@@ -112,7 +111,7 @@ def writing(entry: Entry) -> Entry:
 
 @asynccontextmanager
 async def world(
-    servers: Mapping[str, UpstreamSettings], *, timing: Timing = QUICK, known: Known | None = None,
+    servers: Mapping[str, ServerDefinition], *, timing: Timing = QUICK, known: Known | None = None,
     accept: Any = accepted, secrets: Mapping[str, str] | None = None, **options: Any,
 ) -> AsyncIterator[Here]:  # fmt: skip
     """Open a gateway in front of *servers*, with their lists fetched once."""
@@ -145,9 +144,9 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def python_server(name: str, *arguments: str, **facts: Any) -> UpstreamSettings:
+def python_server(name: str, *arguments: str, **facts: Any) -> ServerDefinition:
     """A server of `tests/upstream/servers`, over stdio."""
-    return UpstreamSettings(command=sys.executable, args=("-m", f"tests.upstream.servers.{name}", *arguments), **facts)
+    return ServerDefinition(command=sys.executable, args=("-m", f"tests.upstream.servers.{name}", *arguments), **facts)
 
 
 @contextmanager

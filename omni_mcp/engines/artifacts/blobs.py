@@ -18,6 +18,7 @@ from pathlib import Path
 
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExceeded
+from omni_mcp.engines.artifacts.spool import Spool
 from omni_mcp.paths import make_private_dir
 
 BUSY_TIMEOUT_S = 5.0
@@ -158,6 +159,22 @@ class BlobStore:
             raise LogCorrupt("the artifact is damaged", detail=f"the bytes of {sha256} are not what was stored")
         return ArtifactRef(sha256=sha256, size=size, media_type=media_type, name=name or None), bytes(data)
 
+    def read(self, sha256: str) -> bytes:
+        """Return the bytes of a blob, whoever it belongs to: for the operator's own commands.
+
+        Raises:
+            NotFound: there is no such blob.
+            LogCorrupt: its bytes are not what was stored.
+        """
+        with self._reading() as connection:
+            found = connection.execute("SELECT data FROM blobs WHERE sha256 = ?", (sha256,)).fetchone()
+        if found is None:
+            raise NotFound("there is no such artifact")
+        data = bytes(found[0]) if found[0] is not None else self._read_file(sha256)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise LogCorrupt("the artifact is damaged", detail=f"the bytes of {sha256} are not what was stored")
+        return data
+
     def list_refs(self, *, owner: str, limit: int = 100) -> list[ArtifactRef]:
         """Return the newest references that *owner* may see."""
         with self._reading() as connection:
@@ -167,6 +184,37 @@ class BlobStore:
                 (owner, max(0, min(limit, LIST_LIMIT))),
             ).fetchall()
         return [ArtifactRef(sha256=s, size=size, media_type=kind, name=name or None) for s, size, kind, name in rows]
+
+    def page(self, *, owner: str, limit: int, before: int | None = None) -> list[tuple[int, ArtifactRef, str, int]]:
+        """Return (number, reference, run, UTC nanoseconds) of the newest references of *owner* before a number."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT r.id, r.sha256, b.size, r.media_type, r.name, r.run, r.at_ns FROM refs r "
+                "JOIN blobs b ON b.sha256 = r.sha256 WHERE r.owner = ? AND r.id < ? ORDER BY r.id DESC LIMIT ?",
+                (owner, before if before is not None else 2**62, max(0, min(limit, LIST_LIMIT))),
+            ).fetchall()
+        return [
+            (number, ArtifactRef(sha256=sha256, size=size, media_type=kind, name=name or None), run, at_ns)
+            for number, sha256, size, kind, name, run, at_ns in rows
+        ]
+
+    def check_room(self, owner: str, size_bytes: int) -> None:
+        """Raise where *owner* could not hold *size_bytes* more: before anybody sends them.
+
+        Raises:
+            QuotaExceeded: so it is.
+        """
+        held = self.held_bytes(owner)
+        if held + size_bytes + REFERENCE_BYTES > self._owner_quota_bytes:
+            raise QuotaExceeded(
+                f"your artifacts may have {self._owner_quota_bytes} bytes, and have {held}",
+                detail=f"{owner} holds {held} bytes and wants to send {size_bytes} more",
+                data={"held_bytes": held, "wanted_bytes": size_bytes, "limit_bytes": self._owner_quota_bytes},
+            )
+
+    def spool(self, *, limit_bytes: int) -> Spool:
+        """Return a file for an upload, beside the blobs."""
+        return Spool(self._directory, limit_bytes=limit_bytes)
 
     def held_by(self, run: str) -> list[str]:
         """Return the sha256 of everything that *run* refers to, oldest first."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.ports import Masker
 from omni_mcp.engines.artifacts.blobs import OWNER_QUOTA_BYTES, BlobStore
+from omni_mcp.engines.artifacts.spool import Spool
 
 T = TypeVar("T")
 
@@ -49,6 +50,34 @@ class ArtifactStore:
         """Return the newest references that *owner* may see."""
         return await self._in_thread(partial(self._blobs.list_refs, owner=owner, limit=limit))
 
+    async def page(
+        self, *, owner: str, limit: int, before: int | None = None
+    ) -> list[tuple[int, ArtifactRef, str, int]]:
+        """Return (number, reference, run, UTC nanoseconds) of the newest references of *owner* before a number."""
+        return await self._in_thread(partial(self._blobs.page, owner=owner, limit=limit, before=before))
+
+    @asynccontextmanager
+    async def receiving(self, owner: str, *, expected_bytes: int, limit_bytes: int) -> AsyncIterator[Upload]:
+        """Take the bytes of one upload; what is not put when the block ends is gone.
+
+        Raises:
+            QuotaExceeded: *owner* has no room for *expected_bytes*.
+        """
+        await self._in_thread(partial(self._blobs.check_room, owner, expected_bytes))
+        spool = await asyncio.to_thread(partial(self._blobs.spool, limit_bytes=limit_bytes))
+        with spool:
+            yield Upload(self, spool)
+
+    async def put_spooled(
+        self, spool: Spool, *, media_type: str, owner: str, run: str, name: str | None
+    ) -> ArtifactRef:
+        """Store what *spool* holds, as `put`. Only one is in memory at a time."""
+        return await self._in_thread(lambda: self._put(spool.read(), media_type, owner, run, name))
+
+    async def held_bytes(self, owner: str) -> int:
+        """Return what *owner* has used of the quota."""
+        return await self._in_thread(partial(self._blobs.held_bytes, owner))
+
     def _put(self, data: bytes, media_type: str, owner: str, run: str, name: str | None) -> ArtifactRef:
         masked = self._masker.mask_bytes(data)
         return self._blobs.put(masked, media_type=media_type, owner=owner, run=run, name=name)
@@ -59,6 +88,26 @@ class ArtifactStore:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+class Upload:
+    """The bytes of one upload on their way into the store."""
+
+    def __init__(self, store: ArtifactStore, spool: Spool) -> None:
+        self._store = store
+        self._spool = spool
+
+    async def write(self, data: bytes) -> None:
+        """Add *data*.
+
+        Raises:
+            TooLarge: it is over the limit.
+        """
+        await asyncio.to_thread(self._spool.write, data)
+
+    async def put(self, *, media_type: str, owner: str, run: str, name: str | None) -> ArtifactRef:
+        """Store everything that came; see `ArtifactStore.put`."""
+        return await self._store.put_spooled(self._spool, media_type=media_type, owner=owner, run=run, name=name)
 
 
 @asynccontextmanager

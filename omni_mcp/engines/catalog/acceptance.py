@@ -168,11 +168,10 @@ def accept(lock: Lock, answers: Iterable[Answer], *, by: str, at: str) -> Lock:
         )  # fmt: skip
         item = LockedItem(
             last_version=max(last, int(version)),
-            pins=before.pins if before is not None else {},
             versions={**(before.versions if before is not None else {}), version: accepted},
         )
         servers[waiting.server] = LockedServer(launch=dict(waiting.launch), items={**server.items, waiting.item: item})
-    return Lock(servers=servers)
+    return lock.model_copy(update={"servers": servers})
 
 
 def _flags(answer: Answer, before: LockedItem | None, known_as: str | None) -> dict[RiskClass, RiskFlag]:
@@ -186,7 +185,7 @@ def open_risks(lock: Lock) -> list[tuple[str, str, str, RiskClass, RiskFlag]]:
     return [
         (server, item, version, risk, flag)
         for server, item, version, known in lock.versions()
-        if version in lock.servers[server].items[item].in_use
+        if version in lock.in_use(server, item)
         for risk, flag in sorted(known.risks.items())
         if flag.closed_at is None
     ]

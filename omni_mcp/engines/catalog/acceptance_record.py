@@ -1,4 +1,4 @@
-"""AcceptanceRecord: which acceptances are on record already, so that each is written down once, whoever made it.
+"""AcceptanceRecord: which acceptances and pins are on record already, so that each is written down once.
 
 Commands change omni.lock, but only the gateway writes the run log. It tells the log of everything in the lock that it
 has not told of before, also of what was accepted while it did not run, and of what a person wrote by hand.
@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from omni_mcp.contracts.errors import ConfigError, Problem
-from omni_mcp.contracts.events import DefinitionAccepted, RiskFlagged
+from omni_mcp.contracts.events import DefinitionAccepted, PinFact, PinsChanged, RiskFlagged
 from omni_mcp.contracts.json import digest
 from omni_mcp.contracts.lock import AcceptedVersion, Lock
 from omni_mcp.engines.catalog.acceptance import risk_id
@@ -22,7 +22,7 @@ FILE_NAME = "acceptances.json"
 
 
 class AcceptanceRecord:
-    """A file with the ids of all acceptances that are on record. A crash between log and file tells of them again."""
+    """A file with what is on record: ids of acceptances, and pins. A crash between log and file tells of them again."""
 
     def __init__(self, file: Path) -> None:
         """Read *file* if it is there.
@@ -31,16 +31,33 @@ class AcceptanceRecord:
             ConfigError: it is not what was written.
         """
         self._file = file
-        self._known = _read(file)
+        self._known, self._pins = _read(file)
 
-    def news(self, lock: Lock) -> list[DefinitionAccepted | RiskFlagged]:
+    def news(self, lock: Lock) -> list[DefinitionAccepted | RiskFlagged | PinsChanged]:
         """Return the payloads of everything in *lock* that is not on record yet."""
-        return [
+        accepted: list[DefinitionAccepted | RiskFlagged | PinsChanged] = [
             payload
             for server, item, version, accepted in lock.versions()
             if _id(server, item, version, accepted) not in self._known
             for payload in _payloads(server, item, version, accepted)
         ]
+        now = _pins_of(lock)
+        if now == self._pins:
+            return accepted
+        makers = {(project, item): pin.by for project, found in lock.pins.items() for item, pin in found.items()}
+        changed = PinsChanged(
+            now=tuple(
+                PinFact(project=project, item=item, version=version, by=makers[project, item])
+                for (project, item), version in sorted(now.items())
+                if self._pins.get((project, item)) != version
+            ),
+            gone=tuple(
+                PinFact(project=project, item=item, version=version)
+                for (project, item), version in sorted(self._pins.items())
+                if (project, item) not in now
+            ),
+        )
+        return [*accepted, changed]
 
     def keep(self, lock: Lock) -> None:
         """Remember that all of *lock* is on record; call it when the events are durable.
@@ -48,10 +65,15 @@ class AcceptanceRecord:
         Raises:
             OSError: it cannot be written; the same news come again.
         """
-        now = frozenset(_id(*found) for found in lock.versions())
-        if now != self._known:
-            write_private(self._file, orjson.dumps({"recorded": 1, "ids": sorted(now)}))
-            self._known = now
+        now, pins = frozenset(_id(*found) for found in lock.versions()), _pins_of(lock)
+        if (now, pins) != (self._known, self._pins):
+            listed = [[*place, version] for place, version in sorted(pins.items())]
+            write_private(self._file, orjson.dumps({"recorded": 1, "ids": sorted(now), "pins": listed}))
+            self._known, self._pins = now, pins
+
+
+def _pins_of(lock: Lock) -> dict[tuple[str, str], str]:
+    return {(project, item): pin.version for project, found in lock.pins.items() for item, pin in found.items()}
 
 
 def _payloads(
@@ -74,12 +96,13 @@ def _id(server: str, item: str, version: str, accepted: AcceptedVersion) -> str:
     return digest([server, item, version, *facts, sorted(accepted.risks)])[7:39]
 
 
-def _read(file: Path) -> frozenset[str]:
+def _read(file: Path) -> tuple[frozenset[str], dict[tuple[str, str], str]]:
     try:
         found = orjson.loads(file.read_bytes())
-        return frozenset(map(str, found["ids"]))
+        pins = {(project, item): version for project, item, version in found.get("pins", [])}
+        return frozenset(map(str, found["ids"])), pins
     except FileNotFoundError:
-        return frozenset()
+        return frozenset(), {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"cannot be read ({error}); remove it, and every acceptance is recorded again"
         raise ConfigError([Problem(file=str(file), line=0, path="", message=message)]) from error

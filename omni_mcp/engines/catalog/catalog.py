@@ -20,6 +20,7 @@ from omni_mcp.engines.catalog.names import (
     scheme_of,
     template_matches,
 )
+from omni_mcp.engines.catalog.versions import Pins, Versions, versions_of
 
 ALL_SERVERS = ("*",)
 _KINDS = ("tool", "resource", "resource_template", "prompt")
@@ -56,20 +57,26 @@ BUILTIN_PROFILES: dict[str, ProfileSpec] = {
     "default": ProfileSpec(),
     "tools": ProfileSpec(servers=("tools",), names="identity"),
     "runs": ProfileSpec(servers=("runs",), names="identity"),
+    "messages": ProfileSpec(servers=("messages",), names="identity"),
+    "memory": ProfileSpec(servers=("memory",), names="identity"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogDiff:
-    """What a reload changed, as `kind server/name`. `refused` are definitions dropped because two claim one name."""
+    """What a reload changed, as `kind server/name`. `refused` are definitions dropped because two claim one name.
+
+    `repinned`: some project sees another version of something, or an older version came or went.
+    """
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    repinned: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.changed or self.removed)
+        return bool(self.added or self.changed or self.removed or self.repinned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ class _Snapshot:
     entries: Mapping[tuple[str, str, str], Entry] = field(default_factory=dict)
     views: Mapping[str, _View] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    versions: Versions = field(default_factory=Versions)
 
 
 class MemoryCatalog:
@@ -96,17 +104,24 @@ class MemoryCatalog:
 
     A reader sees one state or the next, never a mixture. Two definitions that claim one name are both dropped and
     reported: picking one would let a newcomer take the place of a tool that somebody trusts.
+
+    Args:
+        pins: asked at each reload which project sees which version.
     """
 
-    def __init__(self, sources: Sequence[Source], profiles: Mapping[str, ProfileSpec] | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[Source], profiles: Mapping[str, ProfileSpec] | None = None, *,
+        pins: Callable[[], Pins] = dict,
+    ) -> None:  # fmt: skip
         self._sources = tuple(sources)
+        self._pins = pins
         self._profiles = dict(BUILTIN_PROFILES if profiles is None else profiles)
-        self._now = _snapshot([], self._profiles)
+        self._now = _snapshot([], self._profiles, {})
         self._listeners: list[Callable[[CatalogDiff], None]] = []
 
     @property
     def version(self) -> str:
-        """sha256 over the key, state and digest of every entry."""
+        """sha256 over the key, state and digest of every entry, of older versions, and of what pins make of them."""
         return self._now.version
 
     @property
@@ -129,7 +144,7 @@ class MemoryCatalog:
                 problems.extend(error.problems)
         if problems:
             raise ConfigError(problems)
-        before, self._now = self._now, _snapshot(loaded, self._profiles)
+        before, self._now = self._now, _snapshot(loaded, self._profiles, self._pins())
         diff = _difference(before, self._now)
         if diff:
             for listener in self._listeners:
@@ -140,24 +155,43 @@ class MemoryCatalog:
         """Call *listener* after each reload that changed something."""
         self._listeners.append(listener)
 
-    def find(self, profile: str, kind: CallKind, name: str) -> Entry | None:
-        """Return what *name* means in *profile*, quarantined or not; a URI means its resource before a template."""
-        view = self._now.views.get(profile)
+    def find(self, profile: str, kind: CallKind, name: str, *, project: str = "") -> Entry | None:
+        """Return what *name* means in *profile*, quarantined or not; a URI means its resource before a template.
+
+        A tool's name may end in `@1.2.0`, `@latest` or `@` and a tag of its manifest.
+        """
+        now = self._now
+        view = now.views.get(profile)
         if view is None:
             return None
         found = view.named.get((kind, name))
         if found is None and kind == "resource" and is_canonical_uri(name):
             found = next((entry for template, entry in view.templates if template_matches(template, name)), None)
-        return found
+        if found is None and kind == "tool" and "@" in name:
+            base, _, wanted = name.rpartition("@")
+            found = view.named.get((kind, base))
+            return now.versions.named(project, found, wanted) if found is not None else None
+        return now.versions.seen_by(project, found) if found is not None else None
 
-    def entries(self, profile: str, kind: str) -> list[tuple[str, Entry]]:
+    def entries(self, profile: str, kind: str, *, project: str = "") -> list[tuple[str, Entry]]:
         """Return (public name, URI or URI template; entry) of everything accepted, sorted by the first."""
-        view = self._now.views.get(profile)
-        return list(view.listed.get(kind, ())) if view is not None else []
+        now = self._now
+        view = now.views.get(profile)
+        listed = view.listed.get(kind, ()) if view is not None else ()
+        if not now.versions.pinned.get(project):
+            return list(listed)
+        seen = ((name, now.versions.seen_by(project, entry)) for name, entry in listed)
+        return [(name, entry) for name, entry in seen if entry.state == "accepted"]
 
     def get(self, kind: str, server: str, name: str) -> Entry | None:
         """Return an entry by its key, quarantined or not."""
         return self._now.entries.get((kind, server, name))
+
+    def versions(self, kind: str, server: str, name: str) -> list[Entry]:
+        """Return an entry by its key, and its older versions."""
+        now = self._now
+        entry = now.entries.get((kind, server, name))
+        return now.versions.of(entry) if entry is not None else []
 
     def all_entries(self) -> list[Entry]:
         """Return every entry of every server, quarantined ones too, sorted by kind, server and name."""
@@ -173,14 +207,15 @@ def _label(entry: Entry) -> str:
     return f"{entry.kind} {entry.server}/{entry.name}"
 
 
-def _snapshot(loaded: Iterable[Entry], profiles: Mapping[str, ProfileSpec]) -> _Snapshot:
-    entries, refused = _unique(loaded)
+def _snapshot(loaded: Sequence[Entry], profiles: Mapping[str, ProfileSpec], pins: Pins) -> _Snapshot:
+    entries, refused = _unique(entry for entry in loaded if entry.state != "superseded")
+    versions = versions_of(entries, (entry for entry in loaded if entry.state == "superseded"), pins)
     views: dict[str, _View] = {}
     for name, profile in profiles.items():
         views[name], clashes = _view(profile, [entry for entry in entries.values() if profile.has(entry.server)])
         refused.extend(f"{clash} (in profile {name})" for clash in clashes)
-    facts = [[*key, entry.state, entry.digest] for key, entry in entries.items()]
-    return _Snapshot(version=digest(facts), entries=entries, views=views, refused=tuple(refused))
+    facts = [*([*key, entry.state, entry.digest] for key, entry in entries.items()), *versions.facts()]
+    return _Snapshot(version=digest(facts), entries=entries, views=views, refused=tuple(refused), versions=versions)
 
 
 def _unique(loaded: Iterable[Entry]) -> tuple[dict[tuple[str, str, str], Entry], list[str]]:
@@ -250,4 +285,5 @@ def _difference(before: _Snapshot, after: _Snapshot) -> CatalogDiff:
         ),
         removed=tuple(_label(old[key]) for key in old if key not in new),
         refused=after.refused,
+        repinned=before.versions.facts() != after.versions.facts(),
     )

@@ -6,15 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from omni_mcp.contracts.errors import PinMissing
 from omni_mcp.contracts.events import DefinitionQuarantined, QuarantinedDefinition
 from omni_mcp.contracts.json import digest
-from omni_mcp.contracts.lock import QuarantineReason, item_name, launch_digest
+from omni_mcp.contracts.lock import AcceptedVersion, Lock, QuarantineReason, item_name, launch_digest
+from omni_mcp.contracts.manifest import Labels
 from omni_mcp.contracts.ports import Source
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.catalog.acceptance import Waiting, judge, reference_of
 from omni_mcp.engines.catalog.difference import Surroundings
 from omni_mcp.engines.catalog.lockfile import LockFile
+from omni_mcp.engines.catalog.pins import pins_by_key
 
 NAMED_IN_EVENT = 200
 ANALYSED_IN_EVENT = 8  # a look takes a few milliseconds, and the catalog waits for it
@@ -41,8 +42,10 @@ class LockedSource:
     """Port `Source` around the entries of upstream servers.
 
     A definition that equals an accepted one, of a server that is launched as it was then, is accepted and carries the
-    operator's labels. Everything else is quarantined with the labels of the worst. Several accepted versions of one
-    name stand side by side: the newest is in force, the others are there for projects that are pinned to them.
+    operator's labels. Everything else is quarantined with the labels of the worst.
+
+    A version that a project is pinned to comes beside the one in force, as `superseded`: it is called at the same
+    server, so what the server does now must be accepted too, and each of its labels is the worse of the two.
 
     Args:
         source: what servers offer.
@@ -55,7 +58,6 @@ class LockedSource:
         self._lock = lock
         self._launch_of = launch_of
         self._judged: dict[tuple[Key, int], _Judged] = {}
-        self._versions: dict[Key, dict[str, Entry]] = {}
         self._waiting: tuple[Waiting, ...] = ()
         self._said: dict[str, dict[Key, tuple[str, QuarantineReason]]] = {}
         self._events: dict[str, tuple[int, int]] = {}
@@ -90,33 +92,27 @@ class LockedSource:
             judged[place] = self._judge(place, entry, launches[entry.server])
             same_name.append(judged[place])
         self._judged = judged
-        self._versions = {key: versions for key, found in by_key.items() if (versions := _side_by_side(found))}
         self._waiting = self._all_waiting(judged.values(), launches)
         self._tell(judged.values())
-        return [entry for key, found in by_key.items() for entry in self._in_force(key, found)]
+        wanted = _pinned_versions(self._lock.now)
+        return [
+            entry
+            for key, found in by_key.items()
+            for one in _in_force(found)
+            for entry in (one.entry, *self._older(one, wanted.get(key, ())))
+        ]
 
-    def find_pinned(self, entry: Entry, project: str) -> Entry | None:
-        """Return what *entry* (the one in force) is for a project: itself, or the version that it is pinned to.
-
-        None if that version is not there: removed from the lock, or no longer what the server offers.
-        """
+    def _older(self, one: _Judged, wanted: Iterable[str]) -> list[Entry]:
+        """Return the versions of an accepted entry that projects are pinned to, apart from its own."""
+        entry = one.entry
         locked = self._lock.now.find(entry.server, item_name(entry.kind, entry.name))
-        pin = locked.pins.get(project) if locked is not None else None
-        if pin is None:
-            return entry
-        return self._versions.get(entry.key, {}).get(pin)
-
-    def get_pinned(self, entry: Entry, project: str) -> Entry:
-        """As `find_pinned`.
-
-        Raises:
-            PinMissing: the version is not there.
-        """
-        found = self.find_pinned(entry, project)
-        if found is None:
-            detail = f"{entry.server}/{entry.name}: the version that project {project!r} is pinned to is not there"
-            raise PinMissing("the pinned version of this tool is not there", detail=detail)
-        return found
+        if locked is None or one.version is None:
+            return []
+        return [
+            _as_version(entry, version, locked.versions[version])
+            for version in wanted
+            if version in locked.versions and version != one.version
+        ]
 
     def _find_launch(self, server: str) -> Mapping[str, str] | None:
         try:
@@ -148,13 +144,6 @@ class LockedSource:
             digest="",
         )
         return _Judged(entry.digest, under, accepted, verdict.version, None, known)
-
-    def _in_force(self, key: Key, found: list[_Judged]) -> list[Entry]:
-        """The newest of several accepted versions; all, where one is not accepted, so that the catalog drops them."""
-        versions = self._versions.get(key, {})
-        if len(found) > 1 and len(versions) == len(found):
-            return [versions[max(versions, key=int)]]
-        return [one.entry for one in found]
 
     def _all_waiting(
         self, judged: Iterable[_Judged], launches: Mapping[str, Mapping[str, str] | None]
@@ -221,10 +210,37 @@ class LockedSource:
                 self._listener(payload)
 
 
-def _side_by_side(found: list[_Judged]) -> dict[str, Entry]:
-    """Return the accepted entries of one name by version; of two that claim one version neither."""
-    versions = [one.version for one in found if one.version is not None]
-    return {one.version: one.entry for one in found if one.version is not None and versions.count(one.version) == 1}
+def _in_force(found: list[_Judged]) -> list[_Judged]:
+    """The newest of several accepted versions; all, where one is not accepted, so that the catalog drops them."""
+    versions = {one.version: one for one in found if one.version is not None}
+    return [versions[max(versions, key=int)]] if len(found) > 1 and len(versions) == len(found) else found
+
+
+def _pinned_versions(lock: Lock) -> dict[Key, list[str]]:
+    wanted: dict[Key, list[str]] = {}
+    for pins in pins_by_key(lock).values():
+        for key, version in pins.items():
+            wanted.setdefault(key, []).append(version)
+    return {key: sorted(set(versions)) for key, versions in wanted.items()}
+
+
+def _as_version(entry: Entry, version: str, accepted: AcceptedVersion) -> Entry:
+    labels = worse_of(accepted.labels, entry.labels)
+    return replace(
+        entry, state="superseded", version=version, definition=accepted.definition, labels=labels,
+        side_effects="none" if labels.read_only else "non_idempotent", digest="",
+    )  # fmt: skip
+
+
+def worse_of(one: Labels, other: Labels) -> Labels:
+    """Return what can be vouched for if both are true."""
+    return Labels(
+        read_only=one.read_only and other.read_only,
+        destructive=one.destructive or other.destructive,
+        egress=one.egress or other.egress,
+        reads_private=one.reads_private or other.reads_private,
+        reads_untrusted=one.reads_untrusted or other.reads_untrusted,
+    )
 
 
 def _named(one: Waiting, *, looked_at: bool) -> QuarantinedDefinition:

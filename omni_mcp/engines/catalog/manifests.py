@@ -12,7 +12,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ from omni_mcp.engines.catalog.documents import SIZE_LIMIT_BYTES, Document, Place
 from omni_mcp.engines.catalog.lint import lint_schema
 from omni_mcp.engines.catalog.names import SEPARATOR, is_server_name, public_name
 from omni_mcp.engines.catalog.schemas import JsonSchemas
+from omni_mcp.engines.catalog.versions import newest_of, sorted_newest
 
 DEFAULT_SERVER = "tools"
 RESERVED_SERVERS = frozenset({"runs", "memory", "catalog"})  # the gateway's own; no manifest may speak for them
@@ -51,8 +52,11 @@ class ManifestDirectory:
 class ManifestSource:
     """Port `Source`: the entries of all manifests below some directories.
 
+    A directory may hold several versions of one tool, a file each: the newest that is neither deprecated nor a
+    pre-release is in force, the others are `superseded`. The same tool in two directories is refused.
+
     Args:
-        directories: in order; the same tool may not be defined twice.
+        directories: in order.
         code: the directory of the bundled entry points (`sandbox/tools`).
         in_process: the closed list of entry points that may run in the gateway's own process.
     """
@@ -70,22 +74,22 @@ class ManifestSource:
             ConfigError: with every problem of every file.
         """
         problems: list[Problem] = []
-        entries: dict[tuple[str, str], tuple[Entry, str]] = {}
+        found: dict[tuple[str, str], list[tuple[Entry, Path, ManifestDirectory]]] = {}
         for directory in self._directories:
             for server, file in _files(directory, problems):
                 entry = self._reader.read(file, server=server, trusted=directory.bundled, problems=problems)
                 if entry is None:
                     continue
-                if (server, entry.name) in entries:
-                    first = entries[server, entry.name][1]
+                known = found.setdefault((server, entry.name), [])
+                if same := [place for one, place, of in known if of is not directory or one.version == entry.version]:
                     problems.append(
-                        _fault(file, "$.id", f"{server}{SEPARATOR}{entry.name} is defined already in {first}")
+                        _fault(file, "$.id", f"{server}{SEPARATOR}{entry.name} is defined already in {same[0]}")
                     )
                 else:
-                    entries[server, entry.name] = entry, str(file)
+                    known.append((entry, file, directory))
         if problems:
             raise ConfigError(problems)
-        return [entries[key][0] for key in sorted(entries)]
+        return [entry for key in sorted(found) for entry in _side_by_side([entry for entry, _, _ in found[key]])]
 
 
 class ManifestReader:
@@ -187,6 +191,11 @@ class ManifestReader:
             profile=manifest.binding.profile if manifest.binding.kind == "sandbox_job" else "", manifest=manifest,
             code_dir=code_dir, code_digest=code_digest,
         )  # fmt: skip
+
+
+def _side_by_side(versions: list[Entry]) -> list[Entry]:
+    newest = newest_of(versions)
+    return [newest, *(replace(one, state="superseded") for one in sorted_newest(versions) if one is not newest)]
 
 
 def _definition(manifest: ToolManifest) -> JsonObject:

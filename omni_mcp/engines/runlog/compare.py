@@ -9,7 +9,6 @@ from pathlib import Path
 
 from omni_mcp.engines.runlog.connection import open_reader, translated
 from omni_mcp.engines.runlog.guards import SCHEMA
-from omni_mcp.engines.runlog.migrations import migrate, read_migrations
 from omni_mcp.engines.runlog.projections import project_run_again
 from omni_mcp.engines.runlog.rows import Row
 from omni_mcp.engines.runlog.search_index import (
@@ -20,6 +19,7 @@ from omni_mcp.engines.runlog.search_index import (
     payloads_between,
     shards,
 )
+from omni_mcp.migrations import migrate, read_migrations
 
 NAMED_EACH = 1000
 MEND = "run: omni-mcp db rebuild"

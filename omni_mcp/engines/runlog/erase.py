@@ -1,15 +1,16 @@
 """Erasure: texts go, links stay. Works beside a running gateway and without one.
 
-In one transaction payloads and salts are overwritten with zeros, the search tables that held their words are filled
-anew, what was projected of them is derived again, and an `erased` event says which places were emptied. Then artifacts
-that nobody else holds are unlinked, and the write-ahead log, which still has the old pages, is cut to nothing.
+In one transaction payloads, salts and sealed bodies are overwritten with zeros, and with a whole run the key of its
+bodies; the search tables that held their words are filled anew, what was projected of them is derived again, and an
+`erased` event says which places were emptied. Then files of bodies and artifacts that nobody else holds are unlinked,
+and the write-ahead log, which still has the old pages, is cut to nothing.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from omni_mcp.contracts.events import Erased, RetentionRun, RunCreated, draft
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.manifest import Closed
+from omni_mcp.engines.runlog.bodies import DIRECTORY, BodyFiles
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Transaction
 from omni_mcp.engines.runlog.projections import project_run_again, values_of
 from omni_mcp.engines.runlog.search_index import refill_shards
@@ -44,16 +46,21 @@ class Blobs(Protocol):
 
 @dataclass(slots=True)
 class Erasure:
-    """What was erased. `wal_truncated` False means that old pages may still be in the file's -wal: erase again."""
+    """What was erased, and which items of the memory went with it.
+
+    `wal_truncated` False means that old pages may still be in the file's -wal: erase again.
+    """
 
     runs: list[str] = field(default_factory=list)
     events: int = 0
     artifacts: list[str] = field(default_factory=list)
+    memory: list[str] = field(default_factory=list)
     wal_truncated: bool = False
 
     def as_json(self) -> JsonObject:
         return {
-            "runs": self.runs, "events": self.events, "artifacts": self.artifacts, "wal_truncated": self.wal_truncated
+            "runs": self.runs, "events": self.events, "artifacts": self.artifacts, "memory": self.memory,
+            "wal_truncated": self.wal_truncated,
         }  # fmt: skip
 
 
@@ -82,9 +89,44 @@ class Eraser:
             LogUnavailable: it could not be done; everything is as it was.
         """
         done = Erasure()
-        self._erase(run, call, reason, done)
+        self._erase(run, None if call is None else [call], reason, done)
         done.wal_truncated = self._clean_up()
         return done
+
+    def erase_calls(self, calls: Iterable[tuple[str, str]], *, reason: str) -> Erasure:
+        """Erase the texts of single calls, each named as (run, call), and of what they left. Unknown ones are passed
+        over: they hold nothing.
+
+        Raises:
+            LogUnavailable: it could not be done; calls of runs before the one that failed are erased.
+        """
+        done = Erasure()
+        by_run: dict[str, list[str]] = {}
+        for run, call in calls:
+            by_run.setdefault(run, []).append(call)
+        for run, wanted in by_run.items():
+            with suppress(NotFound):
+                self._erase(run, wanted, reason, done)
+        done.wal_truncated = self._clean_up()
+        return done
+
+    def open_among(self, calls: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return those of *calls* that have no outcome yet: what they still write would outlive their erasure."""
+        wanted = set(calls)
+        sql = "SELECT k.id, c.call FROM open_calls c JOIN run_keys k ON k.run = c.run"
+        try:
+            return [(run, call) for run, call in self._connection.execute(sql) if (run, call) in wanted]
+        except sqlite3.Error as error:
+            raise self._ledger.translated(error) from error
+
+    def note(self, payload: Closed) -> None:
+        """Append an event of the operator's own doing to the gateway's run.
+
+        Raises:
+            LogUnavailable: it could not be written.
+        """
+        with self._ledger.transaction() as group:
+            self._note(group, self._own_run(group), payload)
 
     def retention(self, *, older_than_s: float, older_than: str) -> Erasure:
         """Erase all runs that have no open call and whose last event is older than *older_than_s* seconds.
@@ -104,33 +146,36 @@ class Eraser:
         done.wal_truncated = self._clean_up()
         return done
 
-    def _erase(self, run: str, call: str | None, reason: str, done: Erasure) -> None:
+    def _erase(self, run: str, calls: Sequence[str] | None, reason: str, done: Erasure) -> None:
         self._empty_wal()
-        artifacts = self._artifacts_of(run, call)
+        artifacts = self._artifacts_of(run, calls)
         with self._ledger.transaction() as group, self._allowed():
             run_key = self._run_key(run)
-            if call is not None and not self._has_call(run_key, call):
-                raise NotFound("there is no such call", detail=f"call {call!r} is not in run {run!r}")
-            places = self._places(run_key, call)
+            if calls is not None and not self._has_call(run_key, calls):
+                raise NotFound("there is no such call", detail=f"no call of {list(calls)} is in run {run!r}")
+            places = self._places(run_key, calls)
             if places:
-                named = () if call is None else tuple(seq for seq, _ in places)  # empty: everything before the erasure
+                named = () if calls is None else tuple(seq for seq, _ in places)  # empty: everything before the erasure
                 payload = Erased(target_run=run, seqs=named, artifacts=tuple(artifacts), reason=reason, by=self._by)
                 erased_by = self._note(group, run, payload)
                 group.flush()
                 self._overwrite(run_key, places, erased_by)
+                if calls is None:
+                    self._destroy_key(run_key)
                 refill_shards(self._connection, [gid for _, gid in places])
                 project_run_again(self._connection, run_key)
                 self._ledger.reload_index_state()
+        BodyFiles(self._file.parent / DIRECTORY).remove([gid for _, gid in places])
         done.events += len(places)
         done.runs.append(run)
         done.artifacts.extend(self._blobs.release(run, artifacts))
 
-    def _places(self, run_key: int, call: str | None) -> list[tuple[int, int]]:
+    def _places(self, run_key: int, calls: Sequence[str] | None) -> list[tuple[int, int]]:
         """Return (seq, gid) of what is to be erased; `erased` events stay, they name places and no texts."""
         sql = "SELECT seq, gid FROM events WHERE run = ? AND erased_by IS NULL AND code IS NOT 'erased'"
         values: list[int | str] = [run_key]
-        if call is not None:
-            sql, values = f"{sql} AND call = ?", [run_key, call]
+        if calls is not None:
+            sql, values = f"{sql} AND call IN (SELECT value FROM json_each(?))", [run_key, _json_list(calls)]
         return [(seq, gid) for seq, gid in self._connection.execute(f"{sql} ORDER BY seq", values)]
 
     def _overwrite(self, run_key: int, places: Sequence[tuple[int, int]], erased_by: int) -> None:
@@ -139,14 +184,21 @@ class Eraser:
             "UPDATE texts SET body = zeroblob(length(body)) WHERE gid = ?", [(gid,) for _, gid in places]
         )
         self._connection.executemany(
+            "UPDATE bodies SET sealed = zeroblob(length(sealed)) WHERE gid = ?", [(gid,) for _, gid in places]
+        )
+        self._connection.executemany(
             "UPDATE events SET erased_by = ? WHERE run = ? AND seq = ?",
             [(erased_by, run_key, seq) for seq, _ in places],
         )
 
-    def _artifacts_of(self, run: str, call: str | None) -> list[str]:
+    def _destroy_key(self, run_key: int) -> None:
+        """Whatever copy of a body is left somewhere cannot be read any more."""
+        self._connection.execute("UPDATE body_keys SET wrapped = zeroblob(length(wrapped)) WHERE run = ?", (run_key,))
+
+    def _artifacts_of(self, run: str, calls: Sequence[str] | None) -> list[str]:
         """Return what only the erased events of the run refer to; for a whole run, all that it holds."""
         held = self._blobs.held_by(run)
-        if call is None or not held:
+        if calls is None or not held:
             return held
         inside: set[str] = set()
         outside: set[str] = set()
@@ -156,7 +208,7 @@ class Eraser:
         )
         for owner, body in self._connection.execute(sql, (run,)):
             named = {sha256 for sha256 in held if sha256.encode() in body}
-            (inside if owner == call else outside).update(named)
+            (inside if owner in calls else outside).update(named)
         return [sha256 for sha256 in held if sha256 in inside - outside]
 
     def _older_than(self, at_ns: int) -> list[str]:
@@ -203,9 +255,9 @@ class Eraser:
             raise NotFound("there is no such run", detail=f"run {run!r} was never created")
         return int(found[0])
 
-    def _has_call(self, run_key: int, call: str) -> bool:
-        sql = "SELECT EXISTS (SELECT 1 FROM events WHERE call = ? AND run = ?)"
-        return bool(self._connection.execute(sql, (call, run_key)).fetchone()[0])
+    def _has_call(self, run_key: int, calls: Sequence[str]) -> bool:
+        sql = "SELECT EXISTS (SELECT 1 FROM events WHERE call IN (SELECT value FROM json_each(?)) AND run = ?)"
+        return bool(self._connection.execute(sql, (_json_list(calls), run_key)).fetchone()[0])
 
     @contextmanager
     def _allowed(self) -> Iterator[None]:
@@ -232,6 +284,10 @@ class Eraser:
                 busy = 1
             if not busy or time.monotonic() > deadline:
                 return not busy
+
+
+def _json_list(texts: Sequence[str]) -> str:
+    return canonical(list(texts)).decode()
 
 
 def refuse_missing(file: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from omni_mcp.engines.runlog.migrations import migrate, read_migrations
+from omni_mcp.migrations import migrate, read_migrations
 
 SCHEMA = Path(__file__).parent / "schema"
 _TRIGGERS = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"

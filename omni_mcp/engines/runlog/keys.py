@@ -1,4 +1,5 @@
-"""The keys of the run log: one authenticates the heads of its chains, one names raw arguments without showing them."""
+"""The keys of the run log: one authenticates the heads of its chains, one names raw arguments without showing them,
+and one wraps the keys under which bodies are sealed."""
 
 from __future__ import annotations
 
@@ -13,15 +14,16 @@ from omni_mcp.contracts.errors import LogCorrupt
 from omni_mcp.paths import make_private_dir
 
 KEY_BYTES = 32
-HEAD_KEY_FILE, ARGUMENTS_KEY_FILE = "log-head.key", "log-arguments.key"
+HEAD_KEY_FILE, ARGUMENTS_KEY_FILE, BODIES_KEY_FILE = "log-head.key", "log-arguments.key", "log-bodies.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class LogKeys:
-    """Both keys; they are not shown by `repr`."""
+    """All three; they are not shown by `repr`."""
 
     head: bytes
     arguments: bytes
+    bodies: bytes
 
     def __repr__(self) -> str:
         return "LogKeys(…)"
@@ -40,14 +42,17 @@ def find_keys(directory: Path) -> LogKeys | None:
     if not (directory / HEAD_KEY_FILE).exists():
         return None
     head = _read_key(directory / HEAD_KEY_FILE)
-    return LogKeys(head=head, arguments=_read_or_make(directory / ARGUMENTS_KEY_FILE))
+    return LogKeys(
+        head=head, arguments=_read_or_make(directory / ARGUMENTS_KEY_FILE),
+        bodies=_read_or_make(directory / BODIES_KEY_FILE),
+    )  # fmt: skip
 
 
 def make_keys(directory: Path) -> LogKeys:
-    """Make both keys with mode 0600 in *directory* (0700) and return them."""
+    """Make the keys with mode 0600 in *directory* (0700) and return them."""
     make_private_dir(directory)
-    arguments = _read_or_make(directory / ARGUMENTS_KEY_FILE)
-    return LogKeys(arguments=arguments, head=_read_or_make(directory / HEAD_KEY_FILE))
+    arguments, bodies = (_read_or_make(directory / name) for name in (ARGUMENTS_KEY_FILE, BODIES_KEY_FILE))
+    return LogKeys(arguments=arguments, bodies=bodies, head=_read_or_make(directory / HEAD_KEY_FILE))
 
 
 def _read_or_make(file: Path) -> bytes:

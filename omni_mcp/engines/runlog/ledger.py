@@ -16,8 +16,9 @@ from types import TracebackType
 
 from omni_mcp.contracts.call import Durable
 from omni_mcp.contracts.errors import Conflict, Internal, LogCorrupt, LogUnavailable, NotFound, OmniError, QuotaExceeded
-from omni_mcp.contracts.events import OUTCOME_KINDS, QuotaReached
+from omni_mcp.contracts.events import NO_BODY, OUTCOME_KINDS, QuotaReached
 from omni_mcp.contracts.json import canonical
+from omni_mcp.engines.runlog.bodies import DIRECTORY, Bodies
 from omni_mcp.engines.runlog.connection import translated
 from omni_mcp.engines.runlog.heads import GlobalHead, Head, load_global_head, load_head, roll, save_heads
 from omni_mcp.engines.runlog.keys import LogKeys
@@ -50,6 +51,12 @@ class Entry:
     outcome: bool = False
     quiet: bool = False
     creates: bool = False
+    body: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds while it waits."""
+        return len(self.payload) + (len(self.body) if self.body is not None else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class Ledger:
         self._indexed = 0
         self._unindexed: list[tuple[int, bytes | None]] = []
         self._unindexed_bytes = 0
+        self._bodies = Bodies(connection, file.parent / DIRECTORY, keys.bodies)
         with self.transaction():
             pass
 
@@ -157,6 +165,7 @@ class Ledger:
             return
         self._total = load_global_head(self.connection, self._keys)
         self._heads.clear()
+        self._bodies.forget()
         self._next_run = (self.connection.execute("SELECT max(run) FROM run_keys").fetchone()[0] or 0) + 1
         rows = self.connection.execute("SELECT call FROM open_calls")
         self._open_calls = {call for (call,) in rows}
@@ -185,6 +194,7 @@ class Transaction:
         self._heads: dict[str, Head] = {}
         self._runs: list[Row] = []
         self._rows: list[Row] = []
+        self._sealed: list[Row] = []
         self._facts: list[Fact] = []
         self._loud: dict[str, bool] = {}
         self._opened: set[str] = set()
@@ -221,6 +231,8 @@ class Transaction:
         self._roll_back()
         if isinstance(error, sqlite3.Error):
             raise self._ledger.translated(error) from error
+        if isinstance(error, OSError):
+            raise LogUnavailable("the run log cannot be written", detail=f"a sealed body: {error}") from error
         raise error
 
     def add(self, entry: Entry) -> None:
@@ -230,7 +242,7 @@ class Transaction:
             parent = seq_of_parent(entry.parent)
             self._check(entry, head)
             self._seal(entry, head, parent)
-        except sqlite3.Error:
+        except (sqlite3.Error, OSError):
             raise
         except (LogCorrupt, LogUnavailable) as error:
             entry.ticket.error = LogUnavailable("the run log cannot be written", detail=error.detail)
@@ -245,12 +257,12 @@ class Transaction:
         rows = self._rows[self._flushed :]
         for statement, values in in_portions("INSERT INTO run_keys (run, id) VALUES {rows}", "(?, ?)", self._runs):
             connection.execute(statement, values)
-        for statement, values in event_statements(rows):
+        for statement, values in event_statements(rows, self._sealed):
             connection.execute(statement, values)
         project(connection, self._facts)
         if rows:
             save_heads(connection, self._ledger._keys, list(self._heads.values()), self._total)
-        self._runs, self._facts, self._flushed = [], [], len(self._rows)
+        self._runs, self._sealed, self._facts, self._flushed = [], [], [], len(self._rows)
 
     def index(self) -> None:
         """Index everything at the end of this transaction."""
@@ -296,7 +308,7 @@ class Transaction:
             payload = canonical(QuotaReached(limit=limit).model_dump())
             told = replace(
                 entry, kind="system_event", code="quota_exceeded", actor="gateway", call=None, privacy=(),
-                payload=payload, values=(), ticket=Ticket(), quiet=False,
+                payload=payload, values=(), ticket=Ticket(), quiet=False, body=None,
             )  # fmt: skip
             self._seal(told, head, None)
         raise QuotaExceeded(
@@ -305,10 +317,16 @@ class Transaction:
 
     def _seal(self, entry: Entry, head: Head, parent: int | None) -> None:
         seq, gid = head.count + 1, self._total.count + 1
+        body_digest = NO_BODY
+        if entry.body is not None:
+            body_digest, stored = self._ledger._bodies.seal(
+                entry.body, run_key=head.run_key, run=head.run, seq=seq, gid=gid
+            )
+            self._sealed.append((gid, stored))
         row = sealed_row(
             run_key=head.run_key, run=head.run, seq=seq, gid=gid, at_ns=entry.at_ns, kind=entry.kind, code=entry.code,
             actor=entry.actor, call=entry.call, parent=parent, privacy=entry.privacy, payload=entry.payload,
-            prev=head.hash,
+            prev=head.hash, body_digest=body_digest,
         )  # fmt: skip
         self._rows.append(row)
         head.count, head.hash = seq, row[-2]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,22 +12,16 @@ from typing import Any
 import orjson
 
 from omni_mcp.contracts.errors import NotFound
-from omni_mcp.contracts.events import RunEvent, payload_digest
+from omni_mcp.contracts.events import Kind, RunEvent, payload_digest
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.connection import open_reader, translated
-from omni_mcp.engines.runlog.rows import BODY, SALT_BYTES, SELECT_EVENT, Row, event_of, payload_of
-from omni_mcp.engines.runlog.search_index import (
-    SHARD_EVENTS,
-    Query,
-    indexed_gid,
-    memory_index,
-    payloads_between,
-    shards,
-)
+from omni_mcp.engines.runlog.finding import Finder
+from omni_mcp.engines.runlog.following import Followed, events_of_principal, events_of_run
+from omni_mcp.engines.runlog.rows import SALT_BYTES, SELECT_EVENT, Row, event_of, payload_of
+from omni_mcp.engines.runlog.search_index import Query
 
 RUNS_LIMIT, EVENTS_LIMIT, SEARCH_LIMIT = 1000, 10_000, 1000
-SCAN_EVENTS = 20_000  # how far back a query is looked for that has no word for the index
 TAIL_POLL_S = 0.1
 
 _SELECT_RUN = (
@@ -37,6 +30,10 @@ _SELECT_RUN = (
     "FROM runs r JOIN run_keys k ON k.run = r.run JOIN heads h ON h.run = r.run "
     "JOIN events e ON e.run = r.run AND e.seq = 1 LEFT JOIN texts t ON t.gid = e.gid "
     "LEFT JOIN (SELECT run, count(*) AS open FROM open_calls GROUP BY run) c ON c.run = r.run "
+)
+_SELECT_OWNER = (
+    "SELECT e.erased_by, e.payload_digest, t.body FROM events e LEFT JOIN texts t ON t.gid = e.gid "
+    "WHERE e.run = (SELECT run FROM run_keys WHERE id = ?) AND e.seq = 1"
 )
 
 
@@ -51,6 +48,7 @@ class LogReader:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._connection = open_reader(file)
+        self._finder = Finder(self._connection, self.owner_of)
 
     def __enter__(self) -> LogReader:
         return self
@@ -80,6 +78,38 @@ class LogReader:
         found = [_run_of(row) for row in self._all(sql, (*values, _between(limit, RUNS_LIMIT)))]
         return [run for run in found if principal is None or run["principal"] == principal]
 
+    def thread_runs(
+        self, thread: str, *, principal: str, since_ns: int, after: str | None, limit: int
+    ) -> list[JsonObject]:
+        """Return runs of a thread in their order, from the one behind the run *after*; none is older than *since_ns*.
+
+        Whose a run is and of which thread is what its sealed first event says.
+        """
+        sql = (
+            f"{_SELECT_RUN} WHERE r.principal = ? AND r.created_at_ns >= ? "
+            "AND r.run > coalesce((SELECT run FROM run_keys WHERE id = ?), 0) AND e.erased_by IS NULL "
+            f"AND json_extract(CAST(substr(t.body, {SALT_BYTES + 1}) AS TEXT), '$.thread') = ? ORDER BY r.run LIMIT ?"
+        )
+        rows = self._all(sql, (principal, since_ns, after, thread, _between(limit, RUNS_LIMIT)))
+        return [run for run in map(_run_of, rows) if run["principal"] == principal and run["thread"] == thread]
+
+    def follow_run(self, run: str, *, after: int) -> Followed:
+        """Return a page of events of a run behind the seq *after*, bounded in bytes."""
+        return self._followed(lambda: events_of_run(self._connection, run, after=after))
+
+    def follow_principal(self, principal: str, *, after: int) -> Followed:
+        """Return a page of events of a principal's runs behind the global number *after*, bounded in bytes."""
+        return self._followed(
+            lambda: events_of_principal(
+                self._connection, principal, after=after,
+                is_theirs=lambda run: bool(self.get_run(run)["principal"] == principal),
+            )
+        )  # fmt: skip
+
+    def _followed(self, read: Callable[[], Followed]) -> Followed:
+        found: Followed = self._reading(lambda: [read()])[0]
+        return found
+
     def get_run(self, run: str) -> JsonObject:
         """Return one run as `runs` does.
 
@@ -90,6 +120,12 @@ class LogReader:
         if not rows:
             raise NotFound("there is no such run")
         return _run_of(rows[0])
+
+    def owner_of(self, run: str) -> str | None:
+        """Return whose a run is, by its sealed first event; None if nothing is known of it, or there is none."""
+        rows = self._all(_SELECT_OWNER, (run,))
+        owner = _sealed(*rows[0]).get("principal") if rows else None
+        return owner if isinstance(owner, str) else None
 
     def run_id(self, name: str) -> str:
         """Return the id that *name* means: an id, the beginning of exactly one, or `last` for the newest run.
@@ -116,6 +152,17 @@ class LogReader:
         sql = f"{SELECT_EVENT} WHERE k.id = ? AND e.seq > ? ORDER BY e.seq LIMIT ?"
         return [event_of(row) for row in self._all(sql, (run, after, _between(limit, EVENTS_LIMIT)))]
 
+    def events_of_kind(
+        self, run: str, kinds: Sequence[Kind], *, after: int = 0, before: int | None = None, newest_first: bool = False,
+        limit: int = 1000,
+    ) -> list[RunEvent]:  # fmt: skip
+        """Return events of a run of certain kinds, behind seq *after* and ahead of seq *before*."""
+        marks, order = ", ".join("?" * len(kinds)), "DESC" if newest_first else "ASC"
+        where = f"k.id = ? AND e.kind IN ({marks}) AND e.seq > ? AND e.seq < ?"
+        sql = f"{SELECT_EVENT} WHERE {where} ORDER BY e.seq {order} LIMIT ?"
+        values = (run, *kinds, after, 2**62 if before is None else before, _between(limit, EVENTS_LIMIT))
+        return [event_of(row) for row in self._all(sql, values)]
+
     def events_since(self, gid: int, *, limit: int = 1000) -> list[RunEvent]:
         """Return events of all runs in their global order, from the one after *gid*."""
         sql = f"{SELECT_EVENT} WHERE e.gid > ? ORDER BY e.gid LIMIT ?"
@@ -129,6 +176,11 @@ class LogReader:
         """Return the events of one call in order, or nothing."""
         sql = f"{SELECT_EVENT} WHERE e.call = ? ORDER BY e.gid LIMIT ?"
         return [event_of(row) for row in self._all(sql, (call, EVENTS_LIMIT))]
+
+    def child_runs(self, run: str) -> list[str]:
+        """Return the runs whose parent is *run*, oldest first."""
+        sql = "SELECT k.id FROM runs r JOIN run_keys k ON k.run = r.run WHERE r.parent_run = ? ORDER BY r.run"
+        return [child for (child,) in self._all(sql, (run,))]
 
     def open_calls(self) -> list[tuple[str, str, int]]:
         """Return (run, call, seq) of each call without an outcome, oldest first."""
@@ -164,57 +216,8 @@ class LogReader:
         wanted = Query(query)
         if not wanted:
             return []
-        return self._reading(lambda: self._search(wanted, principal, run, _between(limit, SEARCH_LIMIT)))
-
-    def _search(self, query: Query, principal: str | None, run: str | None, limit: int) -> list[RunEvent]:
-        found: list[RunEvent] = []
-        owners: dict[str, str | None] = {}
-        for row in self._candidates(query, principal, run):
-            if principal is not None and row[0] not in owners:
-                owners[row[0]] = self.get_run(row[0])["principal"]
-            if query.fits(row[BODY][SALT_BYTES:]) and (principal is None or owners[row[0]] == principal):
-                found.append(event_of(row))
-            if len(found) == limit:
-                break
-        return found
-
-    def _candidates(self, query: Query, principal: str | None, run: str | None) -> Iterator[Row]:
-        """Yield rows that the index finds, newest first: what is not indexed yet, then table after table."""
-        filters, values = "e.erased_by IS NULL AND t.body IS NOT NULL", []
-        if principal is not None:
-            filters += " AND e.run IN (SELECT run FROM runs WHERE principal = ?)"
-            values.append(principal)
-        if run is not None:
-            filters += " AND k.id = ?"
-            values.append(run)
-        if not query.match:
-            sql = f"{SELECT_EVENT} WHERE {filters} AND e.gid > ? ORDER BY e.gid DESC"
-            yield from self._connection.execute(sql, (*values, self.last_gid() - SCAN_EVENTS))
-            return
-        one = f"{SELECT_EVENT} WHERE e.gid = ? AND {filters}"
-        for gid in self._fresh(query):
-            yield from self._connection.execute(one, (gid, *values))
-        first, last = self._span(run)
-        for shard in shards(self._connection):
-            number = int(shard.removeprefix("search_"))
-            if number * SHARD_EVENTS > last or (number + 1) * SHARD_EVENTS <= first:
-                continue
-            sql = f"SELECT rowid FROM {shard} WHERE {shard} MATCH ? AND rowid BETWEEN ? AND ? ORDER BY rowid DESC"
-            for (gid,) in self._connection.execute(sql, (query.match, first, last)):
-                yield from self._connection.execute(one, (gid, *values))
-
-    def _fresh(self, query: Query) -> list[int]:
-        rows = payloads_between(self._connection, indexed_gid(self._connection), self.last_gid())
-        with closing(memory_index(rows)) as index:
-            found = index.execute("SELECT rowid FROM search WHERE search MATCH ? ORDER BY rowid DESC", (query.match,))
-            return [gid for (gid,) in found]
-
-    def _span(self, run: str | None) -> tuple[int, int]:
-        if run is None:
-            return 0, self.last_gid()
-        sql = "SELECT min(e.gid), max(e.gid) FROM events e JOIN run_keys k ON k.run = e.run WHERE k.id = ?"
-        first, last = self._connection.execute(sql, (run,)).fetchone()
-        return (first or 0), (last or 0)
+        most = _between(limit, SEARCH_LIMIT)
+        return self._reading(lambda: self._finder.find(wanted, principal=principal, run=run, limit=most))
 
     def _all(self, sql: str, values: tuple[Any, ...]) -> list[Row]:
         return self._reading(lambda: self._connection.execute(sql, values).fetchall())

@@ -31,25 +31,27 @@ BODY = 16  # the column of salt and payload
 _ROWS_AT_ONCE = 64  # one statement is one hand-over of the interpreter lock; each size is prepared once and then kept
 _INSERT_EVENTS = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES {{rows}}"
 _INSERT_TEXTS = "INSERT INTO texts VALUES {rows}"
+_INSERT_BODIES = "INSERT INTO bodies VALUES {rows}"
 _VALUES = f"({', '.join('?' * len(COLUMNS))})"
 
 
 def sealed_row(
     *, run_key: int, run: str, seq: int, gid: int, at_ns: int, kind: str, code: str | None, actor: str,
     call: str | None, parent: int | None, privacy: tuple[str, ...], payload: bytes, prev: bytes,
+    body_digest: bytes = NO_BODY,
 ) -> Row:  # fmt: skip
-    """Return the row of a new event and, behind its columns, its body: salt and payload."""
+    """Return the row of a new event and, behind its columns, its text: salt and payload."""
     salt = os.urandom(SALT_BYTES)
     digest = payload_digest(salt, payload)
     header = header_bytes(
         v=CONTRACT_VERSION, run=run, seq=seq, at_ns=at_ns, kind=kind, code=code, actor=actor, call=call, parent=parent,
         privacy=privacy,
     )  # fmt: skip
-    sealed = chain_hash(prev, header, digest)
+    sealed = chain_hash(prev, header, digest, body_digest)
     paths = orjson.dumps(privacy).decode() if privacy else "[]"
     return (
-        run_key, seq, gid, at_ns, CONTRACT_VERSION, kind, code, actor, call, parent, paths, None, digest, NO_BODY, prev,
-        sealed, salt + payload,
+        run_key, seq, gid, at_ns, CONTRACT_VERSION, kind, code, actor, call, parent, paths, None, digest, body_digest,
+        prev, sealed, salt + payload,
     )  # fmt: skip
 
 
@@ -68,11 +70,12 @@ def _statement(template: str, row: str, count: int) -> str:
     return template.format(rows=", ".join([row] * count))
 
 
-def event_statements(rows: Sequence[Row]) -> list[tuple[str, list[Any]]]:
-    """Return statements that insert *rows* made by `sealed_row`, and their texts."""
+def event_statements(rows: Sequence[Row], sealed: Sequence[Row] = ()) -> list[tuple[str, list[Any]]]:
+    """Return statements that insert *rows* made by `sealed_row`, their texts, and the sealed bodies of some."""
     headers = [row[:BODY] for row in rows]
     bodies = [(row[2], row[BODY]) for row in rows]
-    return in_portions(_INSERT_EVENTS, _VALUES, headers) + in_portions(_INSERT_TEXTS, "(?, ?)", bodies)
+    statements = in_portions(_INSERT_EVENTS, _VALUES, headers) + in_portions(_INSERT_TEXTS, "(?, ?)", bodies)
+    return statements + in_portions(_INSERT_BODIES, "(?, ?)", sealed)
 
 
 def payload_of(erased_by: int | None, body: bytes | None) -> bytes | None:

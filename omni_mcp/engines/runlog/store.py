@@ -21,12 +21,17 @@ from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, keyed_digest
 from omni_mcp.contracts.ports import Masker
 from omni_mcp.engines.runlog.anchor import ANCHOR_FILE, AnchorKeeper, check_anchor, find_anchor
+from omni_mcp.engines.runlog.asking import calls_of, newest_refusal
+from omni_mcp.engines.runlog.bodies import BODY_LIMIT_BYTES, DIRECTORY, BodyFiles
 from omni_mcp.engines.runlog.connection import REPAIR_HINT, open_writer, translated
+from omni_mcp.engines.runlog.following import Followed
 from omni_mcp.engines.runlog.guards import SCHEMA, mend_triggers
 from omni_mcp.engines.runlog.keys import LogKeys, find_keys, make_keys
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
-from omni_mcp.engines.runlog.migrations import migrate, read_migrations
 from omni_mcp.engines.runlog.projections import rebuild, values_of
+from omni_mcp.engines.runlog.provenance import Place
+from omni_mcp.engines.runlog.provenance_influence import influence
+from omni_mcp.engines.runlog.provenance_why import why
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.recovery import orphan_drafts
 from omni_mcp.engines.runlog.reserve import Reserve
@@ -35,6 +40,7 @@ from omni_mcp.engines.runlog.storable import storable
 from omni_mcp.engines.runlog.subscriptions import Subscription
 from omni_mcp.engines.runlog.tickets import Ticket
 from omni_mcp.engines.runlog.writer import Writer
+from omni_mcp.migrations import migrate, read_migrations
 
 READERS = 2
 READ_PAGE = 500
@@ -80,7 +86,7 @@ class SqliteRunLog:
 
     async def create_run(
         self, *, kind: RunKind, principal: Principal, actor: str, client: JsonObject, trace_id: str | None = None,
-        parent_run: str | None = None, title: str | None = None,
+        parent_run: str | None = None, title: str | None = None, thread: str | None = None,
     ) -> str:  # fmt: skip
         """Append `run_created` and return the new run's id once it is durable.
 
@@ -90,7 +96,7 @@ class SqliteRunLog:
         run = new_id()
         payload = RunCreated(
             run_kind=kind, project=principal.project, principal=principal.key, trace_id=trace_id, parent_run=parent_run,
-            title=title, client=client, gateway_version=self._gateway_version,
+            title=title, thread=thread, client=client, gateway_version=self._gateway_version,
         )  # fmt: skip
         await self._put(run, draft(payload, actor=actor), None, creates=True).durable()
         return run
@@ -134,7 +140,7 @@ class SqliteRunLog:
         return Entry(
             run=run, kind=draft.kind, code=draft.code, actor=self._masker.mask_text(draft.actor), call=draft.call,
             parent=parent, privacy=privacy, payload=encoded, values=values_of(draft.kind, masked), at_ns=self._now_ns(),
-            ticket=ticket,
+            ticket=ticket, body=draft.body if draft.body is not None and len(draft.body) <= BODY_LIMIT_BYTES else None,
         )  # fmt: skip
 
     async def recover_orphans(self) -> list[str]:
@@ -183,6 +189,28 @@ class SqliteRunLog:
         """Return newest runs first, as projected."""
         return await self._read(lambda reader: reader.runs(principal=principal, limit=limit, before=before))
 
+    async def thread_runs(
+        self, thread: str, *, principal: str, since_ns: int, after: str | None = None, limit: int = 50
+    ) -> list[JsonObject]:
+        """Return runs of a thread in their order, as projected; none is older than *since_ns*."""
+        return await self._read(
+            lambda reader: reader.thread_runs(
+                thread, principal=principal, since_ns=since_ns, after=after, limit=limit
+            )
+        )
+
+    async def follow_run(self, run: str, *, after: int) -> Followed:
+        """Return a page of events of a run behind the seq *after*, bounded in bytes."""
+        return await self._read(lambda reader: reader.follow_run(run, after=after))
+
+    async def follow_principal(self, principal: str, *, after: int) -> Followed:
+        """Return a page of events of a principal's runs behind the global number *after*, bounded in bytes."""
+        return await self._read(lambda reader: reader.follow_principal(principal, after=after))
+
+    async def last_gid(self) -> int:
+        """Return the global number of the newest event."""
+        return await self._read(lambda reader: reader.last_gid())
+
     async def get_run(self, run: str) -> JsonObject:
         """Return one run as `runs` does.
 
@@ -200,6 +228,30 @@ class SqliteRunLog:
     ) -> list[RunEvent]:
         """Return events that contain every word of *query*, newest first. Any text is a valid query."""
         return await self._read(lambda reader: reader.search(query, principal=principal, run=run, limit=limit))
+
+    async def calls_of(self, run: str, *, limit: int) -> list[JsonObject]:
+        """Return the newest calls of a run, newest first; see `asking.calls_of`."""
+        return await self._read(lambda reader: calls_of(reader, run, limit=limit))
+
+    async def newest_refusal(self, *, principal: str) -> str | None:
+        """Return the newest refused call in the newest runs of a principal; None if there is none."""
+        return await self._read(lambda reader: newest_refusal(reader, principal))
+
+    async def why(self, sha256: str, *, principal: str | None = None) -> JsonObject:
+        """Return the paths that led to an artifact; see `provenance_why.why`.
+
+        Raises:
+            NotFound: nothing on record has left it, or another's run has: the same answer.
+        """
+        return await self._read(lambda reader: why(reader, sha256, principal=principal).as_json())
+
+    async def influence(self, run: str, seq: int, *, principal: str | None = None) -> JsonObject:
+        """Return what one event went into; see `provenance_influence.influence`.
+
+        Raises:
+            NotFound: there is no such event, or it is another's: the same answer.
+        """
+        return await self._read(lambda reader: influence(reader, Place(run, seq), principal=principal).as_json())
 
     def subscribe(self) -> AsyncIterator[tuple[str, int, bool]]:
         """Yield `(run, last seq, quiet)` after each commit from now on; several commits of one run may come as one."""
@@ -259,6 +311,7 @@ async def open_run_log(
     opened = await asyncio.to_thread(open_ledger, file, keys, events_per_run=events_per_run)
     try:
         anchor = AnchorKeeper(keys, opened.keys, kept=opened.anchored)
+        await asyncio.to_thread(BodyFiles(file.parent / DIRECTORY).sweep, opened.ledger.connection)
         unreserved = await asyncio.to_thread(Reserve(file.parent).hold)
         notices = (*opened.notices, unreserved) if unreserved else opened.notices
         log = SqliteRunLog(file, opened, anchor, notices, masker, now_ns, gateway_version)

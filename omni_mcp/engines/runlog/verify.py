@@ -1,4 +1,4 @@
-"""Verification: names each event that was changed, deleted, moved or cut off, in a database or in an export.
+"""Verification: names each event that was changed, deleted, moved or cut off, in a database or in a pack.
 
 The chain alone finds what was changed in the middle. Only the heads find a chain that was cut short, and a run that is
 gone; whoever can write the file can write heads too, so they count for who holds the key that authenticates them.
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import orjson
 
-from omni_mcp.contracts.errors import LogCorrupt
 from omni_mcp.contracts.events import GENESIS, chain_hash, header_bytes, payload_digest
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.anchor import KnownHead
+from omni_mcp.engines.runlog.bodies import DIRECTORY
+from omni_mcp.engines.runlog.bodies_reader import body_faults
 from omni_mcp.engines.runlog.compare import projection_faults
 from omni_mcp.engines.runlog.connection import open_reader, translated
 from omni_mcp.engines.runlog.guards import trigger_faults
@@ -45,17 +46,34 @@ class Fault:
         return f"{place}: {self.what}"
 
 
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """An event whose text was erased, and the event of its run that says so."""
+
+    run: str
+    seq: int
+    by: int
+
+    def as_json(self) -> JsonObject:
+        return {"run": self.run, "seq": self.seq, "erased_by": self.by}
+
+
 @dataclass(slots=True)
 class Report:
-    """What a verification found. `erased` events are in order: their texts are gone and their links hold."""
+    """What a verification found. `erased` events are in order: their texts are gone and their links hold.
+
+    `signer` is the fingerprint of whose signature a pack bears, where it fits.
+    """
 
     runs: int = 0
     events: int = 0
-    erased: list[tuple[str, int]] = field(default_factory=list)
+    artifacts: int = 0
+    erased: list[Tombstone] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     heads_checked: bool = False
     scope: str = "all"
     head: str = ""  # of the whole log, as `COUNT:HASH`: for `--head` of a later verification
+    signer: str = ""
     notes: list[str] = field(default_factory=list)  # what could not be checked
 
     @property
@@ -64,10 +82,10 @@ class Report:
 
     def as_json(self) -> JsonObject:
         return {
-            "ok": self.ok, "scope": self.scope, "runs": self.runs, "events": self.events,
-            "heads_checked": self.heads_checked, "head": self.head,
+            "ok": self.ok, "scope": self.scope, "runs": self.runs, "events": self.events, "artifacts": self.artifacts,
+            "heads_checked": self.heads_checked, "head": self.head, "signed_by": self.signer,
             "notes": self.notes, "faults": [fault.as_json() for fault in self.faults],
-            "erased": [{"run": run, "seq": seq} for run, seq in self.erased],
+            "erased": [tombstone.as_json() for tombstone in self.erased],
         }  # fmt: skip
 
 
@@ -89,8 +107,8 @@ class Verifier:
         self.report = Report(heads_checked=keys is not None)
         self._run: str | None = None
         self._seq = 0
-        self._hash = GENESIS
-        self._ends: dict[str, tuple[int, bytes]] = {}
+        self._hash: bytes | None = GENESIS  # None: of an event that cannot be read
+        self._ends: dict[str, tuple[int, bytes | None]] = {}
         self._tombstones: list[tuple[int, int]] = []
         self._erasures: dict[int, frozenset[int]] = {}
         self._order: list[tuple[int, bytes]] = []
@@ -108,6 +126,15 @@ class Verifier:
             seq = row[1] if isinstance(row[1], int) else self._seq + 1
             self._fault(run, seq, f"changed: cannot be read ({type(error).__name__})")
             self._seq = max(self._seq, seq)
+
+    def skip(self, run: str, why: str) -> None:
+        """Name the next event of *run* as one that cannot be read at all."""
+        if run != self._run:
+            self._end_run()
+            self._begin_run(run)
+        self.report.events += 1
+        self._seq, self._hash = self._seq + 1, None
+        self._fault(run, self._seq, f"changed: {why}")
 
     def finish(self, heads: Iterable[HeadRecord], *, whole_log: bool, known: Sequence[KnownHead] = ()) -> Report:
         """Compare all heads, and those *known* from earlier, with what was seen and return the report."""
@@ -139,7 +166,7 @@ class Verifier:
             return
         if seq > self._seq + 1:
             self._missing(run, self._seq + 1, seq - 1, "deleted")
-        elif stored_prev != self._hash:
+        elif self._hash is not None and stored_prev != self._hash:
             self._fault(run, seq, "does not follow the event before it: its link was changed")
         self._seq, self._hash = seq, stored_hash
         self._check_text(run, row)
@@ -153,7 +180,7 @@ class Verifier:
     def _check_text(self, run: str, row: Row) -> None:
         seq, code, erased_by, digest, body = row[1], row[6], row[11], row[12], row[BODY]
         if erased_by is not None:
-            self.report.erased.append((run, seq))
+            self.report.erased.append(Tombstone(run, seq, erased_by))
             self._tombstones.append((seq, erased_by))
             if body is not None and any(body):
                 self._fault(run, seq, "said to be erased, but its text is still there")
@@ -197,7 +224,7 @@ class Verifier:
             self._missing(head.run, count + 1, head.count, "cut off the end")
         elif count > head.count:
             self._fault(head.run, head.count + 1, "added after the end that the head names")
-        elif digest != head.hash:
+        elif digest is not None and digest != head.hash:
             self._fault(head.run, count, "the chain was rewritten: it does not end where the head says")
 
     def _check_known(self, known: Sequence[KnownHead], *, whole_log: bool) -> None:
@@ -283,6 +310,7 @@ def verify_database(file: Path, keys: LogKeys | None, known: Sequence[KnownHead]
                 verifier.take(row)
             report = verifier.finish(heads_in(connection), whole_log=True, known=known)
             report.faults += [Fault("", 0, what) for what in trigger_faults(connection)]
+            report.faults += [Fault(*fault) for fault in body_faults(connection, file.parent / DIRECTORY)]
         except sqlite3.DatabaseError as error:
             raise translated(error, file) from error
     report.faults += [Fault(run, 0, what) for run, what in projection_faults(file)]
@@ -298,16 +326,3 @@ def heads_in(connection: sqlite3.Connection, run: str | None = None) -> Iterator
     yield from (HeadRecord(*row) for row in connection.execute(f"{sql} ORDER BY h.run"))
     for count, digest, mac in connection.execute("SELECT count, hash, mac FROM global_head"):
         yield HeadRecord(GLOBAL_NAME, count, digest, mac)
-
-
-def verify_rows(
-    rows: Iterable[Row], heads: Sequence[HeadRecord], keys: LogKeys | None, *, whole_log: bool,
-    known: Sequence[KnownHead] = (),
-) -> Report:  # fmt: skip
-    """Verify events from elsewhere, such as an export."""
-    verifier = Verifier(keys)
-    for row in rows:
-        verifier.take(row)
-    if not heads:
-        raise LogCorrupt("the export is not complete", detail="it ends without the heads of its chains")
-    return verifier.finish(heads, whole_log=whole_log, known=known)

@@ -83,10 +83,10 @@ class Writer:
     def put(self, entry: Entry) -> None:
         """Queue *entry*. A full queue fails its ticket; an outcome then waits in the backlog instead."""
         with self._guard:
-            full = self._is_full(len(entry.payload))
+            full = self._is_full(entry.size)
             if not full and not self._closing:
                 self._queue.append(entry)
-                self._bytes += len(entry.payload)
+                self._bytes += entry.size
         if full or self._closing:
             self._refuse_at_once(entry, "the queue of the run log is full" if full else "the run log is closing")
         elif not self._wake.is_set():
@@ -171,7 +171,7 @@ class Writer:
         self._stands(failing=False)
         with self._guard:
             for _ in waiting:
-                self._backlog_bytes -= len(self._backlog.popleft().payload)
+                self._backlog_bytes -= self._backlog.popleft().size
         self._index_failed = False
         self._tell(group, notices)
 
@@ -204,9 +204,9 @@ class Writer:
     def _keep(self, entry: Entry) -> None:
         """Keep an outcome for later. Beyond the caps it is given up: the next start records `outcome_unknown`."""
         with self._guard:
-            if len(self._backlog) < BACKLOG_EVENTS and self._backlog_bytes + len(entry.payload) <= BACKLOG_BYTES:
+            if len(self._backlog) < BACKLOG_EVENTS and self._backlog_bytes + entry.size <= BACKLOG_BYTES:
                 self._backlog.append(entry)
-                self._backlog_bytes += len(entry.payload)
+                self._backlog_bytes += entry.size
 
     def _tell(self, group: list[Entry], notices: list[Notice]) -> None:
         """Hand over to the event loop, once for the whole group."""

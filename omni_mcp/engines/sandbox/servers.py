@@ -76,6 +76,10 @@ class ServerCells:
         self._secrets = secrets
         self._sources = Sources()
 
+    def give(self, secrets: Mapping[str, str]) -> None:
+        """Replace the secrets that servers which start from now on are given."""
+        self._secrets = secrets
+
     def remember(self, directories: Iterable[Mount]) -> None:
         """Learn what the servers of all definitions are given, before the first of them starts.
 

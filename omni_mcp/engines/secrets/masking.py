@@ -18,6 +18,7 @@ from omni_mcp.engines.secrets.key_names import is_secret_name
 
 MARK = "[masked]"
 UNCHECKED = "[masked: could not be checked]"
+_NESTED = (dict, list, tuple)
 KNOWN_NAMES_LIMIT = 4096  # names that clients choose are remembered up to this many
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -34,16 +35,30 @@ class SecretMasker:
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self._mark_of: dict[str, str] = {}
+        self._in_text: Finder | None = None
+        self._in_json: Finder | None = None
+        self._is_secret: dict[str, bool] = {}
+        self._harmless: set[str] = set()  # those of them that are not: a whole object is compared at once
+        self.add(secrets)
+
+    def add(self, secrets: Mapping[str, str]) -> None:
+        """Mask these too from now on; what was registered before stays masked.
+
+        Raises:
+            ValueError: a value is too short to be looked for; nothing was added.
+        """
+        marks: dict[str, str] = {}
         for name, value in secrets.items():
             try:
                 forms = forms_of(value)
             except ValueError as error:
                 raise ValueError(f"secret {name!r} cannot be masked: {error}") from None
             for form in forms:
-                self._mark_of.setdefault(form, f"[masked:{name}]")
-        self._in_text = Finder(self._mark_of) if self._mark_of else None
-        self._in_json = Finder(map(json_escaped, self._mark_of)) if self._mark_of else None
-        self._is_secret: dict[str, bool] = {}
+                marks.setdefault(form, f"[masked:{name}]")
+        if not marks.keys() <= self._mark_of.keys():
+            self._mark_of = {**marks, **self._mark_of}
+            self._in_text = Finder(self._mark_of)
+            self._in_json = Finder(map(json_escaped, self._mark_of))
 
     def mask(self, value: JsonValue) -> tuple[JsonValue, tuple[str, ...]]:
         """Return *value* with secrets replaced, and the JSON paths that were touched. The input is not changed.
@@ -97,7 +112,7 @@ class SecretMasker:
         return bool(self._in_json.find(text))
 
     def _has_secret_name(self, value: JsonValue) -> bool:
-        known = self._is_secret
+        harmless = self._harmless
         stack = [value]
         visited = 0
         while stack:
@@ -106,18 +121,13 @@ class SecretMasker:
             if visited > 10_000_000:
                 raise ValueError("too many nodes, or a cycle")
             if isinstance(item, dict):
-                for name, inner in item.items():
-                    secret = known.get(name)
-                    if secret is None:
-                        secret = self._learn(name)
-                    if secret:
-                        return True
-                    if isinstance(inner, dict | list | tuple):
-                        stack.append(inner)
+                if not harmless.issuperset(item) and any(self._learn(name) for name in item):
+                    return True
+                stack.extend([inner for inner in item.values() if isinstance(inner, _NESTED)])
                 if "value" in item and _names_a_secret(item, self._learn):
                     return True
             elif isinstance(item, list | tuple):
-                stack.extend(inner for inner in item if isinstance(inner, dict | list | tuple))
+                stack.extend([inner for inner in item if isinstance(inner, _NESTED)])
         return False
 
     def _learn(self, name: object) -> bool:
@@ -128,6 +138,8 @@ class SecretMasker:
             found = is_secret_name(name)
             if len(self._is_secret) < KNOWN_NAMES_LIMIT:
                 self._is_secret[name] = found
+                if not found:
+                    self._harmless.add(name)
         return found
 
     # --- rewriting ----------------------------------------------------------------------------------------------

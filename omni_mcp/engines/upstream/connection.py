@@ -56,6 +56,7 @@ class Timing:
     probe_s: float = PROBE_S
     greeting_s: float = GREETING_S
     ready_s: float = 35.0  # how long a call waits for a connection
+    watch_s: float = 5.0  # how long a subscription waits until the server was asked
     idle_s: float | None = 600.0  # without a call; None: stay
     list_settle_s: float = 0.2  # list changes within this time are one
     list_pause_s: float = 2.0  # between two listings of one server, however often it changes
@@ -73,12 +74,14 @@ class Connection:
         wires: ways to open it, the likeliest first.
         keep: stay connected without calls and connect again when it breaks (it reports changes).
         on_state: told of each change, with a reason.
+        on_health: told after each call whether the server answered, where that may be news.
     """
 
     def __init__(
         self, server: str, *, definition: str, wires: Sequence[OpenWire], info: ClientInfo, listener: Listener,
         eras: Eras, timing: Timing | None = None, keep: bool = False,
         on_state: Callable[[State, str], None] = lambda state, reason: None,
+        on_health: Callable[[str], None] = lambda reason: None,
     ) -> None:  # fmt: skip
         self.server = server
         self.watched = Watched()
@@ -90,6 +93,7 @@ class Connection:
         self._timing = timing or Timing()
         self._keep = keep
         self._on_state = on_state
+        self._on_health = on_health
         self.health = Health(server, self._timing.patience)
         self.state: State = "idle"
         self._talk: Talk | None = None
@@ -100,6 +104,9 @@ class Connection:
         self._stopping = False
         self._used_s = 0.0
         self._held = 0
+        self._free = asyncio.Event()
+        self._free.set()
+        self._watchers: list[asyncio.Future[None]] = []
         if keep:
             self._wanted.set()
 
@@ -142,6 +149,7 @@ class Connection:
     def hold(self) -> Callable[[], None]:
         """Keep the connection from being stopped as idle; returns what lets go."""
         self._held += 1
+        self._free.clear()
         loosed = False
 
         def let_go() -> None:
@@ -150,19 +158,57 @@ class Connection:
                 loosed = True
                 self._held -= 1
                 self._used_s = asyncio.get_running_loop().time()
+                if not self._held:
+                    self._free.set()
 
         return let_go
 
-    def watch(self, uri: str) -> None:
-        """Have updates of a resource reported (the server's own URI).
+    def answered(self, latency_ms: float) -> None:
+        """A call was answered, be it with an error of the server's own."""
+        failing = self.health.failures_in_a_row > 0
+        self.health.answered(latency_ms)
+        if failing:
+            self._on_health("it answers again")
+
+    def call_failed(self, reason: str) -> None:
+        """A call could not be brought to the server, or got no answer."""
+        self.health.call_failed(reason)
+        self._on_health(reason)
+
+    async def unused(self) -> None:
+        """Wait until nobody holds it."""
+        while self._held:
+            await self._free.wait()
+
+    async def watch(self, uri: str) -> None:
+        """Have updates of a resource reported (the server's own URI); returns when the server was asked for that.
+
+        A server that cannot be reached now, or takes long, is asked once it can be.
 
         Raises:
             Overloaded: too many are watched.
         """
-        if self.watched.add(uri):
-            self._changed_uris.append(uri)
+        if not self.watched.add(uri):
+            return
+        self._changed_uris.append(uri)
+        self._wanted.set()
+        self._nudge.set()
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append(asked)
+        try:
+            async with asyncio.timeout(self._timing.watch_s):
+                await asked
+        except TimeoutError:
+            return
+        finally:
+            if asked in self._watchers:
+                self._watchers.remove(asked)
+
+    def take_over(self, watched: Watched) -> None:
+        """Report what another connection to the same server was asked to report."""
+        self.watched = watched
+        if len(watched):
             self._wanted.set()
-            self._nudge.set()
 
     def unwatch(self, uri: str) -> None:
         """Undo one `watch`."""
@@ -270,6 +316,7 @@ class Connection:
         while not talk.ended.is_set() and not self._stopping:
             while self._changed_uris:
                 await reports.changed(self._changed_uris.pop(0))
+            self._tell_watchers()
             if self._is_idle():
                 self._wanted.clear()
                 self._become("idle", "nobody used it")
@@ -349,7 +396,15 @@ class Connection:
             self._wanted.clear()
         self._become("waiting" if self._cared_for() else "idle", reason)
 
+    def _tell_watchers(self) -> None:
+        """What is watched was asked for, or cannot be now."""
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+
     def _fail_waiters(self, error: OmniError) -> None:
+        self._tell_watchers()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

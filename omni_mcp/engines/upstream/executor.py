@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result
 from omni_mcp.contracts.errors import (
+    CapabilityMissing,
     Internal,
     NotFound,
     OmniError,
     OutcomeUnknown,
     TimedOut,
     UpstreamProtocol,
+    UpstreamRefused,
     UpstreamUnavailable,
 )
 from omni_mcp.contracts.json import JsonObject
@@ -36,11 +38,12 @@ from omni_mcp.engines.upstream.parking import Parked, Parking
 from omni_mcp.engines.upstream.talk import HeaderDeclarations, Talk
 from omni_mcp.engines.upstream.wire.seam import WireFault
 from omni_mcp.protocol.headers import declared_headers
-from omni_mcp.protocol.rpc import INVALID_PARAMS, RESOURCE_NOT_FOUND
+from omni_mcp.protocol.rpc import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, RESOURCE_NOT_FOUND
 
 OUR_PREFIX = "io.omni-mcp/"
 META_REMOTE_ERROR = f"{OUR_PREFIX}upstream_error"
 DECLARATIONS_KEPT = 4096
+RELAYED = (INVALID_PARAMS, METHOD_NOT_FOUND)
 METHODS = {"tool": "tools/call", "resource": "resources/read", "prompt": "prompts/get"}
 MEMBERS = {"tool": "content", "resource": "contents", "prompt": "messages"}
 
@@ -83,6 +86,13 @@ class UpstreamExecutor:
         if call.round is not None and isinstance(call.round.state, dict) and "parked" in call.round.state:
             return await self._resume(call, tool)
         connection = self._connection_of(tool.server, call.principal.key)
+        let_go = connection.hold()
+        try:
+            return await self._at(connection, call, tool)
+        finally:
+            let_go()
+
+    async def _at(self, connection: Connection, call: Call, tool: Entry) -> Result:
         for last in (False, True):
             try:
                 talk = await connection.talk()
@@ -93,7 +103,7 @@ class UpstreamExecutor:
                 return await self._attempt(call, tool, connection, talk)
             except WireFault as fault:
                 if fault.status is None and talk.wire.outlives_its_server and not fault.session_lost:
-                    connection.health.call_failed(fault.reason)
+                    connection.call_failed(fault.reason)
                 if last or not _may_repeat(tool, fault):
                     raise self._lost(call, tool, fault) from fault
         raise AssertionError("the last attempt returns or raises")
@@ -114,10 +124,10 @@ class UpstreamExecutor:
                 parked = True
                 return self._park(call, tool, connection, talk, exchange, keyed(said.questions))
             latency_ms = (time.perf_counter() - started) * 1000
-            connection.health.answered(latency_ms)
+            connection.answered(latency_ms)
             return self._result(call, tool, talk, said, latency_ms)
         except RemoteError as error:
-            connection.health.answered((time.perf_counter() - started) * 1000)
+            connection.answered((time.perf_counter() - started) * 1000)
             return _refused_by_server(call, tool, error)
         except Garbled as error:
             raise UpstreamProtocol(
@@ -136,8 +146,8 @@ class UpstreamExecutor:
     ) -> InputRequired:  # fmt: skip
         key = self._parking.park(
             Parked(
-                call=call.id, principal=call.principal.key, server=tool.server, talk=talk, exchange=exchange,
-                questions=questions, let_go=connection.hold(),
+                call=call.id, principal=call.principal.key, server=tool.server, connection=connection, talk=talk,
+                exchange=exchange, questions=questions, let_go=connection.hold(),
             )
         )  # fmt: skip
         return InputRequired(requests=asked_of_caller(questions), state={"parked": key}, where="remote")
@@ -147,7 +157,7 @@ class UpstreamExecutor:
         parked = self._parking.take(call.round.state["parked"], call=call.id, principal=call.principal.key)
         if parked is None:
             raise OutcomeUnknown(f"{call.name!r} waits for input no longer", detail=f"{tool.server}: not parked")
-        connection = self._connection_of(tool.server, call.principal.key)
+        connection = parked.connection
         try:
             left = deliver(parked.talk, parked.exchange, parked.questions, call.round.responses)
             if left and not parked.exchange.over:
@@ -220,20 +230,31 @@ def _may_repeat(tool: Entry, fault: WireFault) -> bool:
 
 
 def _refused_by_server(call: Call, tool: Entry, error: RemoteError) -> Answer:
-    """A server's JSON-RPC error is its answer. For a tool it is one that the model reads.
+    """A server's JSON-RPC error is its answer: what the protocol has words for goes to the client's program in these.
+
+    Anything else is, for a tool, an answer that the model reads.
 
     Raises:
-        NotFound: the resource or prompt is not there.
-        UpstreamProtocol: it refused for another reason; `data` holds its own words.
+        NotFound: the resource is not there.
+        CapabilityMissing, UpstreamRefused: as they say; `data` holds the server's own words.
+        UpstreamProtocol: it refused for another reason.
     """
     said: JsonObject = {"code": error.code, "message": error.message}
     if error.data is not None:
         said["data"] = error.data
+    if error.code == MISSING_CAPABILITY and call.client.era == "modern":
+        required = error.data.get("requiredCapabilities") if isinstance(error.data, dict) else None
+        raise CapabilityMissing(
+            "the client lacks a capability that the server needs", detail=f"{tool.server}: {error}",
+            data={"required": required if isinstance(required, dict) else {}},
+        )  # fmt: skip
+    if error.code in RELAYED and (call.kind != "resource" or error.code != INVALID_PARAMS):
+        raise UpstreamRefused(error.message, detail=f"{tool.server}: {error}", data={"upstream_error": said})
     if call.kind == "tool":
         text = f"The server answered with an error: {error.message} ({error.code})"
         body: JsonObject = {"content": [{"type": "text", "text": text}], "isError": True}
         return Answer(body={**body, "_meta": {META_REMOTE_ERROR: said}}, is_error=True, where="remote")
-    if error.code == RESOURCE_NOT_FOUND or (error.code == INVALID_PARAMS and call.kind == "resource"):
+    if call.kind == "resource" and error.code in (RESOURCE_NOT_FOUND, INVALID_PARAMS):
         raise NotFound("there is no such resource", detail=f"{tool.server}: {error}")
     raise UpstreamProtocol(
         f"the server behind it answered with an error: {error.message}", detail=f"{tool.server}: {error}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -156,20 +156,26 @@ def _fault(item: object, kind: Kind, *, modern: bool) -> str | None:
 
 
 class Listings:
-    """The last good listing of every server, as a `Source`.
+    """The last good listing of every server in use, as a `Source`.
 
     Args:
-        timeout_s: deadline of one call, by server.
         accept: turns a server's definition into what is in force: labels and state. By default all stay quarantined.
     """
 
-    def __init__(
-        self, timeout_s: dict[str, float], *, accept: Callable[[Entry], Entry] = lambda entry: entry,
-        known: dict[str, Listing] | None = None,
-    ) -> None:  # fmt: skip
-        self._timeout_s = timeout_s
+    def __init__(self, *, accept: Callable[[Entry], Entry] = lambda entry: entry) -> None:
         self._accept = accept
-        self._known = {server: listing for server, listing in (known or {}).items() if server in timeout_s}
+        self._timeout_s: dict[str, float] = {}
+        self._known: dict[str, Listing] = {}
+
+    def use(self, timeout_s: dict[str, float], known: Mapping[str, Listing]) -> None:
+        """Say which servers are in use, and the deadline of a call of each; *known* is for those without a listing."""
+        self._timeout_s = timeout_s
+        everything = {**known, **self._known}
+        self._known = {server: listing for server, listing in everything.items() if server in timeout_s}
+
+    def forget(self, server: str) -> None:
+        """Drop what is known of a server."""
+        self._known.pop(server, None)
 
     def find(self, server: str) -> Listing | None:
         """Return what is known of a server."""

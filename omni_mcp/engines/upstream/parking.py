@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from omni_mcp.engines.upstream.connection import Connection
 from omni_mcp.engines.upstream.exchange import Exchange, Question
 from omni_mcp.engines.upstream.talk import Talk
 from omni_mcp.protocol.rpc import INTERNAL_ERROR
@@ -23,6 +24,7 @@ class Parked:
     call: str
     principal: str
     server: str
+    connection: Connection
     talk: Talk
     exchange: Exchange
     questions: dict[str, Question]

@@ -6,7 +6,7 @@ import asyncio
 from urllib.parse import urljoin
 
 from omni_mcp.contracts.call import Era
-from omni_mcp.engines.upstream.wire.events import EventParser
+from omni_mcp.engines.upstream.wire.events import Event, EventParser
 from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.engines.upstream.wire.reading import FrameReader
 from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Outgoing, Receiver, WireFault
@@ -96,18 +96,22 @@ class EventStreamWire:
             self._target.cancel()
         await self._web.close()
 
+    async def _hand_on(self, reader: FrameReader, events: list[Event]) -> None:
+        """Hand on what one chunk ended; a function of its own, so that no large event is kept until the next one."""
+        for event in events:
+            if event.name == "endpoint" and event.data is not None:
+                self._set_target(event.data)
+            elif event.data is None:
+                await reader.refuse(event.head, event.tail)
+            elif event.name == "message" and event.data.strip():
+                await reader.take(event.data)
+
     async def _read(self, reply: Reply, receiver: Receiver) -> None:
         parser, reader = EventParser(self._limit), FrameReader(receiver, large=self._large, limit_bytes=self._limit)
         fault = WireFault("the stream has ended", sent=True)
         try:
             async for chunk in reply.chunks():
-                for event in parser.feed(chunk):
-                    if event.name == "endpoint" and event.data is not None:
-                        self._set_target(event.data)
-                    elif event.data is None:
-                        await reader.refuse(event.head, event.tail)
-                    elif event.name == "message" and event.data.strip():
-                        await reader.take(event.data)
+                await self._hand_on(reader, parser.feed(chunk))
         except WireFault as ended:
             fault = ended
         except Exception as error:  # a fault of ours must not leave callers waiting

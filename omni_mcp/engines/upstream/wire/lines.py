@@ -137,8 +137,7 @@ class LinesWire:
         reason = "the process closed its output"
         try:
             while chunk := await self._child.read():
-                for line in lines.feed(chunk):
-                    await _hand_on(reader, line)
+                await _hand_on(reader, lines.feed(chunk))
             last = lines.rest()
             if isinstance(last, bytes) and is_message(last):  # what was cut off is no message, and no junk either
                 await reader.take(last)
@@ -148,8 +147,10 @@ class LinesWire:
         receiver.lost(WireFault(reason, sent=True))
 
 
-async def _hand_on(reader: FrameReader, line: bytes | TooLong) -> None:
-    if isinstance(line, TooLong):
-        await reader.refuse(line.head, line.tail)
-    elif line.strip():
-        await reader.take(line)
+async def _hand_on(reader: FrameReader, lines: list[bytes | TooLong]) -> None:
+    """Hand on what one chunk ended; a function of its own, so that no large line is kept until the next one comes."""
+    for line in lines:
+        if isinstance(line, TooLong):
+            await reader.refuse(line.head, line.tail)
+        elif line.strip():
+            await reader.take(line)

@@ -195,8 +195,7 @@ class StreamableWire:
         reader = FrameReader(receiver, large=self._large, limit_bytes=self._limit)
         try:
             async for chunk in reply.chunks():
-                for event in parser.feed(chunk):
-                    await _hand_on(reader, event, within)
+                await _hand_on(reader, parser.feed(chunk), within)
                 if isinstance(receiver, _Watch) and receiver.answered:
                     return None  # some servers leave the stream open
         except WireFault as fault:
@@ -314,13 +313,15 @@ class _Watch:
         self._receiver.lost(fault)
 
 
-async def _hand_on(reader: FrameReader, event: Event, within: int | None) -> None:
-    if event.name != "message":
-        return
-    if event.data is None:
-        await reader.refuse(event.head, event.tail)
-    elif event.data.strip():
-        await reader.take(event.data, within)
+async def _hand_on(reader: FrameReader, events: list[Event], within: int | None) -> None:
+    """Hand on what one chunk ended; a function of its own, so that no large event is kept until the next one comes."""
+    for event in events:
+        if event.name != "message":
+            continue
+        if event.data is None:
+            await reader.refuse(event.head, event.tail)
+        elif event.data.strip():
+            await reader.take(event.data, within)
 
 
 def _session_of(reply: Reply) -> str | None:

@@ -1,0 +1,72 @@
+"""`omni-mcp servers test`: start one server as the gateway would, and say how it does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import click
+import orjson
+
+from omni_mcp.cli.person import json_option, printable
+from omni_mcp.config import load_settings, read_secrets
+from omni_mcp.contracts.errors import NotFound
+from omni_mcp.paths import find_home
+from omni_mcp.upstreams.definitions import read_definitions
+from omni_mcp.upstreams.trial import ServerTrial, try_server
+
+
+@click.command("test")
+@click.argument("name")
+@json_option
+def test_command(name: str, as_json: bool) -> None:
+    """Start the server NAME, greet it, list what it offers, and end it; exit 1 if that fails.
+
+    Needs no gateway, and does not disturb one that runs. Accepts nothing, and nothing goes on record.
+    """
+    home = find_home()
+    settings = load_settings(home.settings_file)
+    defined = read_definitions(
+        settings.servers, home, secrets=read_secrets(settings, dict(os.environ)), environment=os.environ
+    )
+    definition = defined.servers.get(name)
+    if definition is None:
+        raise NotFound(f"there is no server {name!r}; see: omni-mcp servers list")
+    lacking = next((one.message for one in defined.problems if one.path == f"$.servers.{name}"), "")
+    if lacking and definition.secret_names - defined.secrets.keys():
+        found = ServerTrial(fault=lacking)
+    else:
+        found = asyncio.run(try_server(name, definition, secrets=dict(defined.secrets), settings=settings, home=home))
+    if as_json:
+        click.echo(orjson.dumps({"name": name, "ok": not found.fault, **asdict(found)}))
+    else:
+        for line in _lines(name, found):
+            click.echo(printable(line))
+    if found.fault:
+        sys.exit(1)
+
+
+def _lines(name: str, found: ServerTrial) -> Iterator[str]:
+    if found.fault:
+        yield f"{name}: failed: {found.fault}"
+    else:
+        kinds = ", ".join(f"{count} {kind.replace('_', ' ')}s" for kind, count in found.offers.items() if count)
+        yield f"{name}: ready after {found.ready_ms:g} ms, listed in {found.list_ms:g} ms"
+        yield f"  speaks   {found.version} ({found.era})"
+        yield f"  is       {found.server_info.get('name', '?')} {found.server_info.get('version', '')}".rstrip()
+        yield f"  offers   {kinds or 'nothing'}"
+    if found.isolation is not None:
+        missing = "".join(f"; no {layer}: {why}" for layer, why in found.isolation["missing"].items())
+        yield f"  isolated {found.isolation['posture']}: {', '.join(found.isolation['layers'])}{missing}"
+    else:
+        yield "  isolated not here: it runs where its URL is"
+    for problem in found.left_out:
+        yield f"  left out {problem}"
+    if found.refused:
+        yield f"  refused  {', '.join(found.refused)}: add --allow HOST:PORT if it should reach them"
+    if found.stderr:
+        yield "  it wrote:"
+        yield from (f"    {line}" for line in found.stderr.splitlines()[-20:])

@@ -1,0 +1,112 @@
+"""Versions: which of several versions of an entry a project sees, and what `tool@1.2.0` names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from omni_mcp.contracts.tool import Entry
+
+Key = tuple[str, str, str]
+Pins = Mapping[str, Mapping[Key, str]]  # project -> key of an entry -> version
+LATEST = "latest"
+
+_SEMANTIC = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-([0-9A-Za-z.-]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The older versions beside what is in force, and what pins make of it. Never changed after it was made."""
+
+    older: Mapping[Key, Mapping[str, Entry]] = field(default_factory=dict)
+    pinned: Mapping[str, Mapping[Key, Entry]] = field(default_factory=dict)
+
+    def seen_by(self, project: str, entry: Entry) -> Entry:
+        """Return what *entry*, which is in force, is for *project*.
+
+        A pin makes nothing callable that is not accepted: what is quarantined stays so for everybody.
+        """
+        return entry if entry.state == "quarantined" else self.pinned.get(project, {}).get(entry.key, entry)
+
+    def named(self, project: str, entry: Entry, wanted: str) -> Entry | None:
+        """Return the version, tag or `latest` of *entry* that a call names. A pin leaves the pinned version only."""
+        seen = self.seen_by(project, entry)
+        if entry.state == "quarantined" or wanted in (LATEST, seen.version):
+            return seen
+        if entry.key in self.pinned.get(project, {}):
+            return None
+        older = self.older.get(entry.key, {})
+        if wanted in older:
+            return older[wanted]
+        return next((one for one in [entry, *sorted_newest(older.values())] if wanted in tags_of(one)), None)
+
+    def of(self, entry: Entry) -> list[Entry]:
+        """Return *entry* and its older versions."""
+        return [entry, *self.older.get(entry.key, {}).values()]
+
+    def facts(self) -> list[object]:
+        """Return all that decides what is named, in a fixed order; nothing where there are no pins and no versions."""
+        older = sorted(
+            [*key, version, entry.digest] for key, found in self.older.items() for version, entry in found.items()
+        )
+        pinned = sorted(
+            [project, *key, entry.state, entry.digest]
+            for project, found in self.pinned.items()
+            for key, entry in found.items()
+        )
+        return [older, pinned] if older or pinned else []
+
+
+def versions_of(in_force: Mapping[Key, Entry], superseded: Iterable[Entry], pins: Pins) -> Versions:
+    """Return the versions beside *in_force*; a pin on what is not in the catalog at all says nothing."""
+    older: dict[Key, dict[str, Entry]] = {}
+    for entry in superseded:
+        if entry.key in in_force:
+            older.setdefault(entry.key, {})[entry.version] = replace(entry, state="accepted")
+    pinned = {
+        project: {
+            key: _pinned(in_force[key], older.get(key, {}), version)
+            for key, version in wanted.items()
+            if key in in_force
+        }
+        for project, wanted in pins.items()
+    }
+    return Versions(older, {project: found for project, found in pinned.items() if found})
+
+
+def _pinned(entry: Entry, older: Mapping[str, Entry], version: str) -> Entry:
+    if entry.version == version:
+        return entry
+    return older.get(version) or replace(entry, state="pin_missing", version=version, digest="")
+
+
+def newest_of(entries: Iterable[Entry]) -> Entry:
+    """Return what `latest` means: the newest that is neither deprecated nor a pre-release, else the newest."""
+    found = sorted_newest(entries)
+    return next((one for one in found if not _is_deprecated(one) and "-" not in one.version), found[0])
+
+
+def sorted_newest(entries: Iterable[Entry]) -> list[Entry]:
+    """Return *entries*, the newest first."""
+    return sorted(entries, key=lambda entry: precedence(entry.version), reverse=True)
+
+
+def precedence(version: str) -> tuple[object, ...]:
+    """Return what versions are ordered by (Semantic Versioning 2.0.0, section 11); other words come first of all."""
+    found = _SEMANTIC.fullmatch(version)
+    if found is None:
+        return (-1, 0, 0, False, (), version)
+    parts = tuple(
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in (found[4] or "").split(".") if part
+    )
+    return int(found[1]), int(found[2]), int(found[3]), found[4] is None, parts, ""
+
+
+def tags_of(entry: Entry) -> tuple[str, ...]:
+    """Return the tags that its manifest gives it."""
+    return entry.manifest.tags if entry.manifest is not None else ()
+
+
+def _is_deprecated(entry: Entry) -> bool:
+    return entry.manifest is not None and bool(entry.manifest.deprecated)

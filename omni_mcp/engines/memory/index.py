@@ -1,0 +1,105 @@
+"""The index in memory: one part for each place that was searched, kept in step with the file whoever writes to it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from omni_mcp.engines.memory.place_index import ROW_COLUMNS, PlaceIndex
+
+KEPT_BYTES = 64 * 1024 * 1024  # of all places together, apart from those that a search is about
+CHANGES_AT_ONCE = 20_000  # more are read faster by loading anew
+DEAD_SLOTS = 1024
+_TABLES = "items i JOIN marks m ON m.mark = i.mark"
+
+
+class Index:
+    """Places by number, loaded when they are first asked for.
+
+    Args:
+        connection: reads only, and has no transaction open.
+        recipe: the number of how items must be marked; those marked otherwise are not found.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, recipe: int, dimensions: int) -> None:
+        self._connection = connection
+        self._recipe = recipe
+        self._dimensions = dimensions
+        self._places: OrderedDict[int, PlaceIndex] = OrderedDict()
+        self._version = -1
+        self._change = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(place.size_bytes for place in self._places.values())
+
+    def stale(self, places: Sequence[int]) -> list[int]:
+        """Return those of *places* with items of another recipe: they are marked anew before they are searched."""
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM items WHERE place = ?1 AND recipe < ?2) "
+            "OR EXISTS (SELECT 1 FROM items WHERE place = ?1 AND recipe > ?2)"
+        )
+        return [place for place in places if self._connection.execute(sql, (place, self._recipe)).fetchone()[0]]
+
+    def places(self, numbers: Sequence[int]) -> list[PlaceIndex]:
+        """Return the places with these numbers as they are now."""
+        with self._snapshot():
+            self._follow()
+            missing = [number for number in numbers if number not in self._places]
+            self._places.update((number, self._load(number)) for number in missing)
+        for number in numbers:
+            self._places.move_to_end(number)
+        if missing:
+            self._drop_oldest(keeping=len(numbers))
+        return [self._places[number] for number in numbers]
+
+    def _follow(self) -> None:
+        """Take in what was committed since the last time, here or by another process."""
+        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        if version == self._version:
+            return
+        change, complete_from = self._connection.execute("SELECT change, forgot_until FROM state").fetchone()
+        if self._change < complete_from or change - self._change > CHANGES_AT_ONCE:
+            self._places.clear()
+        else:
+            self._take_in()
+        self._change, self._version = change, version
+
+    def _take_in(self) -> None:
+        gone: dict[int, list[int]] = {}
+        for place, n in self._connection.execute("SELECT place, n FROM gone WHERE change > ?", (self._change,)):
+            gone.setdefault(place, []).append(n)
+        for place, numbers in gone.items():
+            if place in self._places:
+                self._places[place].remove(numbers)
+        fresh: dict[int, list[tuple[object, ...]]] = {}
+        sql = f"SELECT i.place, {ROW_COLUMNS} FROM {_TABLES} WHERE i.change > ? AND i.recipe = ? ORDER BY i.change"
+        for place, *row in self._connection.execute(sql, (self._change, self._recipe)):
+            if place in self._places:
+                fresh.setdefault(place, []).append(tuple(row))
+        for place, rows in fresh.items():
+            self._places[place].apply(rows)
+        for number, index in list(self._places.items()):
+            if index.dead > max(DEAD_SLOTS, index.count // 4):
+                del self._places[number]
+
+    def _load(self, number: int) -> PlaceIndex:
+        expected = self._connection.execute("SELECT items FROM places WHERE place = ?", (number,)).fetchone()[0]
+        index = PlaceIndex(self._dimensions)
+        sql = f"SELECT {ROW_COLUMNS} FROM {_TABLES} WHERE i.place = ? AND +i.recipe = ? ORDER BY i.n"
+        index.load(self._connection.execute(sql, (number, self._recipe)), expected)
+        return index
+
+    def _drop_oldest(self, *, keeping: int) -> None:
+        while len(self._places) > keeping and self.size_bytes > KEPT_BYTES:
+            self._places.popitem(last=False)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")

@@ -1,0 +1,197 @@
+"""The memory in one SQLite file: what is put is durable, what is forgotten is gone from the disk, recalls are quick.
+
+Nothing is opened or loaded before the first use, so that a gateway whose memory nobody uses does not pay for it. One
+thread writes and another one reads; other processes may do the same with the same file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib import import_module
+from pathlib import Path
+from sqlite3 import Connection
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
+
+from omni_mcp.contracts.memory import Hit, MemoryItem, MemoryScope, Readers, Recall
+from omni_mcp.contracts.ports import Embedder
+from omni_mcp.engines.memory import reading
+from omni_mcp.engines.memory.rows import Limits
+
+if TYPE_CHECKING:
+    from omni_mcp.engines.memory.core import Core
+
+T = TypeVar("T")
+
+
+class SqliteMemory:
+    """The port `MemoryStore`, and what the operator may ask beside it.
+
+    Args:
+        embedder: makes it when it is first needed; the static table of the package by default.
+        now_ns: UTC nanoseconds since the epoch.
+        limits: how much one owner may keep in one scope.
+    """
+
+    def __init__(
+        self, file: Path, *, embedder: Callable[[], Embedder] | None = None, now_ns: Callable[[], int] = time.time_ns,
+        limits: Limits | None = None,
+    ) -> None:  # fmt: skip
+        self._file = file
+        self._embedder = embedder
+        self._now_ns = now_ns
+        self._limits = limits or Limits()
+        self._core: Core | None = None
+        self._opening = Lock()
+        self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-writer")
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-reader")
+
+    # --- the port -----------------------------------------------------------------------------------------------------
+
+    async def put(self, item: MemoryItem, *, expected_version: int | None = None) -> MemoryItem:
+        """Store a new item or the next version of one; see the port."""
+        stored = await self._write(lambda core: core.writer.put([item], expected_version=expected_version))
+        return stored[0]
+
+    async def put_many(self, items: Sequence[MemoryItem], *, on_progress: Callable[[int], None] | None = None) -> int:
+        """Store many in one commit; see the port. *on_progress* hears from a thread how many are prepared."""
+        return len(await self._write(lambda core: core.writer.put(items, on_progress=on_progress)))
+
+    async def get(self, item: str, *, readers: Readers) -> MemoryItem:
+        """Return an item by id; see the port."""
+        now = self._now_ns()
+        return await self._read(lambda core: core.read(lambda db: reading.get_item(db, _plain(item), readers, now)))
+
+    async def list_items(
+        self, *, readers: Readers, limit: int = 50, before: str | None = None, kinds: Sequence[str] = (),
+        tags: Sequence[str] = (), subject: str | None = None, session: str | None = None,
+    ) -> list[MemoryItem]:  # fmt: skip
+        """Return newest items first; see the port."""
+        now, last = self._now_ns(), None if before is None else _plain(before)
+
+        def listed(db: Connection) -> list[MemoryItem]:
+            return reading.list_items(
+                db, readers, now, limit=limit, before=last, kinds=kinds, tags=tags, subject=subject, session=session
+            )
+
+        return await self._read(lambda core: core.read(listed))
+
+    async def recall(self, wanted: Recall) -> list[Hit]:
+        """Return what fits best, best first; see the port."""
+        await self._renew(wanted.readers)
+        return await self._read(lambda core: core.recall(wanted))
+
+    async def touched(self, items: Sequence[str], *, run: str, call: str) -> list[str]:
+        """Note that a call carried the text of *items*; returns those that are gone; see the port."""
+        ids = [_plain(item) for item in items]
+        return await self._write(lambda core: core.writer.touched(ids, run=run, call=call))
+
+    async def forget(self, item: str, *, readers: Readers) -> list[tuple[str, str]]:
+        """Remove an item from the disk; see the port."""
+        return await self._write(lambda core: core.writer.forget(_plain(item), readers))
+
+    async def sweep(self, *, now_ns: int) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
+        """Remove every expired item; see the port."""
+        return await self._write(lambda core: core.writer.sweep(now_ns))
+
+    async def duplicates(self, *, readers: Readers, limit: int = 20) -> list[tuple[MemoryItem, MemoryItem, float]]:
+        """Return pairs that say nearly the same; see the port."""
+        await self._renew(readers)
+        return await self._read(lambda core: core.duplicates(readers, limit))
+
+    async def to_erase(self) -> list[tuple[str, str]]:
+        """Return (run, call) of what carried a forgotten text and is not reported as erased yet."""
+        return await self._read(lambda core: core.read(reading.to_erase))
+
+    async def erased(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Note that the run log has let go of these calls."""
+        await self._write(lambda core: core.writer.erased(pairs))
+
+    # --- the operator's -----------------------------------------------------------------------------------------------
+
+    async def find(self, item: str) -> MemoryItem:
+        """Return an item of any place, expired or not.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return await self._read(lambda core: core.read(lambda db: reading.find_item(db, _plain(item))))
+
+    async def all_items(
+        self, *, limit: int = 50, before: str | None = None, project: str | None = None,
+        scope: MemoryScope | None = None,
+    ) -> list[MemoryItem]:  # fmt: skip
+        """Return the newest items of any place first, expired or not."""
+        return await self._read(
+            lambda core: core.read(
+                lambda db: reading.all_items(db, limit=limit, before=before, project=project, scope=scope)
+            )
+        )
+
+    async def written_by(self, run: str, call: str | None = None) -> list[str]:
+        """Return the ids of the items that a run, or one of its calls, wrote last."""
+        return await self._read(lambda core: core.read(lambda db: reading.written_by(db, run, call)))
+
+    async def forget_item(self, item: str) -> list[tuple[str, str]]:
+        """Remove an item of any place, as `forget` does.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return await self._write(lambda core: core.writer.forget(_plain(item), None))
+
+    async def settle(self) -> bool:
+        """Give room back and cut the write-ahead log; False if it was read all the time and may hold old pages."""
+        return await self._write(lambda core: core.writer.settle())
+
+    async def index_bytes(self) -> int:
+        """Return how much memory the index takes, as far as its arrays are concerned."""
+        return await self._read(lambda core: core.index_bytes())
+
+    async def close(self) -> None:
+        """Wait for what is under way and close the file."""
+        await asyncio.to_thread(self._reading.shutdown)
+        if self._core is not None:
+            await asyncio.get_running_loop().run_in_executor(self._writing, self._core.close)
+        await asyncio.to_thread(self._writing.shutdown)
+
+    # --- threads ------------------------------------------------------------------------------------------------------
+
+    async def _renew(self, readers: Readers) -> None:
+        if stale := await self._read(lambda core: core.stale(readers)):
+            await self._write(lambda core: core.writer.renew(stale))
+
+    async def _read(self, work: Callable[[Core], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reading, lambda: work(self._opened()))
+
+    async def _write(self, work: Callable[[Core], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writing, lambda: work(self._opened()))
+
+    def _opened(self) -> Core:
+        with self._opening:
+            if self._core is None:
+                module = import_module("omni_mcp.engines.memory.core")  # numpy comes with it
+                self._core = module.Core(self._file, self._embedder, self._now_ns, self._limits)
+            return self._core
+
+
+@asynccontextmanager
+async def open_memory(
+    file: Path, *, embedder: Callable[[], Embedder] | None = None, now_ns: Callable[[], int] = time.time_ns,
+    limits: Limits | None = None,
+) -> AsyncIterator[SqliteMemory]:  # fmt: skip
+    """Open the memory in *file*, which is made at the first use; its directory must be there then."""
+    memory = SqliteMemory(file, embedder=embedder, now_ns=now_ns, limits=limits)
+    try:
+        yield memory
+    finally:
+        await memory.close()
+
+
+def _plain(text: str) -> str:
+    """Return *text* as SQLite can take it: an id with half a surrogate pair names nothing."""
+    return text.encode("utf-8", "replace").decode()

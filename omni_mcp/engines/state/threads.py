@@ -1,0 +1,118 @@
+"""Threads: names under which a principal groups its runs. Which runs belong to one is in the run log and not here."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from omni_mcp.contracts.errors import NotFound, QuotaExceeded
+from omni_mcp.contracts.ids import new_id
+from omni_mcp.contracts.ports import Masker
+
+T = TypeVar("T")
+
+THREADS_LIMIT = 10_000  # of one principal
+LIST_LIMIT = 1000
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS threads (
+    id TEXT PRIMARY KEY,
+    principal TEXT NOT NULL,
+    project TEXT NOT NULL,
+    title TEXT NOT NULL,
+    created_at_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS threads_by_principal ON threads (principal, id);
+"""
+_COLUMNS = "id, title, project, created_at_ns"
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One thread. `created_at_ns` counts UTC nanoseconds since the epoch: no run of it is older."""
+
+    id: str
+    title: str
+    project: str
+    created_at_ns: int
+
+
+class StoredThreads:
+    """The threads in a state database. What a principal did not make does not exist for it.
+
+    Args:
+        connection: of its own, from `open_state`; closed by `close`.
+        masker: takes registered secrets out of titles.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, masker: Masker, *, now_ns: Callable[[], int] = time.time_ns,
+        limit: int = THREADS_LIMIT,
+    ) -> None:  # fmt: skip
+        self._connection = connection
+        self._masker = masker
+        self._now_ns = now_ns
+        self._limit = limit
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="threads")
+        connection.executescript(_TABLE)
+
+    async def create(self, principal: str, project: str, title: str) -> Thread:
+        """Make a thread.
+
+        Raises:
+            QuotaExceeded: the principal has as many as it may have.
+        """
+        made = Thread(new_id(), self._masker.mask_text(title), project, self._now_ns())
+        await self._in_thread(lambda: self._insert(made, principal))
+        return made
+
+    async def get(self, thread: str, *, principal: str) -> Thread:
+        """Return one thread.
+
+        Raises:
+            NotFound: there is none, or it is another's: the same answer.
+        """
+        sql = f"SELECT {_COLUMNS} FROM threads WHERE id = ? AND principal = ?"
+        found = await self._in_thread(lambda: self._connection.execute(sql, (thread, principal)).fetchone())
+        if found is None:
+            raise NotFound("there is no such thread of yours")
+        return Thread(*found)
+
+    async def list(self, *, principal: str, limit: int, before: str | None = None) -> list[Thread]:
+        """Return the newest threads first, from the one before the id *before*."""
+        sql = f"SELECT {_COLUMNS} FROM threads WHERE principal = ? AND id < ? ORDER BY id DESC LIMIT ?"
+        values = (principal, before or "\U0010ffff", max(0, min(limit, LIST_LIMIT)))
+        rows = await self._in_thread(lambda: self._connection.execute(sql, values).fetchall())
+        return [Thread(*row) for row in rows]
+
+    async def forget(self, thread: str, *, principal: str) -> None:
+        """Remove a thread's name; its runs stay what they are.
+
+        Raises:
+            NotFound: as `get`.
+        """
+        sql = "DELETE FROM threads WHERE id = ? AND principal = ?"
+        if not await self._in_thread(lambda: self._connection.execute(sql, (thread, principal)).rowcount):
+            raise NotFound("there is no such thread of yours")
+
+    def _insert(self, made: Thread, principal: str) -> None:
+        count = "SELECT count(*) FROM threads WHERE principal = ?"
+        if self._connection.execute(count, (principal,)).fetchone()[0] >= self._limit:
+            raise QuotaExceeded(f"you have {self._limit} threads, and more there may not be; delete some first")
+        self._connection.execute(
+            "INSERT INTO threads (id, principal, project, title, created_at_ns) VALUES (?, ?, ?, ?, ?)",
+            (made.id, principal, made.project, made.title, made.created_at_ns),
+        )
+
+    async def close(self) -> None:
+        """Wait for what is under way and close the connection."""
+        await self._in_thread(self._connection.close)
+        self._pool.shutdown(wait=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)

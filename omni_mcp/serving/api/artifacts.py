@@ -1,0 +1,150 @@
+"""Artifacts: what a caller's calls left, and files that it hands in; another's are not there."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+
+from omni_mcp.contracts import api
+from omni_mcp.contracts.artifact import ArtifactRef
+from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import BadRequest, Conflict, NotFound, RateLimited, TooLarge
+from omni_mcp.contracts.events import ArtifactStored, draft
+from omni_mcp.contracts.ids import iso_time
+from omni_mcp.engines.artifacts.store import ArtifactStore
+from omni_mcp.engines.runlog.store import SqliteRunLog
+from omni_mcp.serving.api.asking import CLIENT, NO_STORE, Asking, Handler
+from omni_mcp.serving.api.multipart import HEAD_LIMIT_BYTES, read_file
+from omni_mcp.serving.api.runs import own_run
+from omni_mcp.serving.runbook import Runbook
+
+UPLOADS_PER_PRINCIPAL = 4  # at once; each may take its limit of the disk
+CHUNK_BYTES = 256 * 1024
+NO_ARTIFACT = "there is no such artifact of yours"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtifactRoutes:
+    """Answers the routes of artifacts."""
+
+    def __init__(
+        self, artifacts: ArtifactStore, log: SqliteRunLog, runbook: Runbook, *,
+        limit_bytes: int = api.UPLOAD_LIMIT_BYTES,
+    ) -> None:  # fmt: skip
+        self._artifacts = artifacts
+        self._log = log
+        self._runbook = runbook
+        self._limit_bytes = limit_bytes
+        self._uploads: dict[str, int] = {}
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """What serves each operation."""
+        return {"list_artifacts": self._list, "get_artifact": self._get, "upload_artifact": self._upload}
+
+    async def _list(self, asking: Asking) -> api.ArtifactPage:
+        query: api.PageQuery = asking.query
+        before = None
+        if query.cursor is not None:
+            if not (query.cursor.isascii() and query.cursor.isdigit() and len(query.cursor) <= 18):
+                raise BadRequest("the cursor is not valid", data={"path": "$.cursor"})
+            before = int(query.cursor)
+        found = await self._artifacts.page(owner=asking.principal.key, limit=query.limit + 1, before=before)
+        shown = found[: query.limit]
+        return api.ArtifactPage(
+            items=tuple(artifact_shown(ref, run, at_ns) for _, ref, run, at_ns in shown),
+            next=str(shown[-1][0]) if len(found) > query.limit else None,
+        )
+
+    async def _get(self, asking: Asking) -> None:
+        """Send the bytes. Whatever they are, a browser neither shows nor runs them."""
+        sha256 = asking.place["sha256"]
+        if not _SHA256.fullmatch(sha256):
+            raise NotFound(NO_ARTIFACT)
+        try:
+            ref, data = await self._artifacts.get(sha256, owner=asking.principal.key)
+        except NotFound as error:
+            raise NotFound(NO_ARTIFACT) from error
+        exchange = asking.exchange
+        name = quote((ref.name or sha256).rsplit("/", 1)[-1], safe="")
+        await exchange.start(
+            200,
+            [
+                (b"content-type", ref.media_type.encode("latin-1", "replace")),
+                (b"content-length", str(len(data)).encode()),
+                (b"content-disposition", f"attachment; filename*=UTF-8''{name}".encode()),
+                (b"x-content-type-options", b"nosniff"),
+                NO_STORE,
+            ],
+        )
+        for at in range(0, len(data), CHUNK_BYTES):
+            await exchange.chunk(data[at : at + CHUNK_BYTES])
+        await exchange.chunk(b"", more=False)
+
+    async def _upload(self, asking: Asking) -> api.ArtifactShown:
+        """Take a file into the store and report it in a run."""
+        exchange, principal = asking.exchange, asking.principal
+        declared = exchange.headers.get("content-length", "")
+        room = self._limit_bytes + HEAD_LIMIT_BYTES
+        if declared.isdigit() and int(declared[:20]) > room:
+            raise TooLarge(f"a file may have {self._limit_bytes} bytes")
+        expected = exchange.expected_bytes(0)
+        with self._one_more(principal):
+            async with (
+                self._run_of(principal, asking.query.run) as run,
+                self._artifacts.receiving(
+                    principal.key, expected_bytes=expected, limit_bytes=self._limit_bytes
+                ) as upload,
+            ):
+                part = await read_file(exchange, upload.write)
+                ref = await upload.put(media_type=part.media_type, owner=principal.key, run=run, name=part.name)
+                stored = ArtifactStored.model_validate({**ref.model_dump(), "origin": "upload"})
+                event = self._log.append(run, draft(stored, actor=principal.key))
+                await asyncio.shield(asyncio.ensure_future(event.durable()))
+        facts = await self._artifacts.page(owner=principal.key, limit=1)
+        at_ns = facts[0][3] if facts else 0
+        return artifact_shown(ref, run, at_ns)
+
+    @asynccontextmanager
+    async def _run_of(self, principal: Principal, run: str | None) -> AsyncIterator[str]:
+        """The run that the file is reported in: an own open one that is named, else the caller's current one."""
+        if run is None:
+            async with self._runbook.joined(principal, CLIENT, None) as current:
+                yield current
+            return
+        await own_run(self._log, run, principal)
+        if self._runbook.owner_of(run) != principal.key:
+            raise Conflict("the run is closed; nothing more is recorded in it")
+        with self._runbook.held(principal, run):
+            yield run
+
+    def _one_more(self, principal: Principal) -> _Counted:
+        return _Counted(self._uploads, principal.key)
+
+
+class _Counted:
+    """One upload under way."""
+
+    def __init__(self, uploads: dict[str, int], who: str) -> None:
+        self._uploads = uploads
+        self._who = who
+
+    def __enter__(self) -> None:
+        if self._uploads.get(self._who, 0) >= UPLOADS_PER_PRINCIPAL:
+            raise RateLimited("too many files of yours are under way; wait for one", data={"retry_after_s": 1.0})
+        self._uploads[self._who] = self._uploads.get(self._who, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._uploads[self._who] -= 1
+        if not self._uploads[self._who]:
+            del self._uploads[self._who]
+
+
+def artifact_shown(ref: ArtifactRef, run: str, at_ns: int) -> api.ArtifactShown:
+    """Return an artifact as its owner sees it."""
+    return api.ArtifactShown(
+        sha256=ref.sha256, size=ref.size, media_type=ref.media_type, name=ref.name, uri=ref.uri, run=run,
+        at=iso_time(at_ns),
+    )  # fmt: skip

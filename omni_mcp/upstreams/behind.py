@@ -1,0 +1,251 @@
+"""Behind: the servers behind the gateway: definitions become connections, and what they offer becomes entries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from omni_mcp import __version__
+from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.errors import Paused
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.lock import item_name
+from omni_mcp.contracts.ports import Completer, Executor, Source
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.acceptance_record import AcceptanceRecord
+from omni_mcp.engines.catalog.lock import LockedSource
+from omni_mcp.engines.catalog.lock_listing import KeptListing, keep_listing, listings_dir
+from omni_mcp.engines.catalog.lockfile import LockFile, LockReload
+from omni_mcp.engines.catalog.names import is_marked, unmarked_uri
+from omni_mcp.engines.catalog.pins import pins_by_key
+from omni_mcp.engines.catalog.versions import Pins
+from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
+from omni_mcp.engines.sandbox.profiles import Profile
+from omni_mcp.engines.sandbox.servers import ServerCells
+from omni_mcp.engines.secrets.masking import SecretMasker
+from omni_mcp.engines.upstream.envelope import ClientInfo
+from omni_mcp.engines.upstream.listing import Listing
+from omni_mcp.engines.upstream.pool import Hooks, Known, Upstreams, open_upstreams
+from omni_mcp.paths import Home
+from omni_mcp.plugins.tools import PluginTools
+from omni_mcp.upstreams.definitions import Defined, Together, known_listings, launch_of
+from omni_mcp.upstreams.launcher import Launcher, mounts_of
+from omni_mcp.upstreams.news import News
+from omni_mcp.upstreams.reporter import Reporter
+
+STDERR_SHOWN = 2000  # characters
+
+
+class Behind:
+    """All servers behind the gateway, as the rest of it sees them."""
+
+    def __init__(
+        self, defined: Defined, upstreams: Upstreams, cells: Cells, *, lock: LockFile, home: Home, reporter: Reporter,
+        news: News, plugins: PluginTools,
+    ) -> None:  # fmt: skip
+        self._defined = defined
+        self._upstreams = upstreams
+        self._cells = cells
+        self._lock = lock
+        self._home = home
+        self._listings = listings_dir(home.data)
+        self._recorded = AcceptanceRecord(home.data / "acceptances.json")
+        self._reporter = reporter
+        self._news = news
+        self._plugins = plugins
+        self._locked = LockedSource(Together([upstreams.source, plugins]), lock, launch_of=self._launch_of)
+        self._locked.listen(reporter.note)
+
+    def _launch_of(self, name: str) -> Mapping[str, str]:
+        definition = self._defined.servers.get(name)
+        return launch_of(definition) if definition is not None else self._plugins.launch_of(name)
+
+    async def apply(self, defined: Defined) -> bool:
+        """Use what *defined* says from now on; calls under way are not disturbed. False if nothing is different.
+
+        Raises:
+            ValueError: a secret is too short to be masked; nothing has changed then.
+        """
+        before = self._defined
+        if defined.says_the_same_as(before):
+            return False
+        known = await asyncio.to_thread(known_listings, self._home, defined.servers)
+        self._cells.learn(defined)
+        self._defined = defined
+        self._upstreams.apply(defined.servers, defined.secrets, known)
+        for name in sorted(_enabled(before) - _enabled(defined)):
+            self._reporter.state(name, "disabled", "disabled" if name in defined.servers else "removed")
+        return True
+
+    async def settled(self, entry: Entry) -> None:
+        """Wait until it is known what the server of *entry* offers, if it said that this changed.
+
+        Raises:
+            Paused: an operator paused it.
+            UpstreamUnavailable: what its server offers is not known, for too long.
+        """
+        if (pause := self._lock.now.find_pause(entry.server, item_name(entry.kind, entry.name))) is not None:
+            detail = f"{entry.server}/{entry.name}: paused by {pause.by} at {pause.at}: {pause.note or 'no note'}"
+            raise Paused("an operator paused this tool, or its server; try again later", detail=detail)
+        if entry.binding == "mcp_remote":
+            await self._news.settled(entry.server)
+
+    @property
+    def source(self) -> Source:
+        """What they offer: in force is what the operator accepted, the rest is quarantined."""
+        return self._locked
+
+    def pins(self) -> Pins:
+        """Which project is kept at which version of what."""
+        return pins_by_key(self._lock.now)
+
+    @property
+    def waiting(self) -> int:
+        """How many definitions wait for the operator."""
+        return len(self._locked.waiting)
+
+    async def reload_lock(self) -> LockReload:
+        """Read omni.lock again, and put on record what was accepted since.
+
+        With problems, what was in force before still is.
+        """
+        found = await asyncio.to_thread(self._lock.reload)
+        news = self._recorded.news(self._lock.now)
+        if news:
+            for written in [self._reporter.note(payload) for payload in news]:
+                await written.durable()
+        await asyncio.to_thread(self._recorded.keep, self._lock.now)
+        return found
+
+    @property
+    def executor(self) -> Executor:
+        """Runs calls at them."""
+        return self._upstreams.executor
+
+    @property
+    def completers(self) -> Mapping[str, Completer]:
+        """Who suggests values, by server."""
+        return self._upstreams.completers
+
+    async def watch(self, entry: Entry, principal: Principal, uri: str) -> Callable[[], None]:
+        """Have a server report updates of one of its resources; returns how to undo that, once the server was asked.
+
+        Raises:
+            UpstreamUnavailable, Overloaded: it cannot be watched.
+        """
+        if entry.server not in self.completers or entry.binding != "mcp_remote":
+            return lambda: None
+        own = own_uri(uri)
+        await self._upstreams.watch(entry.server, principal.key, own)
+        return lambda: self._upstreams.unwatch(entry.server, principal.key, own)
+
+    def keep(self, listings: Mapping[str, Listing]) -> None:
+        """Write down what servers offer, for the next start and for commands that need no gateway.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for server, listing in listings.items():
+            definition = self._defined.servers.get(server)
+            if definition is None:
+                continue  # removed meanwhile
+            seen_at = datetime.now(UTC).isoformat()
+            kept = KeptListing.model_validate(
+                {"server": server, "seen_at": seen_at, "launch": launch_of(definition), "items": listing.items,
+                 "problems": listing.problems}
+            )  # fmt: skip
+            keep_listing(self._listings, kept)
+
+    def paused(self) -> JsonObject:
+        """Return what takes no new calls, and why."""
+        return {name: pause.model_dump() for name, pause in self._lock.now.paused.items()}
+
+    def keep_plugins(self) -> None:
+        """Write down what plugins offer, for the commands that accept it; forget what was off.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for name in sorted(self._plugins.names):
+            seen_at = datetime.now(UTC).isoformat()
+            items = {"tool": self._plugins.items(name)}
+            kept = {"server": name, "seen_at": seen_at, "launch": dict(self._plugins.launch_of(name)), "items": items}
+            keep_listing(self._listings, KeptListing.model_validate(kept))
+
+    def facts(self) -> JsonObject:
+        """What `status` and `doctor` say of each server."""
+        return {
+            name: {**facts, "stderr": self._cells.launcher.stderr_of(name)[-STDERR_SHOWN:]}
+            for name, facts in self._upstreams.facts().items()
+        }
+
+
+def own_uri(uri: str) -> str:
+    """Return a server's own URI for the one that clients know it by."""
+    return unmarked_uri(uri)[1] if is_marked(uri) else uri
+
+
+def _enabled(defined: Defined) -> set[str]:
+    return {name for name, definition in defined.servers.items() if definition.enabled}
+
+
+class Cells:
+    """The cells in which commands run, and what they have to know of definitions."""
+
+    def __init__(
+        self, cells: ServerCells, launcher: Launcher, learn_secrets: Callable[[Mapping[str, str]], None]
+    ) -> None:
+        self._cells = cells
+        self._learn_secrets = learn_secrets
+        self.launcher = launcher
+
+    def learn(self, defined: Defined) -> None:
+        """Have secrets masked and mounts known before anything uses them.
+
+        Raises:
+            ValueError: a secret is too short to be masked.
+        """
+        self._learn_secrets(defined.secrets)
+        self._cells.give(defined.secrets)
+        self._cells.remember(mount for definition in defined.servers.values() for mount in mounts_of(definition))
+
+
+@asynccontextmanager
+async def open_behind(
+    defined: Defined,
+    *,
+    sandbox: BubblewrapSandbox,
+    profiles: Mapping[str, Profile],
+    home: Home,
+    networks: tuple[str, ...],
+    masker: SecretMasker,
+    reporter: Reporter,
+    news: News,
+    plugins: PluginTools,
+) -> AsyncIterator[Behind]:
+    """Open all enabled servers; waits for none of them: what they offered last time is known.
+
+    Args:
+        home: where their homes, what they offer and what is accepted stand.
+        networks: special address ranges in which hosts of theirs may be.
+        news: where their reports go.
+        plugins: what packages offer beside them.
+    """
+    cells = ServerCells(sandbox, profiles, home.servers, secrets=defined.secrets)
+    launcher = Launcher(cells, networks=networks, mask=masker.mask_text, on_connection=reporter.connection)
+    here = Cells(cells, launcher, masker.add)
+    here.learn(defined)
+    hooks = Hooks(
+        on_state=reporter.state, on_listing=news.listed, on_list_changed=news.noticed, on_listed=news.answered,
+        on_resource=news.updated,
+    )  # fmt: skip
+    async with open_upstreams(
+        defined.servers, launch=launcher, secrets=defined.secrets, info=ClientInfo(version=__version__),
+        own_uri=own_uri, hooks=hooks, known=Known(listings=known_listings(home, defined.servers)),
+    ) as upstreams:  # fmt: skip
+        lock = LockFile(home.lock_file)
+        yield Behind(
+            defined, upstreams, here, lock=lock, home=home, reporter=reporter, news=news, plugins=plugins
+        )  # fmt: skip
