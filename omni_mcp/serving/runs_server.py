@@ -74,6 +74,8 @@ class RunsExecutor:
 
     async def _list(self, call: Call) -> JsonObject:
         limit, before = call.arguments.get("limit", 20), call.arguments.get("before")
+        if before is not None:
+            await self._own_run(before, call.principal)  # whether another's run exists shows in no page
         return {"runs": await self._log.runs(principal=call.principal.key, limit=limit, before=before)}
 
     async def _read(self, call: Call) -> JsonObject:

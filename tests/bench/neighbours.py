@@ -29,6 +29,7 @@ PACE_S = 0.01  # between two calls of the neighbour
 REACH = 2.0
 FLOOR_MS = 5.0  # a p99 below this is as good as this one: what a scheduler does is no fault of a gateway
 WARM_UP = 200
+AFTERMATH_S = 0.5  # in which what was begun in a fault comes to its end
 TURNS = 6  # quiet, fault, quiet, fault, …: what else the machine does touches both
 
 
@@ -112,6 +113,7 @@ async def during(yard: Yard, fault: Fault, server: str, seconds: float) -> tuple
         for task in faults:
             task.cancel()
         await asyncio.gather(*faults, return_exceptions=True)
+        await neighbour(yard, AFTERMATH_S)  # counted for neither
     return p99(quiet), p99(loud)
 
 

@@ -166,6 +166,7 @@ async def test_another_principal_gets_the_answer_of_something_missing_by_every_t
                     ("explain", {"call": thing["call"]}),
                     ("runtime_query", {"run": thing["run"]}),
                     ("read", {"run": thing["run"]}),
+                    ("list", {"before": thing["run"]}),
                     ("search", {"query": "pear", "run": thing["run"]}),
                 ):
                     told.append(await bob.call(f"runs__{tool}", arguments))

@@ -64,6 +64,9 @@ async def test_an_index_that_followed_every_change_answers_like_one_made_anew(pl
                 await store.forget(ids.pop(dice.randrange(len(ids))), readers=ANN)
             if dice.random() < 0.5:
                 await recalled(store, "kettle")
+        await answers(store)
+        for middle in [one for one in await store.list_items(readers=ANN, limit=1000) if one.session == "s2"][5:9]:
+            await store.forget(middle.id, readers=ANN)  # its neighbours are each other's now
         followed = await answers(store)
         async with place.open() as fresh:
             assert await answers(fresh) == followed
@@ -86,20 +89,28 @@ async def test_what_another_process_did_shows_at_the_next_recall(place: Place) -
 async def test_more_changes_than_are_kept_in_step_are_read_anew(place: Place) -> None:
     async with place.open() as here, place.open() as there:
         await here.put(item("a copper kettle"))
-        assert await texts(here, "kettle") == ["a copper kettle"]
+        lost = await here.put(item("a violin"))
+        assert set(await texts(here, "kettle violin")) == {"a copper kettle", "a violin"}
+        await there.forget(lost.id, readers=ANN)
         many = [item("zinc", key=f"k{n}") for n in range(100)]
         for _ in range(2):
             await there.put_many([item("zinc", key=f"k{n}") for n in range(10_100)])
         await there.put_many(many)
         assert len(await texts(here, "kettle zinc", k=200)) == 200
         assert (await texts(here, "kettle"))[0] == "a copper kettle"
+        async with place.open() as fresh:
+            assert await answers(fresh) == await answers(here)
 
 
 async def test_a_large_place_finds_what_a_small_one_would(place: Place) -> None:
     """Above 4,096 items only the best candidates are ranked."""
     dice = random.Random(4)
     rows = [item(" ".join(dice.choices(WORDS, k=6)), session=f"s{n // 40}") for n in range(WHOLE + 500)]
-    needle = item("the quokka told Ann about her marmalade recipe", session="s3", subject="Ann")
+    rows[2815] = rows[2815].model_copy(update={"text": "an aardwolf"})
+    needle = item(
+        "the quokka told Ann about her marmalade recipe", session="s70", at_ns=rows[2815].at_ns, subject="Ann",
+        taint=("reads_untrusted",),
+    )  # fmt: skip
     async with place.open() as store:
         await store.put_many([*rows[:3000], needle, *rows[3000:]])
         for query in ("quokka", "marmalade recipe of Ann", "walnut marmalade", "marmalades"):
@@ -109,6 +120,12 @@ async def test_a_large_place_finds_what_a_small_one_would(place: Place) -> None:
         narrow = await recalled(store, "kettle", session="s50", k=100)
         assert len(narrow) == 40 and {hit.item.session for hit in narrow} == {"s50"}
         assert len(await recalled(store, "kettle copper", k=900)) == 900
+        clean = await recalled(store, "aardwolf recipes", k=30, without_taint=("reads_untrusted",))
+        await store.forget(needle.id, readers=ANN)
+        without = await recalled(store, "aardwolf recipes", k=30)
+        assert [(hit.item.id, round(hit.score, 4)) for hit in clean] == [
+            (hit.item.id, round(hit.score, 4)) for hit in without
+        ]
         found = await store.duplicates(readers=ANN, limit=5)
         assert all(score >= 0.8 for _, _, score in found)
 

@@ -93,7 +93,7 @@ async def test_a_profile_is_searched_and_not_its_neighbours(canary: Canary) -> N
     async with local_gateway(ALLOW_ALL, canary=canary, settings=wanted) as here:
         async with here.client(profile="mine") as mine, here.client(profile="other") as other:
             assert await names(mine, "issue") and not await names(other, "issue")
-            assert (await search(other, "issue"))["servers"] == {"runs": 4}
+            assert set((await search(other, "issue"))["servers"]) == {"runs"}
 
 
 async def test_each_search_is_a_call_on_record_that_needs_a_rule(canary: Canary) -> None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from omni_mcp.engines.memory.place_index import PlaceIndex
 from omni_mcp.engines.memory.postings import Segment
 
+PASSED_OVER = 32  # neighbours in a row that do not exist for a query
+
 
 class View:
     """Slots of several places; those that are given to its methods are in ascending order.
@@ -54,11 +56,14 @@ class View:
         return np.concatenate(parts)
 
     def mean_cosine(self, vector: NDArray[float32] | None) -> float:
-        """Return how near all items are to *vector*, on average."""
-        live = sum(place.live for place in self.places)
-        if vector is None or not live:
+        """Return how near the items that exist are to *vector*, on average."""
+        if vector is None or not self.items:
             return 0.0
-        return float(np.sum([place.vector_sum for place in self.places], axis=0) @ vector) / live
+        total = float(np.sum([place.vector_sum for place in self.places], axis=0) @ vector)
+        if self.items < sum(place.live for place in self.places):
+            alive = joined([place.alive[: place.count] for place in self.places])
+            total -= float(self.cosines(np.flatnonzero(alive & ~self.seen), vector).sum())
+        return total / self.items
 
     def nearest(self, vector: NDArray[float32], among: NDArray[bool_], limit: int, sifted: int) -> NDArray[int64]:
         """Return at most *limit* slots *among* those given that are nearest to *vector*.
@@ -72,17 +77,17 @@ class View:
         return np.sort(slots[highest(self.cosines(slots, vector), limit)])
 
     def neighbours(self, slots: NDArray[Any]) -> tuple[NDArray[int64], NDArray[int64]]:
-        """Return the slots before and after each in its session; the total stands for none, or none that exists."""
+        """Return the slots before and after each in its session; the total stands for none.
+
+        What does not exist for this query is passed over, as if it had never been there.
+        """
         found: tuple[list[NDArray[int64]], list[NDArray[int64]]] = ([], [])
         for place, here, first in self._parts(slots):
-            for links, sides in zip(place.neighbours(), found, strict=True):
-                near = links[here].astype(int64)
-                near[near >= 0] += first
-                near[near < 0] = self.total
-                sides.append(near)
-        exists = np.append(self.seen, False)
-        before, after = (joined(side, int64) for side in found)
-        return np.where(exists[before], before, self.total), np.where(exists[after], after, self.total)
+            seen = self.seen[first : first + place.count]
+            for links, side in zip(place.neighbours(), found, strict=True):
+                near = _next_seen(links, here, seen)
+                side.append(np.where(near >= 0, near + first, self.total))
+        return joined(found[0], int64), joined(found[1], int64)
 
     def segments(self) -> Iterator[tuple[Segment, int]]:
         """Yield each segment with the slot at which it begins in this view."""
@@ -102,6 +107,18 @@ class View:
         ends = np.searchsorted(slots, self.firsts)
         for place, first, begin, end in zip(self.places, self.firsts, ends[:-1], ends[1:], strict=False):
             yield place, slots[begin:end] - first, first
+
+
+def _next_seen(links: NDArray[int32], slots: NDArray[Any], seen: NDArray[bool_]) -> NDArray[int64]:
+    """Follow *links* from *slots* to the next slot that is seen; -1 where there is none, or none near."""
+    near: NDArray[int64] = links[slots].astype(int64)
+    for _ in range(PASSED_OVER):
+        hidden = np.flatnonzero((near >= 0) & ~seen[near])
+        if not len(hidden):
+            return near
+        near[hidden] = links[near[hidden]]
+    near[(near >= 0) & ~seen[near]] = -1
+    return near
 
 
 def joined(parts: Sequence[NDArray[Any]], dtype: Any = None) -> NDArray[Any]:

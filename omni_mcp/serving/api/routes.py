@@ -1,4 +1,4 @@
-"""The closed table of routes: what is served, and what the OpenAPI document says, come from it and from nowhere else."""
+"""The closed table of routes: what is served and what the OpenAPI document says come from it and from nowhere else."""
 
 from __future__ import annotations
 
