@@ -12,7 +12,7 @@ from omni_mcp.chain.body import answered_body, asked_body, failed_body, round_an
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.chain.decide import LOG_SERVER
 from omni_mcp.chain.witness import Witness
-from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
+from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef, answer_name
 from omni_mcp.contracts.call import Answer, Call, Durable, Handler, InputRequired, Result
 from omni_mcp.contracts.errors import (
     Cancelled,
@@ -28,6 +28,7 @@ from omni_mcp.contracts.events import RoundAnswered, RoundAsked, ToolCall, ToolE
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, digest_bytes
 from omni_mcp.contracts.manifest import Closed
+from omni_mcp.contracts.memory import SERVER as MEMORY
 from omni_mcp.contracts.memory import is_withheld
 from omni_mcp.contracts.ports import Artifacts, Catalog, RunLog
 
@@ -172,10 +173,16 @@ class Record:
         )
 
     async def _kept_apart(self, call: Call, body: bytes) -> tuple[ArtifactRef | None, JsonValue]:
-        """Store a large answer; where its owner has no room left, its digest and the reason stand in its place."""
+        """Store a large answer; where its owner has no room left, its digest and the reason stand in its place.
+
+        An answer of the memory is nobody's to read: a call that did would keep a copy of what is forgotten later.
+        """
+        entry = self._catalog.find(call.profile, call.kind, call.name)
+        whose = call.principal.key
+        owner = f"{MEMORY} of {whose}" if entry is not None and entry.server == MEMORY else whose
         try:
             ref = await self._artifacts.put(
-                body, media_type="application/json", owner=call.principal.key, run=call.run, name=f"result of {call.id}"
+                body, media_type="application/json", owner=owner, run=call.run, name=answer_name(call.id)
             )
         except QuotaExceeded as full:
             return None, {"not_kept": full.message, "digest": digest_bytes(body)}

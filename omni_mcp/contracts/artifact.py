@@ -21,3 +21,8 @@ class ArtifactRef(Closed):
     def uri(self) -> str:
         """The resource URI under which its owner reads it."""
         return f"artifact://{self.sha256}"
+
+
+def answer_name(call: str) -> str:
+    """Return the name under which the answer of *call* is kept where it is too large for its event."""
+    return f"result of {call}"

@@ -208,8 +208,14 @@ class MemoryExecutor:
         """The calls that were sent before a person said yes carry the text, too; each names the question."""
         events = await self._log.search(approval, principal=call.principal.key, limit=ASKED_LIMIT)
         for run, asked in {(event.run, event.call) for event in events if event.call not in (None, call.id)}:
-            assert asked is not None
-            await self._store.touched([item.id], run=run, call=asked)
+            if asked is not None and await self._is_same(call, asked):
+                await self._store.touched([item.id], run=run, call=asked)
+
+    async def _is_same(self, call: Call, other: str) -> bool:
+        """Whether *other* asked for just the same. A call that only quotes the question must stay on record."""
+        digest = self._log.arguments_hmac(call.arguments)
+        payloads = [event.payload or {} for event in await self._log.find_call(other) if event.kind == "tool_call"]
+        return any((asked.get("name"), asked.get("arguments_hmac")) == (call.name, digest) for asked in payloads)
 
     def _note(self, call: Call, item: MemoryItem, change: Change) -> None:
         event = MemoryWritten(

@@ -1,4 +1,4 @@
-"""SentenceModel computes vectors with all-MiniLM-L6-v2 in numpy alone: to make the static table, and as its upper bound.
+"""SentenceModel computes vectors with all-MiniLM-L6-v2 in numpy alone: what the static table is made from.
 
 Six layers of a BERT encoder, mean of the last layer over the pieces, length 1. Source: Devlin et al., "BERT", 2019;
 Reimers and Gurevych, "Sentence-BERT", 2019; the weights and their configuration are those of the package below.
@@ -89,7 +89,8 @@ class SentenceModel:
             wide = _gelu(self._linear(state, f"{name}.intermediate.dense"))
             state = self._normal(state + self._linear(wide, f"{name}.output.dense"), f"{name}.output.LayerNorm")
         mean = state.reshape(count, length, DIMENSIONS).mean(axis=1)
-        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        unit: NDArray[float32] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        return unit
 
     def _attend(self, state: NDArray[float32], name: str, count: int, length: int) -> NDArray[float32]:
         width = DIMENSIONS // _HEADS
@@ -111,15 +112,16 @@ class SentenceModel:
         return product
 
     def _normal(self, state: NDArray[float32], name: str) -> NDArray[float32]:
-        state = state - state.mean(axis=-1, keepdims=True)
-        state /= np.sqrt((state * state).mean(axis=-1, keepdims=True) + np.float32(_EPSILON))
-        return state * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        centred: NDArray[float32] = state - state.mean(axis=-1, keepdims=True)
+        spread = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + _EPSILON).astype(float32)
+        normal: NDArray[float32] = centred / spread * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        return normal
 
 
 def _gelu(value: NDArray[float32]) -> NDArray[float32]:
     """The Gaussian error linear unit, by its approximation with tanh (off by less than 0.001)."""
-    inner = np.float32(0.7978845608) * (value + np.float32(0.044715) * value * value * value)
-    result: NDArray[float32] = np.float32(0.5) * value * (np.float32(1) + np.tanh(inner))
+    inner = 0.7978845608 * (value + 0.044715 * value * value * value)
+    result: NDArray[float32] = (0.5 * value * (1 + np.tanh(inner))).astype(float32)
     return result
 
 

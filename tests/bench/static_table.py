@@ -42,7 +42,8 @@ def reduced(vectors: NDArray[float32], dimensions: int) -> NDArray[float32]:
     centred = vectors - vectors.mean(axis=0)
     _, components = np.linalg.eigh(centred.T @ centred)
     turned = centred @ components[:, ::-1][:, :dimensions]
-    return turned / turned.std(axis=0) ** WHITENING
+    equalled: NDArray[float32] = turned / turned.std(axis=0) ** WHITENING
+    return equalled
 
 
 def rarity_weights(entries: int) -> NDArray[float32]:
@@ -53,7 +54,7 @@ def rarity_weights(entries: int) -> NDArray[float32]:
     shares /= shares.sum()
     weights = ZIPF_SMOOTHING / (ZIPF_SMOOTHING + shares)
     weights[:FIRST_CHARACTER] = 0
-    return weights
+    return weights.astype(float32)
 
 
 def write_table(file: Path, vectors: NDArray[float32], vocabulary: list[str]) -> None:

@@ -117,6 +117,8 @@ async def test_a_large_place_finds_what_a_small_one_would(place: Place) -> None:
             hits = await recalled(store, query)
             assert hits[0].item.id == needle.id, query
             assert all(abs(sum(hit.parts.values()) - hit.score) < 1e-4 for hit in hits)
+        around = {hit.item.id for hit in await recalled(store, "quokka", k=20)}
+        assert {rows[2814].id, rows[2815].id, rows[2816].id} <= around
         narrow = await recalled(store, "kettle", session="s50", k=100)
         assert len(narrow) == 40 and {hit.item.session for hit in narrow} == {"s50"}
         assert len(await recalled(store, "kettle copper", k=900)) == 900

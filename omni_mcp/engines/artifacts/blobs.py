@@ -7,6 +7,7 @@ log only grows; and bytes on their way into it do not hold the lock on which eve
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import threading
@@ -221,6 +222,12 @@ class BlobStore:
         with self._reading() as connection:
             rows = connection.execute("SELECT sha256 FROM refs WHERE run = ? GROUP BY sha256 ORDER BY min(id)", (run,))
             return [sha256 for (sha256,) in rows.fetchall()]
+
+    def held_as(self, run: str, names: Sequence[str]) -> list[str]:
+        """Return the sha256 of what *run* refers to by one of *names*."""
+        sql = "SELECT DISTINCT sha256 FROM refs WHERE run = ? AND name IN (SELECT value FROM json_each(?))"
+        with self._reading() as connection:
+            return [sha256 for (sha256,) in connection.execute(sql, (run, json.dumps(list(names)))).fetchall()]
 
     def release(self, run: str, sha256s: Sequence[str]) -> list[str]:
         """Drop the references of *run* to *sha256s* and remove blobs without any other; returns those removed.

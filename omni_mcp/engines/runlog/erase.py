@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import orjson
+
+from omni_mcp.contracts.artifact import answer_name
 from omni_mcp.contracts.errors import LogUnavailable, NotFound, OmniError
 from omni_mcp.contracts.events import Erased, RetentionRun, RunCreated, draft
 from omni_mcp.contracts.ids import new_id
@@ -24,11 +27,13 @@ from omni_mcp.contracts.manifest import Closed
 from omni_mcp.engines.runlog.bodies import DIRECTORY, BodyFiles
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Transaction
 from omni_mcp.engines.runlog.projections import project_run_again, values_of
+from omni_mcp.engines.runlog.rows import SALT_BYTES
 from omni_mcp.engines.runlog.search_index import refill_shards
 from omni_mcp.engines.runlog.tickets import Ticket
 
 TRUNCATE_WAIT_S = 10.0
 _MAY_ERASE = "omni_mcp_may_erase"
+_LEAVES = frozenset({"artifact_ref", "tool_result"})
 _NS_PER_S = 1_000_000_000
 
 
@@ -37,6 +42,10 @@ class Blobs(Protocol):
 
     def held_by(self, run: str) -> list[str]:
         """Return the sha256 of everything that *run* refers to."""
+        ...
+
+    def held_as(self, run: str, names: Sequence[str]) -> list[str]:
+        """Return the sha256 of what *run* refers to by one of *names*."""
         ...
 
     def release(self, run: str, sha256s: Sequence[str]) -> list[str]:
@@ -196,19 +205,26 @@ class Eraser:
         self._connection.execute("UPDATE body_keys SET wrapped = zeroblob(length(wrapped)) WHERE run = ?", (run_key,))
 
     def _artifacts_of(self, run: str, calls: Sequence[str] | None) -> list[str]:
-        """Return what only the erased events of the run refer to; for a whole run, all that it holds."""
+        """Return what the erased events of the run refer to and no other event left; for a whole run, all it holds.
+
+        Who merely names an artifact does not keep it. What an earlier erasure said it removed is taken again, and so is
+        the answer of a call that was killed before its outcome: a process may end anywhere.
+        """
         held = self._blobs.held_by(run)
         if calls is None or not held:
             return held
-        inside: set[str] = set()
+        inside = set(self._blobs.held_as(run, [answer_name(call) for call in calls]))
         outside: set[str] = set()
         sql = (
-            "SELECT e.call, t.body FROM events e JOIN texts t ON t.gid = e.gid "
+            "SELECT e.call, e.kind, e.code, t.body FROM events e JOIN texts t ON t.gid = e.gid "
             "WHERE e.run = (SELECT run FROM run_keys WHERE id = ?) AND e.erased_by IS NULL"
         )
-        for owner, body in self._connection.execute(sql, (run,)):
+        for owner, kind, code, body in self._connection.execute(sql, (run,)):
             named = {sha256 for sha256 in held if sha256.encode() in body}
-            (inside if owner in calls else outside).update(named)
+            if owner in calls or code == "erased":
+                inside |= named
+            elif named and kind in _LEAVES:
+                outside |= named & left_by(kind, orjson.loads(body[SALT_BYTES:]))
         return [sha256 for sha256 in held if sha256 in inside - outside]
 
     def _older_than(self, at_ns: int) -> list[str]:
@@ -284,6 +300,12 @@ class Eraser:
                 busy = 1
             if not busy or time.monotonic() > deadline:
                 return not busy
+
+
+def left_by(kind: str, payload: JsonObject) -> set[str]:
+    """Return the sha256 of what an event says that its call left; what its texts name besides is no artifact of it."""
+    refs = [payload] if kind == "artifact_ref" else [payload.get("artifact"), *(payload.get("artifacts") or ())]
+    return {str(ref["sha256"]) for ref in refs if ref}
 
 
 def _json_list(texts: Sequence[str]) -> str:
