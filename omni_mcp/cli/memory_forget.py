@@ -18,6 +18,7 @@ from omni_mcp.engines.memory.store import SqliteMemory, open_memory
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.paths import Home
 from omni_mcp.serving.memory_erasing import CallKey, CallsErased, erase_calls, open_eraser
+from omni_mcp.serving.memory_tries import TRIES_LIMIT, calls_among, has_failed_with, words_for
 
 WAIT_S = 15.0  # for calls that are under way in a running gateway
 LOOK_S = 0.25
@@ -56,6 +57,8 @@ async def forget_items(home: Home, items: Sequence[str]) -> Forgotten:
             made_of, stays = _made_of(home, item)
             _add(done, erase_calls(home, made_of, by=operator()))
             done.stays += stays
+            for run, call in _tries_of(home, item):
+                await store.touched([item.id], run=run, call=call)
             await store.forget_item(item.id)
             done.items.append(item.id)
             _note(home, item, "forgotten")
@@ -136,6 +139,15 @@ def _made_of(home: Home, item: MemoryItem) -> tuple[list[CallKey], list[str]]:
     if found and found[0].call is not None:
         return [(source.from_run, found[0].call)], []
     return [], [f"event {source.from_seq} of run {source.from_run}: erase that run"]
+
+
+def _tries_of(home: Home, item: MemoryItem) -> list[CallKey]:
+    """Return the calls, whoever's they are, that sent the text of *item* to the memory in vain."""
+    if not (words := words_for(item.text)) or not home.log_file.exists():
+        return []
+    with LogReader(home.log_file) as log:
+        calls = calls_among(log.search(words, limit=TRIES_LIMIT))
+        return [(run, call) for run, call in calls if has_failed_with(log.find_call(call), item.text)]
 
 
 async def _finish(home: Home, store: SqliteMemory, done: Forgotten) -> None:

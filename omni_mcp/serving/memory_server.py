@@ -27,6 +27,7 @@ from omni_mcp.serving.memory_items import URI, ItemMaker, facts_of
 from omni_mcp.serving.memory_places import places_of, readers_of
 from omni_mcp.serving.memory_promoting import Quotes
 from omni_mcp.serving.memory_taint import Readings
+from omni_mcp.serving.memory_tries import TRIES_LIMIT, calls_among, has_failed_with, words_for
 
 TRIES = 5
 ASKED_LIMIT = 200  # events that name one question
@@ -144,6 +145,7 @@ class MemoryExecutor:
         for tries_left in reversed(range(TRIES)):
             item = await self._own(call, item_id, shared=shared)
             if wanted not in (None, item.version):
+                await self._store.touched([item.id], run=call.run, call=call.id)  # its text is on record
                 raise _newer(item)
             new = self._maker.revised(item, call.arguments, taint=self._readings.of(call.run), source=source)
             try:
@@ -151,6 +153,7 @@ class MemoryExecutor:
             except Conflict:
                 if wanted is None and tries_left:
                     continue
+                await self._store.touched([item.id], run=call.run, call=call.id)
                 raise
             return await self._written(call, stored, "revised")
         raise AssertionError("the last try returns or raises")
@@ -159,6 +162,7 @@ class MemoryExecutor:
         item = await self._own(call, call.arguments["id"])
         if call.arguments.get("expected_version") not in (None, item.version):
             raise _newer(item)
+        await self._touch_tries(call, item)
         await self._store.forget(item.id, readers=_only(item))
         self._note(call, item, "forgotten")
         erased = await self._forgetting.finish(by=call.principal.key)
@@ -191,12 +195,17 @@ class MemoryExecutor:
         return item
 
     async def _wrote(self, principal: Principal, item: MemoryItem) -> bool:
+        return await self._writer_of(item) == principal.key
+
+    async def _writer_of(self, item: MemoryItem) -> str | None:
+        """Return whose the run is that wrote *item* last; None if nobody knows any more."""
         if item.source.run is None:
-            return False
+            return None
         try:
-            return bool((await self._log.get_run(item.source.run)).get("principal") == principal.key)
+            found: str | None = (await self._log.get_run(item.source.run)).get("principal")
         except NotFound:
-            return False
+            return None
+        return found
 
     async def _written(self, call: Call, item: MemoryItem, change: Change) -> JsonObject:
         if call.grant is not None and call.grant.approved_by is not None and call.grant.approval is not None:
@@ -210,6 +219,17 @@ class MemoryExecutor:
         for run, asked in {(event.run, event.call) for event in events if event.call not in (None, call.id)}:
             if asked is not None and await self._is_same(call, asked):
                 await self._store.touched([item.id], run=run, call=asked)
+
+    async def _touch_tries(self, call: Call, item: MemoryItem) -> None:
+        """What the writer, or who forgets now, sent before in vain goes with the item."""
+        if not (words := words_for(item.text)):
+            return
+        writer = await self._writer_of(item)
+        for principal in {call.principal.key, *([writer] if writer is not None else [])}:
+            events = await self._log.search(words, principal=principal, limit=TRIES_LIMIT)
+            for run, tried in calls_among(events):
+                if has_failed_with(await self._log.find_call(tried), item.text):
+                    await self._store.touched([item.id], run=run, call=tried)
 
     async def _is_same(self, call: Call, other: str) -> bool:
         """Whether *other* asked for just the same. A call that only quotes the question must stay on record."""

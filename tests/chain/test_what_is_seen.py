@@ -155,7 +155,7 @@ class Holding(MemoryCatalog):
         super().__init__([])
         self._tool = tool
 
-    def find(self, profile: str, kind: CallKind, name: str) -> Entry:
+    def find(self, profile: str, kind: CallKind, name: str, *, project: str | None = None) -> Entry:
         return self._tool
 
 
