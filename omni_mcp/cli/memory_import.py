@@ -12,7 +12,7 @@ from typing import IO, Annotated
 
 import click
 import orjson
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from omni_mcp.cli.memory_forget import operator
 from omni_mcp.cli.person import json_option
@@ -33,13 +33,20 @@ PROBLEMS_SHOWN = 20
 _NO_QUOTA = 2**62  # what the command line appends is never refused for a run's length
 
 
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Label = Annotated[Name, BeforeValidator(_number_as_text)]
+
+
 class Row(Closed):
     """One line of the file. `at` is a time in ISO 8601 (UTC where it names no zone), or seconds since the epoch."""
 
     text: Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT_CHARS)]
-    key: Name | None = None
-    subject: Name | None = None
-    session: Name | None = None
+    key: Label | None = None
+    subject: Label | None = None
+    session: Label | None = None
     at: str | Annotated[float, Field(strict=True)] | None = None
 
 

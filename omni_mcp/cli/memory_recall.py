@@ -24,7 +24,7 @@ from omni_mcp.paths import find_home
 class Query(Closed):
     """One line of a batch. Any text is a valid query."""
 
-    id: str
+    id: str | int
     query: str
     project: str | None = None
 

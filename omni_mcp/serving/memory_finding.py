@@ -36,8 +36,8 @@ class Finding:
             Recall(
                 query=arguments["query"],
                 readers=readers_of(call.principal, call.run, arguments.get("scopes", ())),
-                k=arguments.get("k", 10),
-                budget_chars=arguments.get("budget_chars", BUDGET_CHARS),
+                k=int(arguments.get("k", 10)),  # 10.0 is an integer in JSON Schema
+                budget_chars=int(arguments.get("budget_chars", BUDGET_CHARS)),
                 kinds=tuple(arguments.get("kinds", ())),
                 tags=tuple(arguments.get("tags", ())),
                 subject=arguments.get("subject"),
@@ -51,7 +51,7 @@ class Finding:
 
     async def page(self, call: Call) -> JsonObject:
         arguments = call.arguments
-        without, limit, before = self._without(call), arguments.get("limit", 20), arguments.get("before")
+        without, limit, before = self._without(call), int(arguments.get("limit", 20)), arguments.get("before")
         readers = readers_of(call.principal, call.run, arguments.get("scopes", ()))
         items: list[MemoryItem] = []
         while True:
@@ -69,7 +69,7 @@ class Finding:
     async def pairs(self, call: Call) -> JsonObject:
         without = set(self._without(call))
         pairs = await self._store.duplicates(
-            readers=readers_of(call.principal, call.run), limit=call.arguments.get("limit", 20)
+            readers=readers_of(call.principal, call.run), limit=int(call.arguments.get("limit", 20))
         )
         found: list[JsonObject] = []
         for first, second, alike in pairs:

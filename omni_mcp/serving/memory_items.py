@@ -74,7 +74,7 @@ class ItemMaker:
         if "expires_at" in arguments and "expires_in_s" in arguments:
             raise InvalidArguments("give either expires_at or expires_in_s")
         if "expires_in_s" in arguments:
-            found["expires_at_ns"] = now_ns + arguments["expires_in_s"] * _NS_PER_S
+            found["expires_at_ns"] = now_ns + int(arguments["expires_in_s"]) * _NS_PER_S
         elif "expires_at" in arguments:
             text = arguments["expires_at"]
             found["expires_at_ns"] = None if text is None else _time(text, "expires_at")

@@ -44,7 +44,7 @@ class Quotes:
             _, data = await self._artifacts.get(arguments["artifact"], owner=call.principal.key)
             whole, source = _decoded(data), {"artifact": arguments["artifact"]}
             return Quote(text=_quoted(whole, arguments), source=source, taint=frozenset(TAINTS))
-        event = await self._event(arguments["run"], arguments["seq"], call.principal.key)
+        event = await self._event(arguments["run"], int(arguments["seq"]), call.principal.key)
         taint = frozenset(TAINTS) if event.run != call.run else frozenset()
         source = {"from_run": event.run, "from_seq": event.seq}
         return Quote(text=_quoted(_text_of(event), arguments), source=source, taint=taint)

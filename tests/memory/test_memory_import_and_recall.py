@@ -56,6 +56,15 @@ async def test_rows_become_items_of_the_project_and_a_batch_names_their_keys(tmp
     assert answers[3]["hits"][0]["key"] == note["id"]
 
 
+async def test_numbers_may_stand_for_names_and_a_querys_id_comes_back_as_it_was(tmp_path: Path) -> None:
+    line = CommandLine(tmp_path)
+    rows = written(tmp_path / "rows.jsonl", [{"key": 7, "text": "a stove in Oslo", "session": 3}])
+    await line.run("memory", "import", rows, "--project", "p")
+    queries = written(tmp_path / "queries.jsonl", [{"id": 12, "query": "the stove", "project": "p"}])
+    answer = json.loads(await line.run("memory", "recall", "--batch", queries))
+    assert (answer["id"], answer["hits"][0]["key"]) == (12, "7")
+
+
 async def test_times_keep_their_zone_and_rows_without_one_their_order(tmp_path: Path) -> None:
     line = CommandLine(tmp_path)
     await line.run("memory", "import", written(tmp_path / "rows.jsonl", [*ROWS, {"text": "z"}]), "--project", "p")
