@@ -162,7 +162,7 @@ class Gateway:
             engines.log, engines.artifacts, Standing(engines.log, budgets, self._named, engines.policy)
         )
         search = SearchExecutor(self._named, engines.policy)
-        readings = Readings(self._named)
+        readings = Readings()
         self.forgetting = Forgetting(engines.memory, engines.log, home)
         memory = MemoryExecutor(
             engines.memory, engines.log, Finding(engines.memory, engines.log, engines.policy, readings),
@@ -195,9 +195,10 @@ class Gateway:
             places={"sandbox_job": engines.sandbox.max_jobs, "openapi_proxy": engines.sandbox.max_jobs},
             shed=Shed(self._limit, rejections.note),
             freeze=self.freeze,
+            readings=readings,
             settled=engines.behind.settled,
         )
-        self.handle = readings.noted(call_chain(parts))
+        self.handle = call_chain(parts)
         self.edge = Edge(
             handle=self.handle,
             catalog=self._named,

@@ -14,7 +14,7 @@ from omni_mcp.chain.execute import Execute, Freeze, at_once
 from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
 from omni_mcp.chain.resolve import Resolve
-from omni_mcp.contracts.call import Handler
+from omni_mcp.contracts.call import Handler, Stage
 from omni_mcp.contracts.ports import Artifacts, Catalog, Desk, Executor, Masker, Schemas
 from omni_mcp.contracts.tool import Entry
 
@@ -35,6 +35,7 @@ class Parts:
     places: Mapping[str, int]
     shed: Shed
     freeze: Freeze
+    readings: Stage
     settled: Callable[[Entry], Awaitable[None]] = at_once
 
 
@@ -50,6 +51,7 @@ def call_chain(parts: Parts) -> Handler:
             CheckArguments(parts.schemas),  # before a person is asked
             Approve(parts.desk, parts.decisions),  # a person answers "ask", then the policy decides again
             CheckResult(parts.schemas, parts.artifacts, parts.masker),  # on the way back
+            parts.readings,  # what a run has read taints what it remembers
         ],
         Execute(  # needs a fitting grant
             parts.executors, parts.places, parts.catalog, parts.decisions, parts.freeze, settled=parts.settled

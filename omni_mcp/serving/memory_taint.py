@@ -15,39 +15,35 @@ from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.json import canonical
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.contracts.memory import SERVER, Taint
-from omni_mcp.contracts.ports import Catalog, Policy, RunLog
+from omni_mcp.contracts.ports import Policy, RunLog
 
 TAINTS: tuple[Taint, ...] = get_args(Taint)
 RUNS_KEPT = 20_000
 
 
 class Readings:
-    """Notes what runs read. A call counts from its dispatch on, not only from its answer: a tool may talk before."""
+    """The stage that notes what runs read. A call counts from its dispatch on: a tool may talk before it answers.
 
-    def __init__(self, catalog: Catalog, *, keep: int = RUNS_KEPT) -> None:
-        self._catalog = catalog
+    The memory itself is left out: what is in it carries its own taint, and says so when it is read.
+    """
+
+    def __init__(self, *, keep: int = RUNS_KEPT) -> None:
         self._keep = keep
         self._read: OrderedDict[str, frozenset[Taint]] = OrderedDict()
         self._under_way: dict[str, list[tuple[Call, frozenset[Taint]]]] = {}
         self._forgotten_up_to = ""
 
-    def noted(self, proceed: Handler) -> Handler:
-        """Return *proceed* with everything noted that its calls read."""
-
-        async def handle(call: Call) -> Result:
-            labels = self._labels_of(call)
-            if not labels:
-                return await proceed(call)
-            mine = (call, labels)
-            self._under_way.setdefault(call.run, []).append(mine)
-            try:
-                return await proceed(call)
-            finally:
-                self._leave(call.run, mine)
-                if call.trail.dispatched:
-                    self.note(call.run, labels)
-
-        return handle
+    async def __call__(self, call: Call, proceed: Handler) -> Result:
+        if call.tool is None or call.tool.server == SERVER or not (labels := taints_of(call.tool.labels)):
+            return await proceed(call)
+        run, mine = call.asked_in or call.run, (call, labels)
+        self._under_way.setdefault(run, []).append(mine)
+        try:
+            return await proceed(call)
+        finally:
+            self._leave(run, mine)
+            if call.trail.dispatched:
+                self.note(run, labels)
 
     def note(self, run: str, labels: Iterable[Taint]) -> None:
         """Note that *run* read something that carries *labels*."""
@@ -67,11 +63,6 @@ class Readings:
         for call, labels in self._under_way.get(run, ()):
             found |= labels if call.trail.dispatched else frozenset()
         return tuple(sorted(found))
-
-    def _labels_of(self, call: Call) -> frozenset[Taint]:
-        """The memory itself is left out: what is in it carries its own taint, and says so when it is read."""
-        entry = self._catalog.find(call.profile, call.kind, call.name, project=call.principal.project)
-        return frozenset() if entry is None or entry.server == SERVER else taints_of(entry.labels)
 
     def _leave(self, run: str, mine: tuple[Call, frozenset[Taint]]) -> None:
         here = self._under_way[run]

@@ -69,7 +69,7 @@ async def test_a_refused_call_has_read_nothing_and_one_under_way_counts(canary: 
 
 async def test_of_a_run_that_nobody_remembers_the_worst_is_assumed(tmp_path: Path) -> None:
     async with remembering(tmp_path) as here:
-        readings = Readings(here.gateway.catalog, keep=2)
+        readings = Readings(keep=2)
         runs = [new_id() for _ in range(4)]
         for run in runs[:3]:
             readings.note(run, ["reads_private"])
