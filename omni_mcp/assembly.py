@@ -24,11 +24,14 @@ from omni_mcp.contracts.sandbox import Credential
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.approvals.desk import open_desk
 from omni_mcp.engines.artifacts.store import open_artifacts
-from omni_mcp.engines.catalog.catalog import BUILTIN_PROFILES, MemoryCatalog, ProfileSpec
+from omni_mcp.engines.catalog.catalog import BUILTIN_PROFILES, MemoryCatalog
+from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.catalog.schemas import JsonSchemas
 from omni_mcp.engines.catalog.versions import Pins
+from omni_mcp.engines.catalog.views import ProfileSpec
 from omni_mcp.engines.identity.keys import KeyRing
+from omni_mcp.engines.memory.embedders import embedder_of
 from omni_mcp.engines.memory.store import open_memory
 from omni_mcp.engines.memory.unfinished import has_unfinished
 from omni_mcp.engines.openapi.executor import OpenApiExecutor
@@ -145,6 +148,9 @@ async def _open_engines(
     policy = open_policy(home.policies, bundled("policies"))
     if policy.problems:
         reports.rejected("policy", policy.problems)
+    lock, manifests = LockFile(home.lock_file), _manifests(home, reports)
+    ahead = asyncio.create_task(asyncio.to_thread(_read_ahead, lock, manifests), name="reading ahead")
+    stack.push_async_callback(_end_task, ahead)
     profiles = load_profiles(bundled("sandbox") / "profiles", own=home.profiles)
     sandbox = await stack.enter_async_context(
         open_sandbox(
@@ -152,6 +158,7 @@ async def _open_engines(
             sandbox_dir=bundled("sandbox"),
             max_jobs=settings.sandbox.max_jobs,
             use_cgroups=settings.sandbox.cgroups,
+            closed=offline,
         )
     )
     if defined.problems:
@@ -169,13 +176,15 @@ async def _open_engines(
             reporter=Reporter(log, run, masker.mask_text),
             news=news,
             plugins=plugins.tools,
+            lock=lock,
         )
     )
+    await ahead
     await asyncio.to_thread(behind.keep_plugins)
-    if (lock := await behind.reload_lock()).problems:
-        reports.rejected("lockfile", lock.problems)
+    if (accepted := await behind.reload_lock()).problems:
+        reports.rejected("lockfile", accepted.problems)
     described = [LastGood(one, fallback=NoSource(), reports=reports) for one in documents]
-    catalog = _open_catalog(settings, home, [*sources, behind.source, *described], reports, behind.pins)
+    catalog = _open_catalog(settings, [manifests, *sources, behind.source, *described], behind.pins)
     desk = await stack.enter_async_context(
         open_desk(
             open_state(home.state_file),
@@ -189,7 +198,9 @@ async def _open_engines(
     )
     nonces = StoredNonces(open_state(home.state_file))
     stack.push_async_callback(nonces.close)
-    memory = await stack.enter_async_context(open_memory(home.memory_file))
+    token = secrets.get(settings.memory.secret or "")
+    embedder = None if offline else embedder_of(settings.memory, lambda: token)
+    memory = await stack.enter_async_context(open_memory(home.memory_file, embedder=embedder))
     threads = StoredThreads(open_state(home.state_file), masker)
     stack.push_async_callback(threads.close)
     return Engines(
@@ -216,19 +227,27 @@ async def _open_plugins(stack: AsyncExitStack, settings: Settings, defined: Defi
     )  # fmt: skip
 
 
-def _open_catalog(
-    settings: Settings, home: Home, sources: Sequence[Source], reports: Reports, pins: Callable[[], Pins]
-) -> MemoryCatalog:
-    """Load everything; if the operator's manifests are refused at the start, serve without them and say so."""
+def _manifests(home: Home, reports: Reports) -> LastGood:
+    """All manifests; if the operator's are refused at the start, they are served without them, and that is said."""
     shipped = ManifestDirectory(path=bundled("manifests"), bundled=True)
     code = bundled("sandbox") / "tools"
+    everything = ManifestSource([shipped, ManifestDirectory(path=home.manifests)], code=code)
+    return LastGood(everything, fallback=ManifestSource([shipped], code=code), reports=reports)
+
+
+def _read_ahead(lock: LockFile, manifests: LastGood) -> None:
+    """Read what takes longest to read, while others of the start wait; whoever needs it looks at the files again."""
+    lock.reload()
+    manifests.look()
+
+
+def _open_catalog(settings: Settings, sources: Sequence[Source], pins: Callable[[], Pins]) -> MemoryCatalog:
+    """Load everything."""
     profiles = {
         **BUILTIN_PROFILES,
         **{name: ProfileSpec(servers=p.servers, names=p.names) for name, p in settings.profiles.items()},
     }
-    everything = ManifestSource([shipped, ManifestDirectory(path=home.manifests)], code=code)
-    source = LastGood(everything, fallback=ManifestSource([shipped], code=code), reports=reports)
-    catalog = MemoryCatalog([RunsSource(), MemoryEntries(), MessagesSource(), source, *sources], profiles, pins=pins)
+    catalog = MemoryCatalog([RunsSource(), MemoryEntries(), MessagesSource(), *sources], profiles, pins=pins)
     catalog.reload()
     return catalog
 
@@ -335,6 +354,11 @@ class LastGood:
         self._source = source
         self._fallback: Source | None = fallback
         self._reports = reports
+
+    def look(self) -> None:
+        """Have the source read what it will be asked for; what is wrong is said when it is."""
+        with suppress(ConfigError):
+            list(self._source.load())
 
     def load(self) -> Iterable[Entry]:
         """As the source; at the start a refusal is reported and the shipped entries are served."""

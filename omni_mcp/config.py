@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.hosts import check_exact_host
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Binding, Closed, ServerName, ShareName
+from omni_mcp.contracts.memory import MemorySettings
 from omni_mcp.contracts.openapi import OpenApiSettings
 from omni_mcp.server_definition import RESERVED_NAMES, ServerDefinition
 
@@ -222,6 +224,7 @@ class Settings(Closed):
     plugins: PluginSettings = PluginSettings()
     log: LogSettings = LogSettings()
     surface: SurfaceSettings = SurfaceSettings()
+    memory: MemorySettings = MemorySettings()
     profiles: dict[str, ProfileSettings] = Field(
         {},
         description="Name = { servers = [...], names = `prefixed` or `identity` }: what `/mcp/NAME` shows. "
@@ -255,10 +258,13 @@ def load_settings(file: Path) -> Settings:
     """Read *file*; a missing one means all defaults.
 
     Raises:
-        ConfigError: it is not TOML, or a key is unknown or wrong; each problem has its line.
+        ConfigError: it is not TOML, or a key is unknown or wrong; each problem has its line. Or it defines servers
+            or plugins, which is code, and somebody else could have written it.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read()
+            fault = _others_may_write(os.fstat(stream.fileno()))
     except FileNotFoundError:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:
@@ -271,9 +277,17 @@ def load_settings(file: Path) -> Settings:
         raise ConfigError([Problem(file=str(file), line=line, path="", message=str(error))]) from error
     except ValidationError as error:
         raise ConfigError([_problem(file, text, item) for item in error.errors()]) from error
+    if fault and (settings.servers or settings.plugins != PluginSettings()):
+        raise ConfigError([Problem(file=str(file), line=0, path="", message=f"it says what runs, and {fault}")])
     if problems := list(_loose_ends(file, text, settings)):
         raise ConfigError(problems)
     return settings
+
+
+def _others_may_write(facts: os.stat_result) -> str:
+    if facts.st_uid not in (os.geteuid(), 0):
+        return f"belongs to user {facts.st_uid}; it must be yours (chown)"
+    return "others can write to it; mend it with: chmod go-w" if facts.st_mode & 0o022 else ""
 
 
 def _loose_ends(file: Path, text: str, settings: Settings) -> Iterator[Problem]:
@@ -285,6 +299,11 @@ def _loose_ends(file: Path, text: str, settings: Settings) -> Iterator[Problem]:
                 file=str(file), line=_line_of(text, location), path="$." + ".".join(location),
                 message=f"[secrets] defines no {credential.secret!r}",
             )  # fmt: skip
+    if settings.memory.secret is not None and settings.memory.secret not in settings.secrets:
+        yield Problem(
+            file=str(file), line=_line_of(text, ["memory", "secret"]), path="$.memory.secret",
+            message=f"[secrets] defines no {settings.memory.secret!r}",
+        )  # fmt: skip
     for name, document in settings.openapi.items():
         location = ["openapi", name]
         for wanted in document.credentials:

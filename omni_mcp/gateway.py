@@ -6,8 +6,8 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
@@ -24,7 +24,7 @@ from omni_mcp.contracts.errors import ConfigError, LogUnavailable, OmniError, Pr
 from omni_mcp.contracts.events import GatewayStopped, RunClosed, draft
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.memory import SERVER as MEMORY
-from omni_mcp.contracts.ports import Catalog, Completer, Desk, Executor
+from omni_mcp.contracts.ports import Catalog, Completer, Desk, Executor, Source
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.approvals.desk import ApprovalDesk
 from omni_mcp.engines.artifacts.store import ArtifactStore
@@ -52,6 +52,7 @@ from omni_mcp.serving.changes import Changes
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.http import build_http
 from omni_mcp.serving.in_process import InProcess
+from omni_mcp.serving.masked_completer import MaskedCompleter
 from omni_mcp.serving.memory_erasing import Forgetting
 from omni_mcp.serving.memory_finding import Finding
 from omni_mcp.serving.memory_items import ItemMaker
@@ -158,9 +159,7 @@ class Gateway:
             limit=self._limit, events_per_run=settings.limits.events_per_run,
             artifact_bytes=settings.limits.artifact_bytes_per_principal, held_bytes=engines.artifacts.held_bytes,
         )  # fmt: skip
-        runs = RunsExecutor(
-            engines.log, engines.artifacts, Standing(engines.log, budgets, self._named, engines.policy)
-        )
+        runs = RunsExecutor(engines.log, engines.artifacts, Standing(engines.log, budgets, self._named, engines.policy))
         search = SearchExecutor(self._named, engines.policy)
         readings = Readings()
         self.forgetting = Forgetting(engines.memory, engines.log, home)
@@ -178,20 +177,23 @@ class Gateway:
             schemas=JsonSchemas(),
             artifacts=engines.artifacts,
             masker=engines.masker,
-            executors=self._chosen({str(key): name for key, name in settings.plugins.select.items()}, {
-                "sandbox_job": SandboxExecutor(
-                    engines.sandbox,
-                    engines.artifacts,
-                    Workspaces(home.workspaces),
-                    log=engines.log,
-                    supplies=engines.supplies,
-                ),
-                "inproc_safe": InProcess(
-                    {RUNS: runs, TOOLS: search, MEMORY: memory, MESSAGES: MessagesExecutor(messages)}
-                ),
-                "mcp_remote": engines.behind.executor,
-                **executors,
-            }),
+            executors=self._chosen(
+                {str(key): name for key, name in settings.plugins.select.items()},
+                {
+                    "sandbox_job": SandboxExecutor(
+                        engines.sandbox,
+                        engines.artifacts,
+                        Workspaces(home.workspaces),
+                        log=engines.log,
+                        supplies=engines.supplies,
+                    ),
+                    "inproc_safe": InProcess(
+                        {RUNS: runs, TOOLS: search, MEMORY: memory, MESSAGES: MessagesExecutor(messages)}
+                    ),
+                    "mcp_remote": engines.behind.executor,
+                    **executors,
+                },
+            ),
             places={"sandbox_job": engines.sandbox.max_jobs, "openapi_proxy": engines.sandbox.max_jobs},
             shed=Shed(self._limit, rejections.note),
             freeze=self.freeze,
@@ -213,7 +215,7 @@ class Gateway:
             metrics=self._metrics,
             admit=self._admit,
             may_see=self._may_see,
-            completer_of=lambda entry: completers.get(entry.server) or engines.behind.completers.get(entry.server),
+            completer_of=lambda entry: self._completer(completers, entry),
             watch=engines.behind.watch,
             end_round=self._record.end_round,
             id_of=stand_ins.id_of if stand_ins is not None else fresh_id,
@@ -227,16 +229,24 @@ class Gateway:
                 runbook=self._runbook, threads=engines.threads, messages=messages, streams=self.run_streams,
                 artifacts=engines.artifacts, desk=engines.desk, gateway_run=engines.gateway_run, admit=self._admit,
                 end_round=self._record.end_round, status=self.status, version=__version__,
+                is_frozen=lambda project: project in self.freeze,
             )
         )  # fmt: skip
         self._documents = tuple(FileWatch(home.config / one.document) for one in settings.openapi.values())
         self._live_servers = None
         if stand_ins is None:
-            self._live_servers = LiveServers(engines.behind, home, given=settings, report=self._servers_problems)
+            self._live_servers = LiveServers(
+                engines.behind, home, given=settings, report=self._servers_problems,
+                renew=lambda: self.renew_catalog(engines.behind.source),
+            )  # fmt: skip
         self.http_app = build_http(self.edge, engines.identities, settings.server, status=self.status, api=api)
 
     def _admit(self, principal: Principal) -> None:
         self._limit.admit_request(principal.key)
+
+    def _completer(self, given: Mapping[str, Completer], entry: Entry) -> Completer | None:
+        found = given.get(entry.server) or self._engines.behind.completers.get(entry.server)
+        return MaskedCompleter(found, self._engines.masker) if found is not None else None
 
     def _chosen(self, selected: Mapping[str, str], own: Mapping[str, Executor]) -> dict[str, Executor]:
         """Return the executor of each binding: the gateway's, or a plugin's that the resolver puts before it."""
@@ -344,20 +354,29 @@ class Gateway:
         Raises:
             ConfigError: what is refused; the last good one stays in force.
         """
-        problems = [*self.reload_catalog(), *(await self._reload_policy()).problems]
+        problems = [*await self.renew_catalog(), *(await self._reload_policy()).problems]
         if problems:
             raise ConfigError(problems)
 
-    def reload_catalog(self) -> list[Any]:
-        """Read the manifests again; returns what is wrong with them."""
-        engines = self._engines
-        try:
-            engines.catalog.reload()
-        except ConfigError as error:
-            engines.reports.rejected("manifests", error.problems)
-            return list(error.problems)
-        engines.reports.mended("manifests")
-        return []
+    async def renew_catalog(self, *asked: Source) -> list[Problem]:
+        """Ask *asked*, or all sources, again while others get their turn; returns what is wrong with what they say."""
+        with suppress(ConfigError):  # it stands in `problems` until the source is good again
+            await self._engines.catalog.renew(*asked)
+        return self._report_manifests()
+
+    def reload_catalog(self) -> list[Problem]:
+        """Ask all sources again at once, in one piece; returns what is wrong with what they say."""
+        with suppress(ConfigError):
+            self._engines.catalog.reload()
+        return self._report_manifests()
+
+    def _report_manifests(self) -> list[Problem]:
+        problems = list(self._engines.catalog.problems)
+        if problems:
+            self._engines.reports.rejected("manifests", problems)
+        else:
+            self._engines.reports.mended("manifests")
+        return problems
 
     async def reload_lock(self) -> bool:
         """Read omni.lock again; what it accepts is in force once that is on record, what is wrong with it is reported.
@@ -373,7 +392,7 @@ class Gateway:
             self._engines.reports.rejected("lockfile", found.problems)
         else:
             self._engines.reports.mended("lockfile")
-            self.reload_catalog()
+            await self.renew_catalog(self._engines.behind.source)
         return True
 
     async def _reload_policy(self) -> Reload:
@@ -435,11 +454,11 @@ class Gateway:
         while True:
             await asyncio.sleep(WATCH_S)
             if await asyncio.to_thread(_settled_change, (looks[0], *self._documents)):
-                self.reload_catalog()
+                await self.renew_catalog()
             if await asyncio.to_thread(looks[1].settled_change):
                 self.check_settings()
             if self._live_servers is not None and await self._live_servers.look():
-                self.reload_catalog()
+                await self.renew_catalog(self._engines.behind.source)
             lock_is_due = await asyncio.to_thread(looks[2].settled_change) or lock_is_due
             if lock_is_due:
                 lock_is_due = not await self.reload_lock()
@@ -452,8 +471,11 @@ class Gateway:
         while True:
             listings, updates = await news.next()
             if listings:
-                await asyncio.to_thread(self._engines.behind.keep, listings)
-                self.reload_catalog()
+                try:
+                    await asyncio.to_thread(self._engines.behind.keep, listings)
+                except OSError as fault:  # what a server offers now counts, also where it cannot be written down
+                    structlog.get_logger("omni_mcp").error("lists of servers cannot be kept", problem=str(fault))
+                await self.renew_catalog(self._engines.behind.source)
             news.caught_up()
             for uri in updates:
                 self.changes.resource_updated(uri)

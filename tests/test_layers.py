@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "contracts": set(),
     "paths": set(),
+    "turns": set(),
     "config": {"contracts", "server_definition"},
     "datalock": {"contracts", "paths"},
     "migrations": {"contracts"},
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "chain": {"contracts"},
     "protocol": {"contracts"},
     # the protocol's words and definitions of servers: engines/upstream, and no other
-    "engines": {"contracts", "migrations", "paths", "protocol", "server_definition"},
+    "engines": {"contracts", "migrations", "paths", "protocol", "server_definition", "turns"},
     "serving": {"contracts", "chain", "protocol", "engines", "paths"},
     "client": {"contracts", "paths"},
     "filewatch": set(),
@@ -38,6 +39,7 @@ MAY_IMPORT = {
         "plugins",
         "server_definition",
         "servers_file",
+        "turns",
     },
     "plugins": {"contracts", "engines"},
     "gateway": {

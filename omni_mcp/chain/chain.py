@@ -15,7 +15,7 @@ from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
 from omni_mcp.chain.resolve import Resolve
 from omni_mcp.contracts.call import Handler, Stage
-from omni_mcp.contracts.ports import Artifacts, Catalog, Desk, Executor, Masker, Schemas
+from omni_mcp.contracts.ports import Catalog, Desk, Executor, LargeArtifacts, Masker, Schemas
 from omni_mcp.contracts.tool import Entry
 
 
@@ -29,7 +29,7 @@ class Parts:
     catalog: Catalog
     desk: Desk
     schemas: Schemas
-    artifacts: Artifacts
+    artifacts: LargeArtifacts
     masker: Masker
     executors: Mapping[str, Executor]
     places: Mapping[str, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from omni_mcp.contracts.call import Call, Handler, Result, Stage
 
@@ -16,7 +16,7 @@ def compose(stages: Sequence[Stage], last: Handler) -> Handler:
 
 
 def _bind(stage: Stage, rest: Handler) -> Handler:
-    async def handle(call: Call) -> Result:
-        return await stage(call, rest)
+    def handle(call: Call) -> Awaitable[Result]:
+        return stage(call, rest)
 
     return handle

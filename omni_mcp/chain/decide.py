@@ -118,7 +118,7 @@ class Decide:
     async def __call__(self, call: Call, proceed: Handler) -> Result:
         approval = carried_approval(call)
         decision, recorded = self._decisions.decide(call, approval=approval)
-        known = replace(call, intents=(*call.intents, recorded))
+        intents = (*call.intents, recorded)
         if decision.verdict == "deny" or call.tool is None:
             raise NotAllowed(call.name, detail=_reason(call, decision))
         if call.tool.state == "pin_missing":
@@ -127,10 +127,11 @@ class Decide:
                 detail=f"{call.tool.server}/{call.tool.name}: version {call.tool.version} is not there",
             )
         if decision.verdict == "allow":
-            granted = replace(known, grant=grant_for(known, call.tool, decision, approval))
+            granted = replace(call, intents=intents, grant=grant_for(call, call.tool, decision, approval))
             return carry(await proceed(granted), approval)
         question = decision.question or Question(rules=decision.rules)
-        return await proceed(replace(known, question=replace(question, policy_version=decision.policy_version)))
+        question = replace(question, policy_version=decision.policy_version)
+        return await proceed(replace(call, intents=intents, question=question))
 
 
 def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFacts | None) -> Grant:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.chain.decide import Decisions
 from omni_mcp.chain.slots import FairSlots
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result, grant_digest
-from omni_mcp.contracts.errors import Frozen, Internal, NotAllowed, Refused, TimedOut
+from omni_mcp.contracts.errors import Frozen, Internal, NotAllowed, Paused, Refused, TimedOut
 from omni_mcp.contracts.hosts import NO_HOST
 from omni_mcp.contracts.ports import Catalog, Executor
 from omni_mcp.contracts.tool import Entry
@@ -74,17 +74,23 @@ class Execute:
         executor = self._executors.get(tool.binding)
         if executor is None:
             raise Internal(f"{call.name!r} cannot run here", detail=f"no executor for binding {tool.binding!r}")
-        async with AsyncExitStack() as slots:
-            await slots.enter_async_context(self._tool_slot(tool, call.principal.key))
-            if (places := self._places.get(tool.binding)) is not None:
-                await slots.enter_async_context(places.taken(call.principal.key))
-            ready = await self._ready(call, tool)
-            reach("intent_durable")
-            return await self._dispatch(executor, ready, tool)
+        who, slots = call.principal.key, self._slots_of(tool)
+        try:
+            async with slots.taken(who), self._place_for(tool, who):
+                ready = await self._ready(call, tool)
+                reach("intent_durable")
+                return await self._dispatch(executor, ready, tool)
+        finally:
+            if slots.idle:
+                self._slots.pop(tool.digest, None)
 
     async def _ready(self, call: Call, tool: Entry) -> Call:
         """Wait until everything is on disk, and look again whether it holds: that wait can be long, too."""
-        await self._settled(tool)
+        try:
+            await self._settled(tool)
+        except Paused:
+            if call.round is None:
+                raise  # a later round is of a call under way
         for _ in range(LOOKS):
             ready = self._still_allowed(call, tool)
             for intent in ready.intents:
@@ -121,17 +127,15 @@ class Execute:
             return replace(result, carry={**result.carry, "definition": tool.digest})
         return _checked(result)
 
-    @asynccontextmanager
-    async def _tool_slot(self, tool: Entry, who: str) -> AsyncIterator[None]:
+    def _slots_of(self, tool: Entry) -> FairSlots:
         slots = self._slots.get(tool.digest)
         if slots is None:
             slots = self._slots[tool.digest] = FairSlots(tool.limits.concurrency)
-        try:
-            async with slots.taken(who):
-                yield
-        finally:
-            if slots.idle:
-                self._slots.pop(tool.digest, None)
+        return slots
+
+    def _place_for(self, tool: Entry, who: str) -> AbstractAsyncContextManager[None]:
+        places = self._places.get(tool.binding)
+        return nullcontext() if places is None else places.taken(who)
 
 
 def _checked(answer: Answer) -> Answer:

@@ -45,6 +45,7 @@ class _OpenRound:
 
 ROUNDS_PER_PRINCIPAL = 64
 ROUNDS_IN_ALL = 1024
+ALL_NAMES = "default"  # the profile that names everything
 
 
 class Record:
@@ -72,7 +73,8 @@ class Record:
         entry = self._catalog.find(call.profile, call.kind, call.name)
         quiet = entry is not None and entry.server == LOG_SERVER
         known = replace(call, run=self._gateway_run, asked_in=call.run) if quiet else call
-        withheld = entry is not None and is_withheld(entry.server, call.arguments)
+        meant = entry or self._catalog.find(ALL_NAMES, call.kind, call.name)  # a tool that this profile does not show
+        withheld = meant is not None and is_withheld(meant.server, call.arguments)
         sealed = not quiet and not withheld and self._keeps_bodies(call.principal.project)
         witness = Witness(call.link) if sealed else None
         known = replace(known, link=witness) if witness is not None else known
@@ -141,7 +143,7 @@ class Record:
             profile=call.profile,
             client={"name": call.client.name, "version": call.client.version, "era": call.client.era,
                     "protocol": call.client.protocol_version, "transport": call.client.transport},
-            model=_reported_model(call),
+            model=None if withheld else _reported_model(call),
             trace_id=call.trace,
         )  # fmt: skip
         event = draft(asked, actor=call.principal.key, call=call.id, body=asked_body(call, witness))
@@ -203,7 +205,7 @@ class Record:
     async def _durable_outcome(self, call: Call, payload: Closed, *, quiet: bool, body: bytes | None) -> None:
         outcome = self._append(call, payload, quiet=quiet, body=body)
         try:
-            await asyncio.shield(asyncio.ensure_future(outcome.durable()))
+            await outcome.durable()
         except LogUnavailable as fault:
             if call.trail.dispatched:
                 raise OutcomeUnknown(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 from omni_mcp.contracts.errors import RateLimited
 
@@ -30,22 +29,27 @@ class FairSlots:
         """Whether nobody holds a slot or waits for one."""
         return self._users == 0
 
-    @asynccontextmanager
-    async def taken(self, who: str) -> AsyncIterator[None]:
-        """Hold a slot.
+    def taken(self, who: str) -> AbstractAsyncContextManager[None]:
+        """Hold a slot while the block runs.
 
         Raises:
             RateLimited: none came free in time; nothing has run.
         """
+        return _Taken(self, who)
+
+    async def take(self, who: str) -> None:
+        """Wait for a slot; as `taken`. Who got one gives it back."""
         self._users += 1
         try:
             await self._take(who)
-            try:
-                yield
-            finally:
-                self._give_back(who)
-        finally:
+        except BaseException:
             self._users -= 1
+            raise
+
+    def give_back(self, who: str) -> None:
+        """Free one slot of *who*."""
+        self._users -= 1
+        self._give_back(who)
 
     async def _take(self, who: str) -> None:
         if self._free > 0 and self._held.get(who, 0) < self._share:
@@ -100,3 +104,19 @@ class FairSlots:
             turn.set_result(None)
             return True
         return False
+
+
+class _Taken(AbstractAsyncContextManager[None]):
+    """One slot. Written out, because each call takes some."""
+
+    __slots__ = ("_slots", "_who")
+
+    def __init__(self, slots: FairSlots, who: str) -> None:
+        self._slots = slots
+        self._who = who
+
+    async def __aenter__(self) -> None:
+        await self._slots.take(self._who)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._slots.give_back(self._who)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from omni_mcp.cli.memory_embedder import embedder_at
 from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.events import MemoryWritten
 from omni_mcp.contracts.json import JsonObject
@@ -103,7 +104,7 @@ async def operator_memory(home: Home) -> AsyncIterator[SqliteMemory]:
     """
     if not home.memory_file.exists():
         raise NotFound("there is no memory yet", detail=f"{home.memory_file} does not exist")
-    async with open_memory(home.memory_file) as store:
+    async with open_memory(home.memory_file, embedder=embedder_at(home)) as store:
         yield store
 
 

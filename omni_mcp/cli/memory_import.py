@@ -14,6 +14,7 @@ import click
 import orjson
 from pydantic import BeforeValidator, Field, ValidationError
 
+from omni_mcp.cli.memory_embedder import embedder_at
 from omni_mcp.cli.memory_forget import operator
 from omni_mcp.cli.person import json_option
 from omni_mcp.cli.runs import answered_as, print_json
@@ -129,7 +130,7 @@ def _time_ns(at: str | float) -> int:
 
 
 async def _put(home: Home, items: list[MemoryItem]) -> int:
-    async with open_memory(home.memory_file) as memory:
+    async with open_memory(home.memory_file, embedder=embedder_at(home)) as memory:
         progress = _progress(len(items)) if sys.stderr.isatty() else None
         try:
             return await memory.put_many(items, on_progress=progress)

@@ -17,7 +17,7 @@ from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject, json_path
 from omni_mcp.contracts.manifest import Closed
-from omni_mcp.contracts.memory import Hit, Readers, Recall
+from omni_mcp.contracts.memory import Hit, Hits, Readers, Recall
 from omni_mcp.paths import find_home
 
 
@@ -88,16 +88,27 @@ def _queries(batch: IO[bytes], project: str | None) -> list[Query]:
 
 async def _answer(queries: list[Query], limit: int, budget: int | None, *, explain: bool) -> None:
     async with operator_memory(find_home()) as memory:
+        told = False
         for query in queries:
             hits = await memory.recall(_recall(query.query, query.project or "", limit, budget))
+            told = told or _say_words_only(hits)
             found = [_scored(hit, explain=explain) for hit in hits]
             sys.stdout.buffer.write(orjson.dumps({"id": query.id, "hits": found}) + b"\n")
     sys.stdout.buffer.flush()
 
 
-async def _found(wanted: Recall) -> list[Hit]:
+async def _found(wanted: Recall) -> Hits:
     async with operator_memory(find_home()) as memory:
-        return await memory.recall(wanted)
+        hits = await memory.recall(wanted)
+    _say_words_only(hits)
+    return hits
+
+
+def _say_words_only(hits: Hits) -> bool:
+    """Say it if nothing could be found by its meaning; returns whether it was said."""
+    if hits.words_only is not None:
+        click.echo(f"found by words only: {hits.words_only}", err=True)
+    return hits.words_only is not None
 
 
 def _recall(query: str, project: str, limit: int, budget: int | None) -> Recall:

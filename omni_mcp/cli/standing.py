@@ -13,7 +13,7 @@ import click
 import orjson
 
 from omni_mcp.cli.person import confirm, json_option, note_option, printable, yes_option
-from omni_mcp.cli.trial import entries_of, parse_target, somebody, try_call
+from omni_mcp.cli.trial import entries_of, parse_target, seen_by, somebody, try_call
 from omni_mcp.contracts.approval import StandingGrant
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import BadRequest, NotFound
@@ -163,7 +163,7 @@ def _covered(
             entry.hosts_for({}),
             entry.manifest is not None and entry.manifest.binding.egress_argument is not None,
         )
-        for entry in entries_of(home, "call_tool", server, name)
+        for entry in seen_by(project, entries_of(home, "call_tool", server, name), home)
     ]
     return found or _asked_about(home, server, name)
 

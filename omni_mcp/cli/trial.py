@@ -16,7 +16,11 @@ from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.json import JsonObject, canonical, digest
 from omni_mcp.contracts.policy import Action, Decision, StandingFacts
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
+from omni_mcp.engines.catalog.pins import pins_by_key
+from omni_mcp.engines.catalog.shelf import shelf_of
+from omni_mcp.engines.catalog.versions import versions_of
 from omni_mcp.engines.policy.policy import CedarPolicy
 from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
 from omni_mcp.paths import Home, bundled
@@ -83,6 +87,19 @@ def entries_of(home: Home, action: Action, server: str | None, name: str | None)
         for entry in known_entries(home)
         if ACTION_OF_KIND[entry.kind] == action and server in (None, entry.server) and name in (None, entry.name)
     ]
+
+
+def seen_by(project: str, entries: Sequence[Entry], home: Home) -> list[Entry]:
+    """Return of each entry the one version that *project* has, as pins say it; nothing for a pin that is missing."""
+    lock = LockFile(home.lock_file)
+    lock.reload()
+    shelves = {
+        server: shelf_of(server, [one for one in entries if one.server == server])
+        for server in {one.server for one in entries}
+    }
+    versions = versions_of(shelves, pins_by_key(lock.now))
+    seen = (versions.seen_by(project, entry) for shelf in shelves.values() for entry in shelf.entries.values())
+    return [entry for entry in seen if entry.state == "accepted"]
 
 
 def somebody(*, agent: str = "", user: str = "", project: str = "") -> Principal:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
+from omni_mcp.contracts.large import LargeBody
 from omni_mcp.contracts.tool import CallKind, Entry, Where
 
 Era = Literal["handshake", "modern"]
@@ -148,6 +149,7 @@ class Call:
     meta: JsonObject = field(default_factory=dict)  # the request's own `_meta`, verbatim
     trace: str | None = None
     asked_in: str = ""  # Record: the caller's own run, where the call itself is recorded in the gateway's
+    replayed: bool = False  # its caller did not make it: what a person answers to others is no answer to it
     round: Round | None = None  # set from the second round on
     intents: tuple[Durable, ...] = ()  # Record, Decide: what must be on disk before anything runs
     parent: Durable | int | None = None  # Record: the tool_call event, which all that follows names
@@ -205,6 +207,7 @@ class Answer:
     isolation: JsonObject = field(default_factory=dict)  # what was in force, for the record
     usage: JsonObject = field(default_factory=dict)  # durations, bytes, peak memory, for the record
     artifacts: tuple[JsonObject, ...] = ()  # exported files as ArtifactRef objects
+    large: LargeBody | None = None  # all of it, where `body` shows only what kind of result it is
     given: bool = False  # by a replay: `body` is what a client was given once, checked and cut to size then
 
 

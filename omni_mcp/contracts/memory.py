@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
+from omni_mcp.contracts.hosts import NO_HOST, host_of_url
 from omni_mcp.contracts.manifest import Closed
 
 MemoryKind = Literal["episodic", "semantic", "procedural"]
@@ -19,8 +20,14 @@ SERVER = "memory"
 TEXT_LIMIT_CHARS = 16_384
 QUERY_LIMIT_CHARS = 10_000
 
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class NoVectors(Exception):
+    """An embedder cannot be asked now. Never leaves the memory, which goes on by words; its text is the operator's."""
 
 
 class MemorySource(Closed):
@@ -99,6 +106,52 @@ class Hit:
     item: MemoryItem
     score: float
     parts: dict[str, float] = field(default_factory=dict)
+
+
+class Hits(list[Hit]):
+    """Hits, best first. `words_only` tells the operator why nothing could be found by its meaning; None: it could."""
+
+    def __init__(self, hits: Iterable[Hit] = (), *, words_only: str | None = None) -> None:
+        super().__init__(hits)
+        self.words_only = words_only
+
+
+def _endpoint(value: str) -> str:
+    host = host_of_url(value)
+    if host == NO_HOST or "@" in value or "#" in value:
+        raise ValueError("must be a URL such as https://api.example.org/v1/embeddings")
+    if not value.lower().startswith("https://") and host.rpartition(":")[0] not in _LOOPBACK:
+        raise ValueError("must begin with https://; http is for this machine only")
+    return value
+
+
+class MemorySettings(Closed):
+    """What finds memories by their meaning."""
+
+    embedder: Literal["static", "onnx", "openai"] = Field(
+        "static",
+        description="`static`: the table of the package; `onnx`: a sentence model on this machine; `openai`: an "
+        "endpoint that speaks like OpenAI's. Another one reads everything anew.",
+    )
+    model: str | None = Field(
+        None, min_length=1, description="`onnx`: directory of the model; `openai`: the name that its endpoint knows."
+    )
+    url: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        None,
+        description="`openai`: the endpoint, such as https://api.example.org/v1/embeddings. Every text is sent there.",
+    )
+    secret: str | None = Field(None, description="`openai`: name of `[secrets]`; sent as a bearer token.")
+    dimensions: int | None = Field(
+        None, ge=8, le=4096, multiple_of=8, description="`openai`: how many numbers a vector of the model has."
+    )
+    timeout_s: float = Field(10.0, gt=0, le=60, description="`openai`: how long it may take; then words must do.")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        needs = {"static": (), "onnx": ("model",), "openai": ("url", "model", "dimensions")}[self.embedder]
+        if lacking := [name for name in needs if getattr(self, name) is None]:
+            raise ValueError(f"the embedder {self.embedder} needs {' and '.join(lacking)}")
+        return self
 
 
 def is_withheld(server: str | None, arguments: Mapping[str, object]) -> bool:

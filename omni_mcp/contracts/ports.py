@@ -11,7 +11,8 @@ from omni_mcp.contracts.artifact import ArtifactRef
 from omni_mcp.contracts.call import Call, Durable, Principal, Result
 from omni_mcp.contracts.events import Draft, RunEvent, RunKind
 from omni_mcp.contracts.json import JsonObject, JsonValue
-from omni_mcp.contracts.memory import Hit, MemoryItem, Readers, Recall
+from omni_mcp.contracts.large import KeptFile
+from omni_mcp.contracts.memory import Hits, MemoryItem, Readers, Recall
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
 from omni_mcp.contracts.sandbox import Connection, Isolation, Job, JobEnd, Served, Streams
 from omni_mcp.contracts.tool import CallKind, Entry
@@ -160,6 +161,14 @@ class Artifacts(Protocol):
 
     async def list_refs(self, *, owner: str, limit: int = 100) -> list[ArtifactRef]:
         """Return the newest references that *owner* may see."""
+        ...
+
+
+class LargeArtifacts(Artifacts, Protocol):
+    """Artifacts that are also taken from a file."""
+
+    async def put_file(self, kept: KeptFile, *, owner: str, run: str, name: str | None = None) -> ArtifactRef:
+        """Store what was masked already; otherwise as `put`."""
         ...
 
 
@@ -394,7 +403,7 @@ class MemoryStore(Protocol):
         """Return newest items first, from the one before the id *before*."""
         ...
 
-    async def recall(self, wanted: Recall) -> list[Hit]:
+    async def recall(self, wanted: Recall) -> Hits:
         """Return what fits best, best first, never an expired item. Any text is a valid query; an empty one finds
         nothing."""
         ...
@@ -446,5 +455,9 @@ class Embedder(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[float32]:
-        """Return one row of length 1 (all zeros where nothing of the text is known) for each text."""
+        """Return one row of length 1 (all zeros where nothing of the text is known) for each text.
+
+        Raises:
+            NoVectors: it cannot be asked now; nothing waits for it.
+        """
         ...

@@ -54,12 +54,14 @@ async def open_executors(plugins: Sequence[Found], enabled: Mapping[str, JsonObj
                 found.offered.append(await _open(stack, get_plugin(plugins, EXECUTORS_GROUP, name), said, found))
             except ConfigError as error:
                 found.problems[name] = error.problems
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 found.problems[name] = refused(name, f"cannot be opened: {type(error).__name__}: {error}").problems
         yield found
 
 
 async def _open(stack: AsyncExitStack, found: Found, said: JsonObject, into: PluginExecutors) -> Offered:
+    if found.name == BUNDLED:
+        raise refused(found.name, "the name of its entry point stands for the gateway's own executor")
     plugin = found.point.load()
     binding = getattr(plugin, "binding", None)
     if binding not in get_args(Binding) or binding == _CLOSED:
@@ -84,7 +86,7 @@ async def _closing_quietly(opening: object, name: str, into: PluginExecutors) ->
     finally:
         try:
             await leave(opening, None, None, None)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             into.problems[name] = refused(name, f"cannot be closed: {type(error).__name__}: {error}").problems
 
 

@@ -76,10 +76,16 @@ def refused(name: str, message: str) -> ConfigError:
 
 def _all() -> Iterator[Found]:
     for distribution in metadata.distributions():
-        for point in distribution.entry_points:
-            if point.group in GROUPS:
-                package = distribution.name or "?"
-                yield Found(
-                    group=point.group, name=point.name, package=package, version=distribution.version or "",
-                    point=point,
-                )  # fmt: skip
+        try:
+            yield from list(_of(distribution))
+        except Exception:  # metadata that nobody can read, mostly of packages that are no plugins
+            continue
+
+
+def _of(distribution: metadata.Distribution) -> Iterator[Found]:
+    for point in distribution.entry_points:
+        if point.group in GROUPS:
+            yield Found(
+                group=point.group, name=point.name, package=distribution.name or "?",
+                version=distribution.version or "", point=point,
+            )  # fmt: skip

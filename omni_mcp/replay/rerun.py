@@ -142,7 +142,7 @@ async def _again(
     call = Call(
         id=new_id(), run=replay, principal=recorded.principal, client=recorded.client, kind=recorded.kind,
         name=recorded.name, arguments=recorded.arguments, profile=recorded.profile, link=Script(recorded),
-        meta=recorded.meta,
+        meta=recorded.meta, replayed=True,
     )  # fmt: skip
     await _drive(gateway, call, recorded)
     events = await gateway.log.find_call(call.id)

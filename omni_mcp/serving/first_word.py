@@ -18,24 +18,34 @@ class First(Enum):
     GONE = "gone"  # the client
 
 
-async def first_word(
-    exchange: Exchange, stream: EventStream, reader: int, task: asyncio.Task[Reply], *, quiet_s: float
-) -> First:
+async def first_word(exchange: Exchange, stream: EventStream, task: asyncio.Task[Reply], *, quiet_s: float) -> First:
     """Wait for the reply, another message, *quiet_s* of silence, or the client's leaving."""
     await asyncio.sleep(0)  # many requests are answered within one turn of the loop
     if task.done() and not stream.last:
         return First.REPLY
-    speaking = asyncio.ensure_future(stream.wait(reader, 0, timeout_s=quiet_s))
-    leaving = asyncio.ensure_future(exchange.gone())
+    loop = asyncio.get_running_loop()
+    something: asyncio.Future[None] = loop.create_future()
+
+    def come(_: object = None) -> None:
+        if not something.done():
+            something.set_result(None)
+
+    leaving = loop.create_task(exchange.gone())
+    leaving.add_done_callback(come)
+    task.add_done_callback(come)
+    stream.on_change = come
+    silence = loop.call_later(quiet_s, come)
     try:
-        await asyncio.wait({task, speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not stream.last:
+            await something
         if task.done() and not stream.last:
             return First.REPLY
         return First.GONE if leaving.done() and not task.done() else First.STREAM
     finally:
-        speaking.cancel()
+        silence.cancel()
+        stream.on_change = None
+        task.remove_done_callback(come)
         leaving.cancel()
-        await asyncio.gather(speaking, leaving, return_exceptions=True)
 
 
 def reply_of(task: asyncio.Task[Reply], request_id: int | str, *, stopping: bool = False) -> Reply:

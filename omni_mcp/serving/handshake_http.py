@@ -204,7 +204,7 @@ class HandshakeHttp:
         outlet: Outlet = stream if takes_events else Nowhere()
         task = self._edge.begin(held.session, frame, outlet, era="handshake")
         quiet_s = self._quiet_s if takes_events else 3600.0
-        first = await first_word(exchange, stream, reader, task, quiet_s=quiet_s)
+        first = await first_word(exchange, stream, task, quiet_s=quiet_s)
         if first is First.REPLY:
             reply = reply_of(task, frame.id, stopping=self._edge.draining)
             await exchange.answer_json(_status(reply), reply.body)

@@ -25,6 +25,7 @@ from omni_mcp.serving.surface import FULL, Surface, Surfaces
 LIST_TTL_MS = 30_000
 PAGE_SIZE = 250
 CACHED_LISTS = 256
+CACHED_ITEMS_BYTES = 16 * 1024 * 1024
 SLICE = 64  # entries asked of the policy before other clients get a turn; 0.65 ms each when nothing is cached
 
 
@@ -63,6 +64,8 @@ class Lists:
             orjson.dumps(stamp),
         )
         self._pages: OrderedDict[tuple[str, ...], list[bytes]] = OrderedDict()
+        self._items: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._items_bytes = 0
 
     async def page(
         self, method: str, principal: Principal, profile: str, era: Era, cursor: str | None, surface: Surface = FULL
@@ -102,12 +105,22 @@ class Lists:
         items: list[bytes] = []
         for start in range(0, len(shown), SLICE):
             part = shown[start : start + SLICE]
-            items.extend(orjson.dumps({**entry.definition, listing.key: name}) for name, entry in part)
+            items.extend(self._encoded(listing.key, name, entry) for name, entry in part)
             if start + SLICE < len(shown):
                 await asyncio.sleep(0)
         tail = self._tail if era == "modern" else b""
         count = max(1, -(-len(items) // self._page_size))
         return [self._encode(listing, items, number, count, key, tail) for number in range(count)]
+
+    def _encoded(self, key: str, name: str, entry: Entry) -> bytes:
+        """Return an item as it is sent; encoded again only once it is another definition."""
+        known = self._items.get((name, entry.digest))
+        if known is None:
+            known = self._items[name, entry.digest] = orjson.dumps({**entry.definition, key: name})
+            self._items_bytes += len(known)
+            while self._items_bytes > CACHED_ITEMS_BYTES:
+                self._items_bytes -= len(self._items.popitem(last=False)[1])
+        return known
 
     async def _seen(self, listing: Listing, principal: Principal, profile: str, era: Era) -> list[tuple[str, Entry]]:
         named = self._catalog.entries(profile, listing.kind, project=principal.project)

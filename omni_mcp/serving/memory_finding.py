@@ -47,7 +47,8 @@ class Finding:
         )
         explain = arguments.get("explain", False)
         found = await self._given(call, hits, lambda hit: hit.item, lambda hit: _shown_hit(hit, explain=explain))
-        return {"items": found, "more": len(found) < len(hits), "without_taint": list(without)}
+        answer: JsonObject = {"items": found, "more": len(found) < len(hits), "without_taint": list(without)}
+        return answer if hits.words_only is None else {**answer, "words_only": True}
 
     async def page(self, call: Call) -> JsonObject:
         arguments = call.arguments

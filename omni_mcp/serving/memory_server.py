@@ -198,14 +198,12 @@ class MemoryExecutor:
         return await self._writer_of(item) == principal.key
 
     async def _writer_of(self, item: MemoryItem) -> str | None:
-        """Return whose the run is that wrote *item* last; None if nobody knows any more."""
-        if item.source.run is None:
+        """Return whose call wrote *item* last; None if it was no call. Who asked stays when its texts are erased."""
+        if item.source.call is None:
             return None
-        try:
-            found: str | None = (await self._log.get_run(item.source.run)).get("principal")
-        except NotFound:
-            return None
-        return found
+        events = await self._log.find_call(item.source.call)
+        asked = (event for event in events if event.kind == "tool_call" and event.run == item.source.run)
+        return next((event.actor for event in asked), None)
 
     async def _written(self, call: Call, item: MemoryItem, change: Change) -> JsonObject:
         if call.grant is not None and call.grant.approved_by is not None and call.grant.approval is not None:

@@ -53,12 +53,12 @@ class ModernHttp:
     async def _request(self, exchange: Exchange, profile: str, frame: Request, *, takes_events: bool) -> None:
         assert exchange.principal is not None  # the gate let it pass
         stream = EventStream()
-        reader = stream.attach()
+        stream.attach()
         outlet = stream if takes_events else Nowhere()
         session = self._edge.open(principal=exchange.principal, profile=profile, transport="http", outlet=outlet)
         task = self._edge.begin(session, frame, outlet, headers=exchange.headers, era="modern")
         try:
-            first = await first_word(exchange, stream, reader, task, quiet_s=self._quiet_s if takes_events else 3600.0)
+            first = await first_word(exchange, stream, task, quiet_s=self._quiet_s if takes_events else 3600.0)
             if first is First.REPLY:
                 await _send_reply(exchange, reply_of(task, frame.id, stopping=self._edge.draining))
             elif first is First.STREAM:

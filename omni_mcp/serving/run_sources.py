@@ -19,6 +19,7 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.store import SqliteRunLog
 
 PLACE_BYTES = 8
+FAR_EVENTS = 10_000  # of others, which a stream that comes back may have to pass over once more
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,15 @@ class RunSource:
 class PrincipalSource:
     """All runs of a principal, in the order in which everything was committed.
 
-    Its ids hide how much others wrote in between: they are sealed, and open for their principal alone.
+    Its ids hide how much others wrote in between: they are sealed, and open for their principal alone. The place that a
+    silent stream tells does not move with each event of another's either: that would say that there was one.
     """
 
     def __init__(self, log: SqliteRunLog, places: Places, principal: Principal, *, after: int) -> None:
         self._log = log
         self._places = places
         self._principal = principal.key
-        self._after = after
+        self._after = self._told = after
 
     @property
     def run(self) -> None:
@@ -94,13 +96,16 @@ class PrincipalSource:
 
     @property
     def place(self) -> str:
-        """The sealed place up to which was read."""
-        return self._places.seal(self._after, self._principal)
+        """A sealed place behind the last event that was read, and not far from where was looked last."""
+        if self._after - self._told >= FAR_EVENTS:
+            self._told = self._after
+        return self._places.seal(self._told, self._principal)
 
     async def next(self) -> Page:
         """As the protocol says."""
         found = await self._log.follow_principal(self._principal, after=self._after)
         self._after = found.reached
+        self._told = found.events[-1].gid if found.events else self._told
         seal = self._places.seal
         return Page([(seal(event.gid, self._principal), event) for event in found.events], found.more, False)
 

@@ -152,7 +152,7 @@ class Runbook:
             task.add_done_callback(self._creating.discard)
         found.users += 1
         try:
-            yield await asyncio.shield(found.run)
+            yield found.run.result() if found.run.done() else await asyncio.shield(found.run)
         except QuotaExceeded:  # a full run makes way: the next request opens another
             if self._open.get(key) is found:
                 del self._open[key]

@@ -37,6 +37,7 @@ class EventStream:
         self._reader = 0  # number of the attached reader; a newer one ends an older one
         self._attached = False
         self._changed = asyncio.Event()
+        self.on_change: Callable[[], None] | None = None  # also told, without a wait
         self.finished = False
         self.overrun = False
 
@@ -46,7 +47,7 @@ class EventStream:
             return False
         self._add(data)
         self._trim()
-        self._changed.set()
+        self._change()
         self._tell_held()
         return not self.overrun and not self.finished
 
@@ -57,7 +58,7 @@ class EventStream:
         if data is not None:
             self._add(data)
         self.finished = True
-        self._changed.set()
+        self._change()
         self._tell_held()
 
     def abandon(self) -> None:
@@ -66,7 +67,12 @@ class EventStream:
         self._held.clear()
         self._held_bytes = 0
         self._on_held = None
+        self._change()
+
+    def _change(self) -> None:
         self._changed.set()
+        if self.on_change is not None:
+            self.on_change()
 
     def _tell_held(self) -> None:
         if self._on_held is not None and not self._attached:

@@ -171,7 +171,8 @@ async def serve_http(
     listener = _bind(host, port)
     config = uvicorn.Config(
         app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        date_header=True, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_TIMEOUT_S, backlog=512,
+        proxy_headers=False, date_header=True, timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S, backlog=512,
     )  # fmt: skip
     server = _Server(config)
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+
+import structlog
 
 from omni_mcp import __version__
 from omni_mcp.contracts.call import Principal
@@ -28,9 +30,11 @@ from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.listing import Listing
 from omni_mcp.engines.upstream.pool import Hooks, Known, Upstreams, open_upstreams
+from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.paths import Home
 from omni_mcp.plugins.tools import PluginTools
 from omni_mcp.upstreams.definitions import Defined, Together, known_listings, launch_of
+from omni_mcp.upstreams.large_program import PROGRAM as LARGE_PROGRAM
 from omni_mcp.upstreams.launcher import Launcher, mounts_of
 from omni_mcp.upstreams.news import News
 from omni_mcp.upstreams.reporter import Reporter
@@ -62,8 +66,13 @@ class Behind:
         definition = self._defined.servers.get(name)
         return launch_of(definition) if definition is not None else self._plugins.launch_of(name)
 
-    async def apply(self, defined: Defined) -> bool:
+    async def apply(self, defined: Defined, renew: Callable[[], Awaitable[object]]) -> bool:
         """Use what *defined* says from now on; calls under way are not disturbed. False if nothing is different.
+
+        What was accepted of another launch is out of force before the new one can be reached.
+
+        Args:
+            renew: has the catalog ask this source again.
 
         Raises:
             ValueError: a secret is too short to be masked; nothing has changed then.
@@ -74,6 +83,7 @@ class Behind:
         known = await asyncio.to_thread(known_listings, self._home, defined.servers)
         self._cells.learn(defined)
         self._defined = defined
+        await renew()
         self._upstreams.apply(defined.servers, defined.secrets, known)
         for name in sorted(_enabled(before) - _enabled(defined)):
             self._reporter.state(name, "disabled", "disabled" if name in defined.servers else "removed")
@@ -104,7 +114,7 @@ class Behind:
     @property
     def waiting(self) -> int:
         """How many definitions wait for the operator."""
-        return len(self._locked.waiting)
+        return self._locked.quarantined
 
     async def reload_lock(self) -> LockReload:
         """Read omni.lock again, and put on record what was accepted since.
@@ -116,7 +126,10 @@ class Behind:
         if news:
             for written in [self._reporter.note(payload) for payload in news]:
                 await written.durable()
-        await asyncio.to_thread(self._recorded.keep, self._lock.now)
+        try:
+            await asyncio.to_thread(self._recorded.keep, self._lock.now)
+        except OSError as fault:  # it is on record; the next start tells of it again
+            structlog.get_logger("omni_mcp").error("what is on record cannot be noted", problem=str(fault))
         return found
 
     @property
@@ -149,8 +162,8 @@ class Behind:
         """
         for server, listing in listings.items():
             definition = self._defined.servers.get(server)
-            if definition is None:
-                continue  # removed meanwhile
+            if definition is None or self._upstreams.source.find(server) is not listing:
+                continue  # removed or defined otherwise meanwhile, or listed again
             seen_at = datetime.now(UTC).isoformat()
             kept = KeptListing.model_validate(
                 {"server": server, "seen_at": seen_at, "launch": launch_of(definition), "items": listing.items,
@@ -224,14 +237,16 @@ async def open_behind(
     reporter: Reporter,
     news: News,
     plugins: PluginTools,
+    lock: LockFile,
 ) -> AsyncIterator[Behind]:
     """Open all enabled servers; waits for none of them: what they offered last time is known.
 
     Args:
-        home: where their homes, what they offer and what is accepted stand.
+        home: where their homes and what they offer stand.
         networks: special address ranges in which hosts of theirs may be.
         news: where their reports go.
         plugins: what packages offer beside them.
+        lock: what is accepted.
     """
     cells = ServerCells(sandbox, profiles, home.servers, secrets=defined.secrets)
     launcher = Launcher(cells, networks=networks, mask=masker.mask_text, on_connection=reporter.connection)
@@ -244,8 +259,8 @@ async def open_behind(
     async with open_upstreams(
         defined.servers, launch=launcher, secrets=defined.secrets, info=ClientInfo(version=__version__),
         own_uri=own_uri, hooks=hooks, known=Known(listings=known_listings(home, defined.servers)),
+        large=LargeParser(program=LARGE_PROGRAM, marks=lambda: masker.marks),
     ) as upstreams:  # fmt: skip
-        lock = LockFile(home.lock_file)
         yield Behind(
             defined, upstreams, here, lock=lock, home=home, reporter=reporter, news=news, plugins=plugins
         )  # fmt: skip

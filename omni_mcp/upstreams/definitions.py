@@ -9,6 +9,7 @@ from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.lock import launch_parts
 from omni_mcp.contracts.ports import Source
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.gradual import steps_of
 from omni_mcp.engines.catalog.lock import LockedSource
 from omni_mcp.engines.catalog.lock_listing import listings_dir, load_listings
 from omni_mcp.engines.catalog.lockfile import LockFile
@@ -17,6 +18,7 @@ from omni_mcp.paths import Home
 from omni_mcp.plugins.tools import PluginTools
 from omni_mcp.server_definition import ServerDefinition, Servers
 from omni_mcp.servers_file import check_disjoint, load_servers, read_server_secrets, servers_file_of
+from omni_mcp.turns import Work, finish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,14 @@ class Together:
 
     def load(self) -> Iterable[Entry]:
         """As the port."""
-        return [entry for source in self._sources for entry in source.load()]
+        return finish(self.steps())
+
+    def steps(self) -> Work[list[Entry]]:
+        """As `load`, in turns as far as the sources do."""
+        found: list[Entry] = []
+        for source in self._sources:
+            found += yield from steps_of(source)
+        return found
 
 
 def known_entries(by_hand: Mapping[str, ServerDefinition], home: Home, plugins: PluginTools) -> list[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from omni_mcp.config import Settings, load_settings, read_secrets
 from omni_mcp.contracts.errors import ConfigError, Problem
@@ -22,15 +22,18 @@ class LiveServers:
     Args:
         given: the settings that the gateway started with; they hold while there is no omni.toml.
         report: told of what is wrong now; of nothing once it is mended.
+        renew: has the catalog ask the servers' source again.
     """
 
     def __init__(
-        self, behind: Behind, home: Home, *, given: Settings, report: Callable[[Sequence[Problem]], None]
-    ) -> None:
+        self, behind: Behind, home: Home, *, given: Settings, report: Callable[[Sequence[Problem]], None],
+        renew: Callable[[], Awaitable[object]],
+    ) -> None:  # fmt: skip
         self._behind = behind
         self._home = home
         self._settings = given
         self._report = report
+        self._renew = renew
         self._watches = tuple(
             FileWatch(place) for place in (home.settings_file, servers_file_of(home), home.secrets / "servers")
         )
@@ -47,12 +50,12 @@ class LiveServers:
             if self._home.settings_file.exists():
                 self._settings = await asyncio.to_thread(load_settings, self._home.settings_file)
         except ConfigError:
-            return False  # whoever watches omni.toml as a whole says what is wrong with it
+            pass  # the last good one holds; whoever watches omni.toml as a whole says what is wrong with it
         try:
             defined = await asyncio.to_thread(self._read)
             if defined.refused:
                 raise ConfigError(list(defined.problems))
-            changed = await self._behind.apply(defined)
+            changed = await self._behind.apply(defined, self._renew)
         except ConfigError as error:
             self._report(error.problems)
             return False

@@ -80,6 +80,8 @@ class News:
             UpstreamUnavailable: it is not, for too long.
         """
         wanted = self._noticed[server]
+        if self._settled[server] >= wanted:
+            return
         try:
             async with asyncio.timeout(self._settle_s):
                 while self._settled[server] < wanted:

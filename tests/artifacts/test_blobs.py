@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES
-from omni_mcp.contracts.errors import LogCorrupt, NotFound, QuotaExceeded
+from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExceeded
+from omni_mcp.contracts.large import KeptFile
 from omni_mcp.engines.artifacts.blobs import REFERENCE_BYTES, BlobStore
 from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.secrets.masking import SecretMasker
@@ -168,3 +171,47 @@ def test_a_store_from_before_there_were_quotas_is_counted_when_it_is_opened(tmp_
     store = BlobStore(tmp_path / "a")
     assert (store.held_bytes(ANNA), store.held_bytes(BERT)) == held == (100_005 + 3 * REFERENCE_BYTES, 100_000 + 512)
     store.close()
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_a_blob_that_comes_from_a_file_is_as_one_that_comes_from_memory(tmp_path: Path, size: int) -> None:
+    store = BlobStore(tmp_path / "a", owner_quota_bytes=size + 2 * REFERENCE_BYTES)
+    data = os.urandom(size)
+    sha256 = hashlib.sha256(data).hexdigest()
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        file.write(b"before" + data + b"after")
+        facts: dict[str, Any] = {
+            "file": file.fileno(),
+            "start": 6,
+            "size_bytes": size,
+            "sha256": sha256,
+            "media_type": "text/plain",
+        }
+        kept = KeptFile(**facts, preview="")
+        from_file = store.put_file(kept, owner=ANNA, run="r1", name="a")
+        with pytest.raises(QuotaExceeded):
+            store.put_file(KeptFile(**facts | {"sha256": "0" * 64}, preview=""), owner=ANNA, run="r1", name="a")
+    from_memory = store.put(data, media_type="text/plain", owner=ANNA, run="r2", name="a")
+    found = store.get(sha256, owner=ANNA)
+    kept_once = len(_files(tmp_path / "a"))
+    gone = [store.release(run, [sha256]) for run in ("r1", "r2")]
+    store.close()
+
+    assert from_file == from_memory == found[0] and found[1] == data
+    assert kept_once == (1 if size > INLINE_LIMIT_BYTES else 0)
+    assert gone == [[], [sha256]] and _files(tmp_path / "a") == []
+
+
+def test_a_file_that_is_shorter_than_was_said_leaves_nothing(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "a")
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        file.write(b"x" * 100_000)
+        kept = KeptFile(
+            file=file.fileno(), start=0, size_bytes=100_001, sha256="0" * 64, media_type="text/plain", preview=""
+        )
+        with pytest.raises(Internal):
+            store.put_file(kept, owner=ANNA, run="r1")
+    held = store.held_bytes(ANNA)
+    store.close()
+
+    assert held == 0 and _files(tmp_path / "a") == []

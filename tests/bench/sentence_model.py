@@ -53,7 +53,7 @@ class SentenceModel:
 
     def __init__(self, model: Path) -> None:
         """Take the directory that `fetch_weights` returned."""
-        self._weights = _read_safetensors(model / "model.safetensors")
+        self.weights = _read_safetensors(model / "model.safetensors")
         self.pieces = WordPieces(read_vocabulary(model))
 
     def embed(self, texts: Sequence[str]) -> NDArray[float32]:
@@ -75,7 +75,7 @@ class SentenceModel:
         return rows
 
     def _encode(self, numbers: NDArray[np.intp]) -> NDArray[float32]:
-        weights = self._weights
+        weights = self.weights
         count, length = numbers.shape
         state = (
             weights["embeddings.word_embeddings.weight"][numbers]
@@ -107,14 +107,14 @@ class SentenceModel:
         return self._linear(mixed, f"{name}.attention.output.dense")
 
     def _linear(self, state: NDArray[float32], name: str) -> NDArray[float32]:
-        product: NDArray[float32] = state @ self._weights[f"{name}.weight"].T
-        product += self._weights[f"{name}.bias"]
+        product: NDArray[float32] = state @ self.weights[f"{name}.weight"].T
+        product += self.weights[f"{name}.bias"]
         return product
 
     def _normal(self, state: NDArray[float32], name: str) -> NDArray[float32]:
         centred: NDArray[float32] = state - state.mean(axis=-1, keepdims=True)
         spread = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + _EPSILON).astype(float32)
-        normal: NDArray[float32] = centred / spread * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        normal: NDArray[float32] = centred / spread * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
         return normal
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.tool import Entry, EntryState
-from omni_mcp.engines.catalog.catalog import MemoryCatalog, ProfileSpec
+from omni_mcp.engines.catalog.catalog import MemoryCatalog
 from omni_mcp.engines.catalog.names import (
     is_canonical_uri,
     is_server_name,
@@ -23,6 +23,7 @@ from omni_mcp.engines.catalog.names import (
     template_matches,
     unmarked_uri,
 )  # fmt: skip
+from omni_mcp.engines.catalog.views import ProfileSpec
 
 servers = st.from_regex(r"[a-z0-9]{1,4}([_-][a-z0-9]{1,4}){0,2}", fullmatch=True)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Labels
-from omni_mcp.engines.catalog.lock import EVENTS_PER_SERVER, LockedSource
+from omni_mcp.engines.catalog.lock import LockedSource
 from omni_mcp.engines.catalog.lockfile import LockFile
+from omni_mcp.engines.catalog.quarantine_news import EVENTS_PER_SERVER
 from omni_mcp.testing import ALLOW_ALL, Canary, MemoryClient, error_of
 from tests.lock.world import AT, LAUNCH, OTHER_LAUNCH, READ_ONLY, Server, a_world, answer, tool
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from omni_mcp.contracts.ids import new_id
-from omni_mcp.contracts.memory import Hit, MemoryItem, Readers, Recall
+from omni_mcp.contracts.memory import Hits, MemoryItem, Readers, Recall
 from omni_mcp.contracts.ports import Embedder, MemoryStore
 from omni_mcp.engines.memory.embedder import StaticEmbedder
 from omni_mcp.engines.memory.store import SqliteMemory, open_memory
@@ -32,7 +32,7 @@ def item(text: str, **more: Any) -> MemoryItem:
     return MemoryItem(text=text, **(facts | more))
 
 
-async def recalled(store: MemoryStore, query: str, readers: Readers = ANN, **more: Any) -> list[Hit]:
+async def recalled(store: MemoryStore, query: str, readers: Readers = ANN, **more: Any) -> Hits:
     return await store.recall(Recall(query=query, readers=readers, **more))
 
 

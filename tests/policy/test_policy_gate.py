@@ -132,6 +132,40 @@ def test_text_that_cedar_cannot_read_is_a_deny_and_raises_nothing(policy_of: Ope
     assert decision.errors
 
 
+def test_text_that_cedar_cannot_read_is_a_deny_although_its_like_was_allowed(policy_of: Open, decide: Any) -> None:
+    policy = policy_of(EVERYTHING)
+    assert decide(policy).verdict == "allow"
+
+    assert decide(policy, name="\ud800").verdict == "deny"
+    assert decide(policy, run="\ud800").verdict == "deny"
+
+
+def test_each_call_is_judged_by_its_own_arguments(policy_of: Open, coder: Principal, reader: Entry) -> None:
+    these = '@id("these") permit (principal, action, resource) when { context.args_digest == "sha256:these" };'
+    policy = policy_of(these)
+
+    def verdict(digest: str) -> str:
+        return policy.decide(
+            action="call_tool", principal=coder, entry=reader, name="tools__read", run="run", arguments_digest=digest,
+            arguments_bytes=2,
+        ).verdict  # fmt: skip
+
+    asked = ("sha256:these", "sha256:those", "sha256:these")
+    assert [verdict(digest) for digest in asked] == ["allow", "deny", "allow"]
+
+
+def test_rules_that_came_since_decide_although_the_same_call_was_allowed(
+    policy_of: Open, decide: Any, write: Callable[..., Path]
+) -> None:
+    policy = policy_of(EVERYTHING)
+    assert decide(policy).verdict == "allow"
+
+    write("// nothing here")
+    policy.reload()
+
+    assert decide(policy).verdict == "deny"
+
+
 @pytest.mark.parametrize("size", [-5, 2**63, 2**200])
 def test_a_size_beyond_64_bits_is_clamped_rather_than_failing(policy_of: Open, decide: Any, size: int) -> None:
     large = '@id("large") forbid (principal, action, resource) when { context.args_bytes > 1000 };'

@@ -54,6 +54,10 @@ TESTS = st.sampled_from(
         "context has approval",
         "context has standing",
         'context has approval && context.approval.by == Omni::User::"2000"',
+        'context has approval && context.args_digest == "sha256:these"',
+        '!(context has approval && context.run == "run") || context.args_bytes < 100',
+        '(context has standing && context has approval) && context.run == "run"',
+        "if context has approval then context.args_bytes < 100 else context.args_bytes < 10",
         "principal has owner",
         'principal has owner && principal.owner == Omni::User::"1000"',
     ]
@@ -136,13 +140,14 @@ def _decide(
     egress: tuple[str, ...],
     size: int,
     standing: StandingFacts | None = None,
+    run: str = "run",
 ) -> Decision:
     return policy.decide(
         action="call_tool",
         principal=caller,
         entry=entry,
         name="name",
-        run="run",
+        run=run,
         arguments_digest="sha256:these",
         arguments_bytes=size,
         egress=egress,
@@ -179,6 +184,28 @@ def test_deciding_by_the_rules_that_can_matter_says_what_all_rules_say(
 
     assert (by_all.verdict, by_all.rules, by_all.question) == (decision.verdict, decision.rules, decision.question)
     assert sorted(by_all.errors) == sorted(decision.errors)
+
+
+@CALM
+@given(
+    rule_sets(),
+    st.lists(st.tuples(CALLERS, ENTRIES, APPROVALS, EGRESS, SIZES, st.sampled_from(["run", "walk"])), min_size=2),
+)
+def test_whatever_was_decided_before_a_decision_is_what_all_rules_say_of_it(
+    text: str,
+    calls: list[tuple[Principal, Entry, ApprovalFacts | None, tuple[str, ...], int, str]],
+) -> None:
+    policy = _policy(text)
+    assert policy.rules is not None
+    for caller, entry, approval, egress, size, run in calls:
+        decision = _decide(policy, caller, entry, approval, egress, size, run=run)
+        if decision.request.get("known") is False:
+            continue
+
+        by_all = judge_again(decision.request, policy.rules)
+
+        assert (by_all.verdict, by_all.rules, by_all.question) == (decision.verdict, decision.rules, decision.question)
+        assert sorted(by_all.errors) == sorted(decision.errors)
 
 
 @CALM

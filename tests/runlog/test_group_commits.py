@@ -16,7 +16,7 @@ from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.search_index import text_of
 from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.engines.runlog.verify import verify_database
-from tests.runlog.conftest import Place, answered, asked, failed, new_run, said
+from tests.runlog.conftest import Place, answered, asked, decided, failed, new_run, said
 
 CALLERS, EACH = 16, 20
 
@@ -44,6 +44,31 @@ async def test_a_lone_caller_gets_a_commit_for_each_event(log: SqliteRunLog) -> 
     for number in range(EACH):
         await log.append(run, said(f"number {number}")).durable()
     assert await log._writer.call(_commits) - before == EACH
+
+
+async def test_events_that_are_queued_without_a_wait_between_them_share_a_commit(log: SqliteRunLog) -> None:
+    run = await new_run(log)
+    before = await log._writer.call(_commits)
+    for number in range(EACH):
+        asking, _, answer = log.append(run, asked(f"c{number}")), log.append(run, decided(f"c{number}")), said("done")
+        await asking.durable()
+        await log.append(run, answer).durable()
+    assert await log._writer.call(_commits) - before == 2 * EACH
+
+
+async def test_the_first_event_after_a_rest_reaches_the_disk_while_its_caller_blocks_the_loop(
+    log: SqliteRunLog, place: Place
+) -> None:
+    """Whatever hangs the gateway, what it was asked is on record."""
+    run = await new_run(log)
+    await log.flush_index()  # nothing is left to do that would wake the writer by itself
+    for _ in range(EACH):
+        await log.last_gid()  # it has the time to go to sleep
+    with LogReader(place.file) as reader:
+        before, deadline = reader.last_gid(), time.monotonic() + 5
+        log.append(run, asked("c"))
+        while reader.last_gid() == before:  # on purpose without giving the loop a turn
+            assert time.monotonic() < deadline
 
 
 async def test_what_is_queued_reaches_the_disk_while_a_caller_blocks_the_loop(log: SqliteRunLog, place: Place) -> None:

@@ -35,14 +35,14 @@ def failing(error: dict[str, Any]) -> Script:
     return script
 
 
-@pytest.mark.parametrize("code", [-32602, -32601, -32021, -32000])
-@pytest.mark.parametrize("shape", ["text", "many", "keys"])
+@pytest.mark.parametrize(
+    ("code", "shape"), [(-32602, "text"), (-32601, "keys"), (-32021, "text"), (-32000, "text")]
+)  # fmt: skip
 async def test_a_huge_error_of_a_server_is_cut_for_the_client_and_on_record(
     code: int, shape: str, tmp_path: Path
 ) -> None:
     huge = {
         "text": {"requiredCapabilities": {"x": "y" * 3_000_000}},
-        "many": {"requiredCapabilities": {"x": [0] * 500_000}},
         "keys": {"requiredCapabilities": {"k" * 3_000_000: 1}},
     }[shape]
     async with web_server(failing({"code": code, "message": "m" * 1_000_000, "data": huge})) as server:
@@ -79,7 +79,7 @@ async def test_a_completion_of_a_server_carries_no_secret(tmp_path: Path) -> Non
 
     async def script(asked: Asked) -> None:
         if asked.rpc == "initialize":
-            abilities = {"prompts": {}, "completions": {}}
+            abilities: dict[str, Any] = {"prompts": {}, "completions": {}}
             info = {"name": "s", "version": "1"}
             found = {"protocolVersion": "2025-06-18", "capabilities": abilities, "serverInfo": info}
             await asked.result(found)

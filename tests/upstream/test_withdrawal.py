@@ -114,19 +114,20 @@ async def test_a_disk_that_is_full_for_a_moment_ends_no_watching(tmp_path: Path)
             await town.offers("up__announce")
 
 
-async def test_acceptances_that_cannot_be_noted_are_tried_again_and_end_no_watching(tmp_path: Path) -> None:
+async def test_acceptances_that_cannot_be_noted_count_are_on_record_once_and_end_no_watching(tmp_path: Path) -> None:
     async with web_server(Shop().script()) as server:
         async with a_town(tmp_path, f'[servers.up]\nurl = "{server.url}"\n') as town:
             note = town.here.home.data / "acceptances.json"
             note.unlink(missing_ok=True)
-            note.mkdir()
+            (note / "in the way").mkdir(parents=True)
             await town.until((town.here.home.data / "listings" / "up.json").exists)
             town.accepts("up")
-            tried = await town.here.gateway.reload_lock()
-            note.rmdir()
             await town.offers("up__it")
+            LockFile(town.here.home.lock_file).edit(lambda now: now.model_copy(update={"servers": {}}))
+            await town.offers()
+            told = [event for event in await town.here.events() if event.code == "definition_accepted"]
 
-    assert tried is False
+    assert len(told) == 1
 
 
 async def test_what_an_earlier_command_offered_is_not_kept_as_the_offer_of_a_later_one(tmp_path: Path) -> None:
@@ -142,3 +143,18 @@ async def test_what_an_earlier_command_offered_is_not_kept_as_the_offer_of_a_lat
     assert kept.read_text() == before
 
 
+async def test_no_call_reaches_the_new_command_of_a_server_under_what_was_accepted_of_the_old_one(
+    tmp_path: Path,
+) -> None:
+    good, other = Shop(), Shop()
+    async with web_server(good.script()) as one, web_server(other.script()) as two:
+        async with a_town(tmp_path, f'[servers.up]\nurl = "{one.url}"\n') as town, town.here.client() as client:
+            await town.accepted("up")
+            town.writes(f'[servers.up]\nurl = "{two.url}"\n')
+            live = town.here.gateway._live_servers
+            assert live is not None
+            assert await live.follow()  # and the list that is in force has not been made anew since
+            refused = await client.call("up__it")
+
+    assert error_of(refused)["code"] == "policy_denied"
+    assert other.calls == []

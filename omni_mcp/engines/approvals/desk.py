@@ -156,7 +156,9 @@ class ApprovalDesk:
         while True:
             wanted = self._question(call, tool, question, question_rules, policy_version)
             again = call.round is not None
-            claim = await self._thread.run(self._store.claim, wanted, parent_seq=parent, again=again)
+            claim = await self._thread.run(
+                self._store.claim, wanted, parent_seq=parent, again=again, alone=call.replayed
+            )
             await self._record_decisions()
             if claim.outcome == "taken":
                 return await self._spend(claim.approval, call, parent)

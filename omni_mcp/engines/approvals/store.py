@@ -99,7 +99,9 @@ class ApprovalStore:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def claim(self, wanted: Approval, *, parent_seq: int | None = None, again: bool = False) -> Claim:
+    def claim(
+        self, wanted: Approval, *, parent_seq: int | None = None, again: bool = False, alone: bool = False
+    ) -> Claim:  # fmt: skip
         """Take an approval for *wanted*'s binding, join the open question of the same binding, or open *wanted*.
 
         All in one transaction, so two callers never take one approval, and never open two questions for one call.
@@ -107,6 +109,7 @@ class ApprovalStore:
         Args:
             wanted: the question as it would be asked; its `call` is whom an approval is marked as used by.
             again: the same call goes into another round: an approval that it has used already still counts.
+            alone: neither take what was given to another call nor join its question: a person is asked about this one.
 
         Raises:
             RateLimited: too many open questions.
@@ -116,10 +119,10 @@ class ApprovalStore:
             self._expire_due()
             if again and (used := self._first("binding = ? AND state = 'used' AND used_by = ?", (key, wanted.call))):
                 return Claim("taken", used)
-            while approved := self._first("binding = ? AND state = 'approved'", (key,)):
+            while not alone and (approved := self._first("binding = ? AND state = 'approved'", (key,))):
                 if self._move(approved.id, "approved", "used", used_by=wanted.call):
                     return Claim("taken", approved.model_copy(update={"state": "used"}))
-            if pending := self._first("binding = ? AND state = 'pending'", (key,)):
+            if not alone and (pending := self._first("binding = ? AND state = 'pending'", (key,))):
                 return Claim("joined", pending)
             self._check_room(wanted.principal)
             self._insert(wanted, key, parent_seq)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExceeded
+from omni_mcp.contracts.large import KeptFile
 from omni_mcp.engines.artifacts.spool import Spool
 from omni_mcp.paths import make_private_dir
 
@@ -39,6 +40,10 @@ CREATE INDEX IF NOT EXISTS refs_run ON refs (run);
 CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
 """
 _HOLDS = "SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ? AND owner = ?)"
+_HELD = "EXISTS (SELECT 1 FROM refs WHERE refs.sha256 = blobs.sha256)"
+# A row that is taken out moves its neighbours together, and what they leave behind is out of `secure_delete`'s reach:
+# their own erasure would miss it. So a row stays, with zeros of the same length, for whoever stores the same bytes.
+_EMPTY = "UPDATE blobs SET data = zeroblob(length(data)) WHERE sha256 = ? AND data IS NOT NULL"
 _COUNT_OWNERS = """
 INSERT OR REPLACE INTO owners
 SELECT owner, sum(cost) FROM (
@@ -94,20 +99,34 @@ class BlobStore:
         reference = ArtifactRef(
             sha256=hashlib.sha256(data).hexdigest(), size=len(data), media_type=media_type, name=name
         )
+        self._keep(reference, data, owner=owner, run=run)
+        return reference
+
+    def put_file(self, kept: KeptFile, *, owner: str, run: str, name: str | None = None) -> ArtifactRef:
+        """Store the bytes of *kept*, whose digest is believed; otherwise as `put`."""
+        reference = ArtifactRef(sha256=kept.sha256, size=kept.size_bytes, media_type=kept.media_type, name=name)
+        small = kept.size_bytes <= INLINE_LIMIT_BYTES
+        data = os.pread(kept.file, kept.size_bytes, kept.start) if small else kept
+        self._keep(reference, data, owner=owner, run=run)
+        return reference
+
+    def _keep(self, reference: ArtifactRef, data: bytes | KeptFile, *, owner: str, run: str) -> None:
         with self._transaction() as connection:
             self._charge(connection, reference, owner, run)
-            known = connection.execute("SELECT data FROM blobs WHERE sha256 = ?", (reference.sha256,)).fetchone()
-            if len(data) > INLINE_LIMIT_BYTES and not self._is_whole(reference):
+            known = connection.execute(f"SELECT {_HELD} FROM blobs WHERE sha256 = ?", (reference.sha256,)).fetchone()
+            if reference.size > INLINE_LIMIT_BYTES and not self._is_whole(reference):
                 self._write_file(reference.sha256, data)
-            if known is None:
-                inline = data if len(data) <= INLINE_LIMIT_BYTES else None
-                connection.execute("INSERT INTO blobs VALUES (?, ?, ?)", (reference.sha256, len(data), inline))
+            if known is None or not known[0]:
+                inline = data if reference.size <= INLINE_LIMIT_BYTES else None
+                connection.execute(
+                    "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET data = excluded.data",
+                    (reference.sha256, reference.size, inline),
+                )
             connection.execute(
                 "INSERT INTO refs (sha256, owner, run, name, media_type, at_ns) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (sha256, owner, run, name) DO NOTHING",
-                (reference.sha256, owner, run, name or "", media_type, time.time_ns()),
+                (reference.sha256, owner, run, reference.name or "", reference.media_type, time.time_ns()),
             )
-        return reference
 
     def _charge(self, connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> None:
         """Count what the new reference costs *owner*; one that is there already costs nothing."""
@@ -168,7 +187,7 @@ class BlobStore:
             LogCorrupt: its bytes are not what was stored.
         """
         with self._reading() as connection:
-            found = connection.execute("SELECT data FROM blobs WHERE sha256 = ?", (sha256,)).fetchone()
+            found = connection.execute(f"SELECT data FROM blobs WHERE sha256 = ? AND {_HELD}", (sha256,)).fetchone()
         if found is None:
             raise NotFound("there is no such artifact")
         data = bytes(found[0]) if found[0] is not None else self._read_file(sha256)
@@ -238,14 +257,15 @@ class BlobStore:
         removed: list[str] = []
         with self._transaction() as connection:
             for sha256 in sha256s:
-                _give_back(connection, run, sha256)
-                if connection.execute("SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ?)", (sha256,)).fetchone()[0]:
+                dropped = _give_back(connection, run, sha256)
+                held = "SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ?)"
+                if not dropped or connection.execute(held, (sha256,)).fetchone()[0]:
                     continue
-                if connection.execute("DELETE FROM blobs WHERE sha256 = ?", (sha256,)).rowcount:
-                    # inside the transaction, so that nobody can store the same bytes between the two
-                    self._path(sha256).unlink(missing_ok=True)
-                    removed.append(sha256)
-        if removed:
+                connection.execute(_EMPTY, (sha256,))
+                # inside the transaction, so that nobody can store the same bytes between the two
+                self._path(sha256).unlink(missing_ok=True)
+                removed.append(sha256)
+        if sha256s:  # a reference that goes alone has a name
             self._shrink()
         return removed
 
@@ -258,7 +278,7 @@ class BlobStore:
         path = self._path(reference.sha256)
         return path.is_file() and path.stat().st_size == reference.size
 
-    def _write_file(self, sha256: str, data: bytes) -> None:
+    def _write_file(self, sha256: str, data: bytes | KeptFile) -> None:
         """Write, sync, rename, sync the directory: a power cut leaves the whole blob under its name, or nothing."""
         path = self._path(sha256)
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -266,7 +286,10 @@ class BlobStore:
         try:
             descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "wb") as out:
-                out.write(data)
+                if isinstance(data, bytes):
+                    out.write(data)
+                else:
+                    _copy(data, out.fileno())
                 out.flush()
                 os.fsync(out.fileno())
             part.rename(path)
@@ -287,7 +310,7 @@ class BlobStore:
         with self._transaction() as connection:
             for path in self._files.glob("*/*"):
                 known = connection.execute(
-                    "SELECT EXISTS (SELECT 1 FROM blobs WHERE sha256 = ?)", (path.name,)
+                    f"SELECT EXISTS (SELECT 1 FROM blobs WHERE sha256 = ? AND {_HELD})", (path.name,)
                 ).fetchone()[0]
                 if not known:
                     path.unlink(missing_ok=True)
@@ -356,15 +379,26 @@ class BlobStore:
                     )
 
 
-def _give_back(connection: sqlite3.Connection, run: str, sha256: str) -> None:
-    """Drop the references of *run* to a blob and give their owners back what they cost."""
-    dropped = connection.execute("DELETE FROM refs WHERE run = ? AND sha256 = ? RETURNING owner", (run, sha256))
-    for owner, count in Counter(owner for (owner,) in dropped.fetchall()).items():
+def _give_back(connection: sqlite3.Connection, run: str, sha256: str) -> int:
+    """Drop the references of *run* to a blob and give their owners back what they cost; returns how many there were."""
+    rows = connection.execute("DELETE FROM refs WHERE run = ? AND sha256 = ? RETURNING owner", (run, sha256))
+    dropped = Counter(owner for (owner,) in rows.fetchall())
+    for owner, count in dropped.items():
         freed = count * REFERENCE_BYTES
         if not connection.execute(_HOLDS, (sha256, owner)).fetchone()[0]:
             freed += connection.execute("SELECT size FROM blobs WHERE sha256 = ?", (sha256,)).fetchone()[0]
         connection.execute("UPDATE owners SET bytes = bytes - ? WHERE owner = ?", (freed, owner))
         connection.execute("DELETE FROM owners WHERE owner = ? AND bytes <= 0", (owner,))
+    return dropped.total()
+
+
+def _copy(kept: KeptFile, out: int) -> None:
+    at, end = kept.start, kept.start + kept.size_bytes
+    while at < end:
+        copied = os.sendfile(out, kept.file, at, end - at)
+        if copied == 0:
+            raise OSError("the file is shorter than it was said to be")
+        at += copied
 
 
 def _sync(directory: Path) -> None:

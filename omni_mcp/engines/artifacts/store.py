@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from omni_mcp.contracts.artifact import ArtifactRef
+from omni_mcp.contracts.large import KeptFile
 from omni_mcp.contracts.ports import Masker
 from omni_mcp.engines.artifacts.blobs import OWNER_QUOTA_BYTES, BlobStore
 from omni_mcp.engines.artifacts.spool import Spool
 
 T = TypeVar("T")
+
+UNSAID = "application/octet-stream"  # where what was said of a blob has a secret in it
 
 
 class ArtifactStore:
@@ -36,6 +39,10 @@ class ArtifactStore:
             Internal: it could not be written.
         """
         return await self._in_thread(lambda: self._put(data, media_type, owner, run, name))
+
+    async def put_file(self, kept: KeptFile, *, owner: str, run: str, name: str | None = None) -> ArtifactRef:
+        """Store what was masked already, without taking it into memory; otherwise as `put`."""
+        return await self._in_thread(partial(self._blobs.put_file, kept, owner=owner, run=run, name=name))
 
     async def get(self, sha256: str, *, owner: str) -> tuple[ArtifactRef, bytes]:
         """Return a blob that *owner* may see.
@@ -80,7 +87,9 @@ class ArtifactStore:
 
     def _put(self, data: bytes, media_type: str, owner: str, run: str, name: str | None) -> ArtifactRef:
         masked = self._masker.mask_bytes(data)
-        return self._blobs.put(masked, media_type=media_type, owner=owner, run=run, name=name)
+        shown = None if name is None else self._masker.mask_text(name)
+        kind = media_type if self._masker.mask_text(media_type) == media_type else UNSAID
+        return self._blobs.put(masked, media_type=kind, owner=owner, run=run, name=shown)
 
     async def close(self) -> None:
         """Wait for what is under way."""

@@ -63,13 +63,13 @@ class AcceptanceRecord:
         """Remember that all of *lock* is on record; call it when the events are durable.
 
         Raises:
-            OSError: it cannot be written; the same news come again.
+            OSError: it cannot be written; the same news come again after the next start.
         """
         now, pins = frozenset(_id(*found) for found in lock.versions()), _pins_of(lock)
         if (now, pins) != (self._known, self._pins):
+            self._known, self._pins = now, pins
             listed = [[*place, version] for place, version in sorted(pins.items())]
             write_private(self._file, orjson.dumps({"recorded": 1, "ids": sorted(now), "pins": listed}))
-            self._known, self._pins = now, pins
 
 
 def _pins_of(lock: Lock) -> dict[tuple[str, str], str]:

@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.json import digest
 from omni_mcp.contracts.ports import Source
 from omni_mcp.contracts.tool import CallKind, Entry
-from omni_mcp.engines.catalog.names import (
-    NameStyle,
-    is_canonical_uri,
-    is_marked,
-    is_server_name,
-    marked_uri,
-    public_name,
-    scheme_of,
-    template_matches,
-)
+from omni_mcp.engines.catalog.gradual import Gradual
+from omni_mcp.engines.catalog.names import is_canonical_uri, template_matches
+from omni_mcp.engines.catalog.shelf import Key, Shelf, label, shelf_of
 from omni_mcp.engines.catalog.versions import Pins, Versions, versions_of
-
-ALL_SERVERS = ("*",)
-_KINDS = ("tool", "resource", "resource_template", "prompt")
-_URI_KINDS = ("resource", "resource_template")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileSpec:
-    """Which servers a profile shows, and whether names carry their server. `("*",)` is every server.
-
-    Raises:
-        ConfigError: identity names for more than one server, or a name that no server can have.
-    """
-
-    servers: tuple[str, ...] = ALL_SERVERS
-    names: NameStyle = "prefixed"
-
-    def __post_init__(self) -> None:
-        if self.names == "identity" and (len(self.servers) != 1 or self.servers == ALL_SERVERS):
-            raise ConfigError([_profile_problem("identity names need exactly one server")])
-        for server in self.servers:
-            if self.servers != ALL_SERVERS and not is_server_name(server):
-                raise ConfigError([_profile_problem(f"{server!r} cannot be the name of a server")])
-
-    def has(self, server: str) -> bool:
-        return self.servers == ALL_SERVERS or server in self.servers
-
-
-def _profile_problem(message: str) -> Problem:
-    return Problem(file="profiles", line=0, path="$", message=message)
-
+from omni_mcp.engines.catalog.views import NO_VIEW, ProfileSpec, View, view_of
+from omni_mcp.turns import Work, finish, in_turns
 
 BUILTIN_PROFILES: dict[str, ProfileSpec] = {
     "default": ProfileSpec(),
@@ -80,23 +45,19 @@ class CatalogDiff:
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
-    """One profile: all names that mean something, and what is listed of them, by kind."""
-
-    named: Mapping[tuple[str, str], Entry]
-    listed: Mapping[str, tuple[tuple[str, Entry], ...]]
-    templates: tuple[tuple[str, Entry], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Snapshot:
     """One state of the whole catalog; never changed after it was made."""
 
     version: str
-    entries: Mapping[tuple[str, str, str], Entry] = field(default_factory=dict)
-    views: Mapping[str, _View] = field(default_factory=dict)
+    shelves: Mapping[str, Shelf] = field(default_factory=dict)
+    views: Mapping[str, View] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     versions: Versions = field(default_factory=Versions)
+
+    def find(self, key: Key) -> Entry | None:
+        """Return what is in force under a key."""
+        shelf = self.shelves.get(key[1])
+        return shelf.entries.get(key) if shelf is not None else None
 
 
 class MemoryCatalog:
@@ -116,7 +77,11 @@ class MemoryCatalog:
         self._sources = tuple(sources)
         self._pins = pins
         self._profiles = dict(BUILTIN_PROFILES if profiles is None else profiles)
-        self._now = _snapshot([], self._profiles, {})
+        self._brought: dict[int, Sequence[Entry]] = {}
+        self._problems: dict[int, tuple[Problem, ...]] = {}
+        self._now = finish(_snapshot([], self._profiles, {}, None))
+        self._states = 0
+        self._renewing = asyncio.Lock()
         self._listeners: list[Callable[[CatalogDiff], None]] = []
 
     @property
@@ -129,23 +94,61 @@ class MemoryCatalog:
         """The profiles by name."""
         return dict(self._profiles)
 
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why sources refused when they were asked last; what they brought before is in force."""
+        return tuple(problem for number in sorted(self._problems) for problem in self._problems[number])
+
     def reload(self) -> CatalogDiff:
         """Ask every source again and put the new state in force in one step; tells the listeners if it differs.
 
         Raises:
             ConfigError: with the problems of every source that refused; nothing has changed then.
         """
-        loaded: list[Entry] = []
-        problems: list[Problem] = []
-        for source in self._sources:
+        found: dict[int, Sequence[Entry] | ConfigError] = {}
+        for number, source in enumerate(self._sources):
             try:
-                loaded.extend(source.load())
+                found[number] = tuple(source.load())
             except ConfigError as error:
-                problems.extend(error.problems)
-        if problems:
-            raise ConfigError(problems)
-        before, self._now = self._now, _snapshot(loaded, self._profiles, self._pins())
-        diff = _difference(before, self._now)
+                found[number] = error
+        brought = self._take(found)
+        return self._put(brought, finish(_snapshot(_all(brought), self._profiles, self._pins(), self._now)))
+
+    async def renew(self, *asked: Source) -> CatalogDiff:
+        """The same as `reload` without keeping the loop from others: they get their turn while the state is made.
+
+        Renewals come one after the other, in the order in which they were asked for.
+
+        Args:
+            asked: sources of this catalog that have something new; all of them if none is named.
+
+        Raises:
+            ConfigError: with the problems of every source that was asked and refused; nothing has changed then.
+        """
+        async with self._renewing:
+            while True:
+                states = self._states
+                brought = self._take({
+                    number: await _ask(source)
+                    for number, source in enumerate(self._sources)
+                    if not asked or number not in self._brought or any(source is one for one in asked)
+                })  # fmt: skip
+                made = await in_turns(_snapshot(_all(brought), self._profiles, self._pins(), self._now))
+                if states == self._states:
+                    return self._put(brought, made)
+
+    def _take(self, found: Mapping[int, Sequence[Entry] | ConfigError]) -> dict[int, Sequence[Entry]]:
+        """Return what all sources bring, those that were not asked what they brought before."""
+        refused = {number: tuple(one.problems) for number, one in found.items() if isinstance(one, ConfigError)}
+        self._problems = {number: one for number, one in self._problems.items() if number not in found} | refused
+        if refused:
+            raise ConfigError([problem for problems in refused.values() for problem in problems])
+        return self._brought | {number: one for number, one in found.items() if not isinstance(one, ConfigError)}
+
+    def _put(self, brought: dict[int, Sequence[Entry]], made: _Snapshot) -> CatalogDiff:
+        before, self._now, self._brought = self._now, made, brought
+        self._states += 1
+        diff = _difference(before, made)
         if diff:
             for listener in self._listeners:
                 listener(diff)
@@ -185,17 +188,18 @@ class MemoryCatalog:
 
     def get(self, kind: str, server: str, name: str) -> Entry | None:
         """Return an entry by its key, quarantined or not."""
-        return self._now.entries.get((kind, server, name))
+        return self._now.find((kind, server, name))
 
     def versions(self, kind: str, server: str, name: str) -> list[Entry]:
         """Return an entry by its key, and its older versions."""
         now = self._now
-        entry = now.entries.get((kind, server, name))
+        entry = now.find((kind, server, name))
         return now.versions.of(entry) if entry is not None else []
 
     def all_entries(self) -> list[Entry]:
         """Return every entry of every server, quarantined ones too, sorted by kind, server and name."""
-        return list(self._now.entries.values())
+        found = [entry for shelf in self._now.shelves.values() for entry in shelf.entries.values()]
+        return sorted(found, key=attrgetter("key"))
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -203,87 +207,65 @@ class MemoryCatalog:
         return self._now.refused
 
 
-def _label(entry: Entry) -> str:
-    return f"{entry.kind} {entry.server}/{entry.name}"
+async def _ask(source: Source) -> Sequence[Entry] | ConfigError:
+    try:
+        if isinstance(source, Gradual):
+            return tuple(await in_turns(source.steps()))
+        return await asyncio.to_thread(_load, source)
+    except ConfigError as error:
+        return error
 
 
-def _snapshot(loaded: Sequence[Entry], profiles: Mapping[str, ProfileSpec], pins: Pins) -> _Snapshot:
-    entries, refused = _unique(entry for entry in loaded if entry.state != "superseded")
-    versions = versions_of(entries, (entry for entry in loaded if entry.state == "superseded"), pins)
-    views: dict[str, _View] = {}
+def _load(source: Source) -> Sequence[Entry]:
+    return tuple(source.load())
+
+
+def _all(brought: Mapping[int, Sequence[Entry]]) -> list[Sequence[Entry]]:
+    return [brought[number] for number in sorted(brought)]
+
+
+def _snapshot(
+    brought: Iterable[Sequence[Entry]], profiles: Mapping[str, ProfileSpec], pins: Pins, before: _Snapshot | None
+) -> Work[_Snapshot]:
+    """Make a state, in turns. What *before* has of a server that brings the same again is used again."""
+    came: dict[str, list[Entry]] = {}
+    for entries in brought:
+        for entry in entries:
+            came.setdefault(entry.server, []).append(entry)
+        yield
+    shelves: dict[str, Shelf] = {}
+    for server in sorted(came):
+        known = before.shelves.get(server) if before is not None else None
+        shelves[server] = known if known is not None and known.is_of(came[server]) else shelf_of(server, came[server])
+        yield
+    versions = versions_of(shelves, pins)
+    yield
+    views: dict[str, View] = {}
     for name, profile in profiles.items():
-        views[name], clashes = _view(profile, [entry for entry in entries.values() if profile.has(entry.server)])
-        refused.extend(f"{clash} (in profile {name})" for clash in clashes)
-    facts = [*([*key, entry.state, entry.digest] for key, entry in entries.items()), *versions.facts()]
-    return _Snapshot(version=digest(facts), entries=entries, views=views, refused=tuple(refused), versions=versions)
-
-
-def _unique(loaded: Iterable[Entry]) -> tuple[dict[tuple[str, str, str], Entry], list[str]]:
-    """Return the entries by key, sorted, without those whose key two entries claim or whose server has no fit name."""
-    found = list(loaded)
-    count = Counter(entry.key for entry in found)
-    good = {e.key: e for e in sorted(found, key=lambda e: e.key) if count[e.key] == 1 and is_server_name(e.server)}
-    refused = sorted({_label(entry) for entry in found if entry.key not in good})
-    return good, refused
-
-
-def _view(profile: ProfileSpec, entries: Sequence[Entry]) -> tuple[_View, list[str]]:
-    publish = _uri_publisher(profile, entries)
-    public = [
-        (publish(entry) if entry.kind in _URI_KINDS else public_name(entry.server, entry.name, profile.names), entry)
-        for entry in entries
-    ]
-    count = Counter((entry.kind, name) for name, entry in public)
-    fit = sorted((pair for pair in public if count[pair[1].kind, pair[0]] == 1), key=lambda pair: pair[0])
-    clashes = [_label(entry) for name, entry in public if count[entry.kind, name] > 1]
-    listed = {kind: tuple(p for p in fit if p[1].kind == kind and p[1].state == "accepted") for kind in _KINDS}
-    templates = [pair for pair in fit if pair[1].kind == "resource_template"]
-    templates.sort(key=lambda pair: (-len(pair[0].split("{", 1)[0]), "{+" in pair[0], pair[0]))  # the most exact first
-    return _View({(e.kind, name): e for name, e in fit}, listed, tuple(templates)), clashes
-
-
-def _uri_publisher(profile: ProfileSpec, entries: Sequence[Entry]) -> Callable[[Entry], str]:
-    """Return the function from an entry to its public URI in this profile.
-
-    A URI stays as it is where its scheme says whose it is: one server in the profile, a scheme that no other server of
-    the profile uses, or one of the gateway's own servers, which a newcomer cannot push aside. Else the server is
-    written in front.
-    """
-    users: dict[str, set[str]] = {}
-    own: dict[str, set[str]] = {}
-    for entry in entries:
-        if entry.kind in _URI_KINDS:
-            scheme = scheme_of(_uri_of(entry))
-            users.setdefault(scheme, set()).add(entry.server)
-            if entry.binding == "inproc_safe":
-                own.setdefault(scheme, set()).add(entry.server)
-    alone = len(profile.servers) == 1 and profile.servers != ALL_SERVERS
-
-    def publish(entry: Entry) -> str:
-        uri = _uri_of(entry)
-        owners = own.get(scheme_of(uri)) or users[scheme_of(uri)]
-        stays = scheme_of(uri) != "" and owners == {entry.server} and not is_marked(uri)
-        return uri if alone or stays else marked_uri(entry.server, uri)
-
-    return publish
-
-
-def _uri_of(entry: Entry) -> str:
-    """The server's own URI or URI template."""
-    field_name = "uri" if entry.kind == "resource" else "uriTemplate"
-    return str(entry.definition.get(field_name, entry.name))
+        views[name] = view_of(profile, shelves.values(), before.views[name] if before is not None else NO_VIEW)
+        yield
+    refused = [one for shelf in shelves.values() for one in shelf.refused]
+    refused += [f"{clash} (in profile {name})" for name, view in views.items() for clash in view.clashes]
+    facts = [*([server, shelf.digest] for server, shelf in shelves.items() if shelf.entries), *versions.facts()]
+    return _Snapshot(digest(facts), shelves, views, tuple(refused), versions)
 
 
 def _difference(before: _Snapshot, after: _Snapshot) -> CatalogDiff:
-    old, new = before.entries, after.entries
+    old: dict[Key, Entry] = {}
+    new: dict[Key, Entry] = {}
+    for server in before.shelves.keys() | after.shelves.keys():
+        one, other = before.shelves.get(server), after.shelves.get(server)
+        if one is not other:
+            old.update(one.entries if one is not None else {})
+            new.update(other.entries if other is not None else {})
     return CatalogDiff(
-        added=tuple(_label(new[key]) for key in new if key not in old),
+        added=tuple(label(new[key]) for key in sorted(new.keys() - old.keys())),
         changed=tuple(
-            _label(new[key])
-            for key in new
-            if key in old and (old[key].digest, old[key].state) != (new[key].digest, new[key].state)
+            label(new[key])
+            for key in sorted(new.keys() & old.keys())
+            if (old[key].digest, old[key].state) != (new[key].digest, new[key].state)
         ),
-        removed=tuple(_label(old[key]) for key in old if key not in new),
+        removed=tuple(label(old[key]) for key in sorted(old.keys() - new.keys())),
         refused=after.refused,
         repinned=before.versions.facts() != after.versions.facts(),
     )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from omni_mcp.engines.catalog.difference_finding import Finding, Text, excerpt_of
+
+SKELETONS_KEPT = 32_768  # of names; the names of all tools are looked at for each new one
 
 # Default_Ignorable_Code_Point of Unicode 16 that is not of category Cf, and blanks that look like nothing.
 _IGNORABLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8" + (
@@ -103,6 +106,7 @@ def name_findings(texts: Iterable[Text], *, siblings: Iterable[str], others: Ite
             yield Finding(rule="look_alike_name", severity="severe", path=text.path, excerpt=f"{name} reads as {twin}")
 
 
+@lru_cache(maxsize=SKELETONS_KEPT)
 def skeleton(name: str) -> str:
     """Return the form in which names that look alike are equal."""
     return without_hidden(name).casefold().translate(_LOOKS_LIKE).translate(_TWINS)

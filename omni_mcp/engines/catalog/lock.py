@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import is_
 
-from omni_mcp.contracts.events import DefinitionQuarantined, QuarantinedDefinition
+from omni_mcp.contracts.events import DefinitionQuarantined
 from omni_mcp.contracts.json import digest
-from omni_mcp.contracts.lock import AcceptedVersion, Lock, QuarantineReason, item_name, launch_digest
+from omni_mcp.contracts.lock import AcceptedVersion, Lock, LockedItem, QuarantineReason, item_name, launch_digest
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.contracts.ports import Source
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.catalog.acceptance import Waiting, judge, reference_of
 from omni_mcp.engines.catalog.difference import Surroundings
+from omni_mcp.engines.catalog.gradual import steps_of
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.catalog.pins import pins_by_key
-
-NAMED_IN_EVENT = 200
-ANALYSED_IN_EVENT = 8  # a look takes a few milliseconds, and the catalog waits for it
-EVENTS_PER_SERVER = 64  # until the lock changes: a server that changes its list for ever must not fill the log
-KEPT_EVENTS = 256  # while nobody listens
+from omni_mcp.engines.catalog.quarantine_news import QuarantineNews
+from omni_mcp.turns import Work, finish
 
 Key = tuple[str, str, str]
 LaunchOf = Callable[[str], Mapping[str, str]]
@@ -30,12 +28,35 @@ LaunchOf = Callable[[str], Mapping[str, str]]
 class _Judged:
     """One entry as it came, and what became of it under one state of the lock and one launch."""
 
-    came_as: str
+    came: Entry
     under: tuple[int, str]
     entry: Entry
     version: str | None
     reason: QuarantineReason | None
     definition_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What became of all that one server offers, and what is in force of it."""
+
+    came: Sequence[Entry]
+    under: tuple[int, str]
+    judged: Mapping[tuple[Key, int], _Judged]
+    in_force: Sequence[Entry]
+    quarantined: Sequence[_Judged]
+
+    def is_of(self, came: Sequence[Entry], under: tuple[int, str]) -> bool:
+        return self.under == under and len(came) == len(self.came) and all(map(is_, came, self.came))
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What one load found, by server, and the lock and the launches that it went by."""
+
+    lock: Lock = field(default_factory=Lock)
+    launches: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    benches: Mapping[str, _Bench] = field(default_factory=dict)
 
 
 class LockedSource:
@@ -47,6 +68,9 @@ class LockedSource:
     A version that a project is pinned to comes beside the one in force, as `superseded`: it is called at the same
     server, so what the server does now must be accepted too, and each of its labels is the worse of the two.
 
+    A server is looked at again only if it offers other entries, or if the lock or its launch changed; an entry of it,
+    only if that one is another.
+
     Args:
         source: what servers offer.
         lock: what is accepted.
@@ -57,23 +81,22 @@ class LockedSource:
         self._source = source
         self._lock = lock
         self._launch_of = launch_of
-        self._judged: dict[tuple[Key, int], _Judged] = {}
-        self._waiting: tuple[Waiting, ...] = ()
-        self._said: dict[str, dict[Key, tuple[str, QuarantineReason]]] = {}
-        self._events: dict[str, tuple[int, int]] = {}
-        self._unheard: deque[DefinitionQuarantined] = deque(maxlen=KEPT_EVENTS)
-        self._listener: Callable[[DefinitionQuarantined], object] | None = None
+        self._last = _Load()
+        self._news = QuarantineNews()
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:
         """What was quarantined at the last load."""
-        return self._waiting
+        return tuple(_waiting_of(self._last, self._last.benches))
+
+    @property
+    def quarantined(self) -> int:
+        """How many definitions were quarantined at the last load."""
+        return sum(len(bench.quarantined) for bench in self._last.benches.values())
 
     def listen(self, listener: Callable[[DefinitionQuarantined], object]) -> None:
         """Have *listener* told of everything that is quarantined, also of what was before anybody listened."""
-        self._listener = listener
-        while self._unheard:
-            listener(self._unheard.popleft())
+        self._news.listen(listener)
 
     def load(self) -> Iterable[Entry]:
         """As the port.
@@ -81,38 +104,38 @@ class LockedSource:
         Raises:
             ConfigError: as the source.
         """
-        launches: dict[str, Mapping[str, str] | None] = {}
-        judged: dict[tuple[Key, int], _Judged] = {}
-        by_key: dict[Key, list[_Judged]] = {}
-        for entry in self._source.load():
-            if entry.server not in launches:
-                launches[entry.server] = self._find_launch(entry.server)
-            same_name = by_key.setdefault(entry.key, [])
-            place = entry.key, len(same_name)
-            judged[place] = self._judge(place, entry, launches[entry.server])
-            same_name.append(judged[place])
-        self._judged = judged
-        self._waiting = self._all_waiting(judged.values(), launches)
-        self._tell(judged.values())
-        wanted = _pinned_versions(self._lock.now)
-        return [
-            entry
-            for key, found in by_key.items()
-            for one in _in_force(found)
-            for entry in (one.entry, *self._older(one, wanted.get(key, ())))
-        ]
+        return finish(self.steps())
 
-    def _older(self, one: _Judged, wanted: Iterable[str]) -> list[Entry]:
-        """Return the versions of an accepted entry that projects are pinned to, apart from its own."""
-        entry = one.entry
-        locked = self._lock.now.find(entry.server, item_name(entry.kind, entry.name))
-        if locked is None or one.version is None:
-            return []
-        return [
-            _as_version(entry, version, locked.versions[version])
-            for version in wanted
-            if version in locked.versions and version != one.version
-        ]
+    def steps(self) -> Work[Sequence[Entry]]:
+        """As `load`, in turns."""
+        lock, revision = self._lock.now, self._lock.revision
+        before = self._last
+        came: dict[str, list[Entry]] = {}
+        for entry in (yield from steps_of(self._source)):
+            came.setdefault(entry.server, []).append(entry)
+        launches = {server: self._find_launch(server) for server in came}
+        wanted = _pinned_versions(lock)
+        benches: dict[str, _Bench] = {}
+        for server, entries in came.items():
+            yield
+            launch = launches[server]
+            under = revision, launch_digest(launch) if launch is not None else ""
+            known = before.benches.get(server)
+            if known is not None and known.is_of(entries, under):
+                benches[server] = known
+            else:
+                benches[server] = yield from _bench(entries, under, lock, wanted, known)
+        found = _Load(lock, {server: launch or {} for server, launch in launches.items()}, benches)
+        self._last = found
+        for server, bench in benches.items():
+            if bench is not before.benches.get(server):
+                facts = {one.entry.key: (one.definition_digest, str(one.reason)) for one in bench.quarantined}
+                if news := self._news.of(server, facts, revision=revision):
+                    yield
+                    waiting = _waiting_of(found, [server])
+                    yield from self._news.tell(server, [w for w in waiting if (w.kind, w.server, w.name) in news])
+        self._news.forget_all_but(benches)
+        return [entry for bench in benches.values() for entry in bench.in_force]
 
     def _find_launch(self, server: str) -> Mapping[str, str] | None:
         try:
@@ -120,94 +143,85 @@ class LockedSource:
         except KeyError:
             return None
 
-    def _judge(self, place: tuple[Key, int], entry: Entry, launch: Mapping[str, str] | None) -> _Judged:
-        """Judge an entry again only if it, the lock or the launch changed: most loads bring what the last one did."""
-        started = launch_digest(launch) if launch is not None else ""
-        under = self._lock.revision, started
-        before = self._judged.get(place)
-        if before is not None and (before.came_as, before.under) == (entry.digest, under):
-            return before
-        is_known = before is not None and before.came_as == entry.digest
-        known = before.definition_digest if before is not None and is_known else digest(entry.definition)
-        locked = self._lock.now.find(entry.server, item_name(entry.kind, entry.name))
-        verdict = judge(locked, known, started)
-        if locked is None or verdict.version is None:
-            quarantined = replace(entry, state="quarantined")
-            return _Judged(entry.digest, under, quarantined, None, verdict.reason, known)
-        labels = locked.versions[verdict.version].labels
-        accepted = replace(
-            entry,
-            state="degraded" if entry.state == "degraded" else "accepted",
-            labels=labels,
-            side_effects="none" if labels.read_only else "non_idempotent",
-            version=verdict.version,
-            digest="",
-        )
-        return _Judged(entry.digest, under, accepted, verdict.version, None, known)
 
-    def _all_waiting(
-        self, judged: Iterable[_Judged], launches: Mapping[str, Mapping[str, str] | None]
-    ) -> tuple[Waiting, ...]:
-        tools: dict[str, set[str]] = {}
-        for one in judged:
-            if one.entry.kind == "tool":
-                tools.setdefault(one.entry.server, set()).add(one.entry.name)
-        beside: dict[str, Surroundings] = {}
-        for server in {one.entry.server for one in judged if one.reason is not None}:
-            others = frozenset(name for other, names in tools.items() if other != server for name in names)
-            beside[server] = Surroundings(siblings=frozenset(tools.get(server, ())), others=others)
-        return tuple(
-            self._waiting_of(one, one.reason, launches[one.entry.server] or {}, beside[one.entry.server])
-            for one in judged
-            if one.reason is not None
-        )
+def _bench(
+    came: Sequence[Entry], under: tuple[int, str], lock: Lock, wanted: Mapping[Key, Sequence[str]],
+    before: _Bench | None,
+) -> Work[_Bench]:  # fmt: skip
+    """Judge what one server offers; what was judged under the same lock and launch needs no second look."""
+    judged: dict[tuple[Key, int], _Judged] = {}
+    by_key: dict[Key, list[_Judged]] = {}
+    in_force: list[Entry] = []
+    for entry in came:
+        same_name = by_key.setdefault(entry.key, [])
+        place = entry.key, len(same_name)
+        known = before.judged.get(place) if before is not None else None
+        if known is None or known.came is not entry or known.under != under:
+            known = _judge(entry, under, lock.find(entry.server, item_name(entry.kind, entry.name)), known)
+            yield
+        judged[place] = known
+        same_name.append(known)
+    for key, found in by_key.items():
+        for one in _in_force(found):
+            in_force += [one.entry, *_older(one, wanted.get(key, ()), lock)]
+    return _Bench(came, under, judged, in_force, [one for one in judged.values() if one.reason is not None])
 
-    def _waiting_of(
-        self, one: _Judged, reason: QuarantineReason, launch: Mapping[str, str], beside: Surroundings
-    ) -> Waiting:
-        entry = one.entry
-        locked = self._lock.now.find(entry.server, item_name(entry.kind, entry.name))
-        return Waiting(
-            server=entry.server, kind=entry.kind, name=entry.name, definition=entry.definition,
-            digest=one.definition_digest, reason=reason, accepted=reference_of(locked, one.definition_digest),
-            launch=launch, beside=beside,
-        )  # fmt: skip
 
-    def _tell(self, judged: Iterable[_Judged]) -> None:
-        """Tell of what is quarantined now and was not, or for another reason, at the last load: an event a server."""
-        said: dict[str, dict[Key, tuple[str, QuarantineReason]]] = {}
-        for one in judged:
-            if one.reason is not None:
-                said.setdefault(one.entry.server, {})[one.entry.key] = one.definition_digest, one.reason
-        for server, now in said.items():
-            before = self._said.get(server, {})
-            news = {key for key, fact in now.items() if before.get(key) != fact}
-            if news and self._may_tell(server):
-                self._say(server, [one for one in self._waiting if (one.kind, one.server, one.name) in news])
-        self._said = said
+def _judge(entry: Entry, under: tuple[int, str], locked: LockedItem | None, before: _Judged | None) -> _Judged:
+    same = before is not None and (before.came.digest, before.came.state) == (entry.digest, entry.state)
+    if before is not None and same and before.under == under:
+        return replace(before, came=entry)
+    known = before.definition_digest if before is not None and same else digest(entry.definition)
+    verdict = judge(locked, known, under[1])
+    if locked is None or verdict.version is None:
+        return _Judged(entry, under, replace(entry, state="quarantined"), None, verdict.reason, known)
+    labels = locked.versions[verdict.version].labels
+    accepted = replace(
+        entry,
+        state="degraded" if entry.state == "degraded" else "accepted",
+        labels=labels,
+        side_effects="none" if labels.read_only else "non_idempotent",
+        version=verdict.version,
+        digest="",
+    )
+    return _Judged(entry, under, accepted, verdict.version, None, known)
 
-    def _may_tell(self, server: str) -> bool:
-        revision, count = self._events.get(server, (self._lock.revision, 0))
-        count = count + 1 if revision == self._lock.revision else 1
-        self._events[server] = self._lock.revision, count
-        return count <= EVENTS_PER_SERVER
 
-    def _say(self, server: str, news: list[Waiting]) -> None:
-        for reason in dict.fromkeys(one.reason for one in news):
-            of_reason = [one for one in news if one.reason == reason]
-            payload = DefinitionQuarantined(
-                server=server,
-                reason=reason,
-                definitions=tuple(
-                    _named(one, looked_at=number < ANALYSED_IN_EVENT)
-                    for number, one in enumerate(of_reason[:NAMED_IN_EVENT])
-                ),
-                more=max(0, len(of_reason) - NAMED_IN_EVENT),
-            )
-            if self._listener is None:
-                self._unheard.append(payload)
-            else:
-                self._listener(payload)
+def _older(one: _Judged, wanted: Iterable[str], lock: Lock) -> list[Entry]:
+    """Return the versions of an accepted entry that projects are pinned to, apart from its own."""
+    entry = one.entry
+    if one.version is None or (locked := lock.find(entry.server, item_name(entry.kind, entry.name))) is None:
+        return []
+    return [
+        _as_version(entry, version, locked.versions[version])
+        for version in wanted
+        if version in locked.versions and version != one.version and locked.versions[version].launch == one.under[1]
+    ]
+
+
+def _waiting_of(load: _Load, servers: Iterable[str]) -> list[Waiting]:
+    """Return what is quarantined of *servers*, beside the names of all tools."""
+    names = {
+        name: frozenset(one.name for one in bench.came if one.kind == "tool") for name, bench in load.benches.items()
+    }
+    found: list[Waiting] = []
+    for server in servers:
+        if not (quarantined := load.benches[server].quarantined):
+            continue
+        others = frozenset(one for name, tools in names.items() if name != server for one in tools)
+        beside = Surroundings(siblings=names[server], others=others)
+        found += [_waiting(one, one.reason, load, beside) for one in quarantined if one.reason is not None]
+    return found
+
+
+def _waiting(one: _Judged, reason: QuarantineReason, load: _Load, beside: Surroundings) -> Waiting:
+    entry = one.entry
+    locked = load.lock.find(entry.server, item_name(entry.kind, entry.name))
+    return Waiting(
+        server=entry.server, kind=entry.kind, name=entry.name, definition=entry.definition,
+        digest=one.definition_digest, reason=reason, accepted=reference_of(locked, one.definition_digest),
+        launch=load.launches[entry.server], beside=beside,
+    )  # fmt: skip
 
 
 def _in_force(found: list[_Judged]) -> list[_Judged]:
@@ -240,18 +254,4 @@ def worse_of(one: Labels, other: Labels) -> Labels:
         egress=one.egress or other.egress,
         reads_private=one.reads_private or other.reads_private,
         reads_untrusted=one.reads_untrusted or other.reads_untrusted,
-    )
-
-
-def _named(one: Waiting, *, looked_at: bool) -> QuarantinedDefinition:
-    """Rules, places and kinds of change: never a text of the server, which would act on whoever reads the log."""
-    if not looked_at:
-        return QuarantinedDefinition(item=one.item, digest=one.digest)
-    found = one.difference()
-    return QuarantinedDefinition(
-        item=one.item,
-        digest=one.digest,
-        severity=found.severity,
-        findings=tuple(dict.fromkeys(finding.rule for finding in found.findings)),
-        changes=tuple(dict.fromkeys(change.kind for change in found.changes)),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omni_mcp.contracts.errors import ConfigError, Problem
+from omni_mcp.contracts.json import digest_bytes
 from omni_mcp.contracts.lock import Lock
 from omni_mcp.engines.catalog.lockfile_text import read_lock, write_lock
 from omni_mcp.paths import ownership_fault, write_private
@@ -32,6 +33,7 @@ class LockFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._now = Lock()
+        self._known: tuple[str, Lock] | None = None  # digest of a text that was read, and what it says
         self._revision = 0
 
     @property
@@ -50,7 +52,7 @@ class LockFile:
             found = self.read()
         except ConfigError as error:
             return LockReload(problems=error.problems)
-        changed = found != self._now
+        changed = found is not self._now and found != self._now
         if changed:
             self._now = found
             self._revision += 1
@@ -63,7 +65,12 @@ class LockFile:
             ConfigError: somebody else could have written it, or it is not what it should be; with line and path.
         """
         text = self._text()
-        return Lock() if text is None else read_lock(text, file=str(self.path))
+        if text is None:
+            return Lock()
+        said = digest_bytes(text.encode())
+        if self._known is None or self._known[0] != said:
+            self._known = said, read_lock(text, file=str(self.path))
+        return self._known[1]
 
     def edit(self, change: Callable[[Lock], Lock]) -> Lock:
         """Read the file, apply *change*, and replace it in one step, while no other command does; puts it in force.

@@ -7,30 +7,23 @@ the catalog keeps what it had.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from omni_mcp.contracts.errors import ConfigError, Problem
-from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
+from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, digest_bytes
 from omni_mcp.contracts.manifest import ToolManifest
 from omni_mcp.contracts.tool import Entry
-from omni_mcp.engines.catalog.documents import SIZE_LIMIT_BYTES, Document, Place, read_document
+from omni_mcp.engines.catalog.documents import Document, Place, read_document
 from omni_mcp.engines.catalog.lint import lint_schema
-from omni_mcp.engines.catalog.names import SEPARATOR, is_server_name, public_name
+from omni_mcp.engines.catalog.manifest_files import DEFAULT_SERVER, file_fault, manifest_files, read_manifest
+from omni_mcp.engines.catalog.names import SEPARATOR, public_name
 from omni_mcp.engines.catalog.schemas import JsonSchemas
 from omni_mcp.engines.catalog.versions import newest_of, sorted_newest
-
-DEFAULT_SERVER = "tools"
-RESERVED_SERVERS = frozenset({"runs", "memory", "catalog"})  # the gateway's own; no manifest may speak for them
-FILE_LIMIT = 1_000
-SUFFIXES = (".yaml", ".yml")
 
 # Cf and Cc characters hide text from the person who accepts a tool; these few are ordinary in prose.
 _ORDINARY = frozenset("\n\t‍")
@@ -75,30 +68,34 @@ class ManifestSource:
         """
         problems: list[Problem] = []
         found: dict[tuple[str, str], list[tuple[Entry, Path, ManifestDirectory]]] = {}
+        seen: set[tuple[Path, str]] = set()
         for directory in self._directories:
-            for server, file in _files(directory, problems):
+            for server, file in manifest_files(directory.path, trusted=directory.bundled, problems=problems):
+                seen.add((file, server))
                 entry = self._reader.read(file, server=server, trusted=directory.bundled, problems=problems)
                 if entry is None:
                     continue
                 known = found.setdefault((server, entry.name), [])
                 if same := [place for one, place, of in known if of is not directory or one.version == entry.version]:
-                    problems.append(
-                        _fault(file, "$.id", f"{server}{SEPARATOR}{entry.name} is defined already in {same[0]}")
-                    )
+                    text = f"{server}{SEPARATOR}{entry.name} is defined already in {same[0]}"
+                    problems.append(file_fault(file, text, path="$.id"))
                 else:
                     known.append((entry, file, directory))
+        self._reader.forget_all_but(seen)
         if problems:
             raise ConfigError(problems)
         return [entry for key in sorted(found) for entry in _side_by_side([entry for entry, _, _ in found[key]])]
 
 
 class ManifestReader:
-    """Reads and lints one manifest file."""
+    """Reads and lints manifest files. One that says what it said before, about the same code, brings the same entry and
+    is not linted again."""
 
     def __init__(self, *, code: Path, in_process: frozenset[str] = frozenset()) -> None:
         self._code = code
         self._in_process = in_process
         self._schemas = JsonSchemas(keep=16)
+        self._known: dict[tuple[Path, str], tuple[str, Entry]] = {}  # digest of the file, and what it defines
 
     def read(self, file: Path, *, server: str = DEFAULT_SERVER, trusted: bool, problems: list[Problem]) -> Entry | None:
         """Return the entry that *file* defines, or None after adding all its faults to *problems*.
@@ -106,10 +103,28 @@ class ManifestReader:
         With *trusted* the file's owner and mode are not looked at.
         """
         found: list[Problem] = []
-        data = _read(file, trusted=trusted, problems=found)
-        manifest = self._check(data, file, server, found) if data is not None else None
+        data = read_manifest(file, trusted=trusted, problems=found)
+        entry = self._defined(data, file, server, found) if data is not None else None
         problems.extend(found)
-        return self._entry(manifest, file, server) if manifest is not None and not found else None
+        return entry
+
+    def forget_all_but(self, files: Collection[tuple[Path, str]]) -> None:
+        """Forget what files said that are there no more; *files* are (file, server)."""
+        self._known = {place: known for place, known in self._known.items() if place in files}
+
+    def _defined(self, data: bytes, file: Path, server: str, problems: list[Problem]) -> Entry | None:
+        said = digest_bytes(data)
+        known, entry = self._known.get((file, server), ("", None))
+        if entry is not None and known == said and entry.manifest is not None:
+            code = self._code_of(entry.manifest, file)
+            if code == (entry.code_dir, entry.code_digest):
+                return entry
+        manifest = self._check(data, file, server, problems)
+        if manifest is None or problems:
+            return None
+        made = self._entry(manifest, file, server)
+        self._known[file, server] = said, made
+        return made
 
     def _check(self, data: bytes, file: Path, server: str, problems: list[Problem]) -> ToolManifest | None:
         document = read_document(data, file=str(file))
@@ -176,14 +191,18 @@ class ManifestReader:
             (path for path in (self._code / f"{module}.py", file.parent / f"{module}.py") if path.is_file()), None
         )
 
+    def _code_of(self, manifest: ToolManifest, file: Path) -> tuple[str, str]:
+        """Return the directory of the entry point's module where it is not a bundled one, and the module's digest."""
+        if manifest.binding.kind != "sandbox_job":
+            return "", ""
+        module = self._module_of(manifest.binding.entry_point.partition(":")[0], file)
+        if module is None:
+            return "", ""
+        code_digest = digest_bytes(module.read_bytes())
+        return "" if module.parent == self._code else str(module.parent), code_digest
+
     def _entry(self, manifest: ToolManifest, file: Path, server: str) -> Entry:
-        code_dir, code_digest = "", ""
-        if manifest.binding.kind == "sandbox_job":
-            module = self._module_of(manifest.binding.entry_point.partition(":")[0], file)
-            if module is not None and module.parent != self._code:
-                code_dir = str(module.parent)
-            if module is not None:
-                code_digest = "sha256:" + hashlib.sha256(module.read_bytes()).hexdigest()
+        code_dir, code_digest = self._code_of(manifest, file)
         return Entry(
             kind="tool", server=server, name=manifest.id, definition=_definition(manifest), version=manifest.version,
             binding=manifest.binding.kind, labels=manifest.labels, limits=manifest.limits,
@@ -219,75 +238,6 @@ def _definition(manifest: ToolManifest) -> JsonObject:
     if manifest.output_schema is not None:
         definition["outputSchema"] = manifest.output_schema
     return definition
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def _fault(file: Path | str, path: str, message: str) -> Problem:
-    return Problem(file=str(file), line=0, path=path, message=message)
-
-
-def _files(directory: ManifestDirectory, problems: list[Problem]) -> list[tuple[str, Path]]:
-    """Return (server, file) of every manifest below *directory*, one level deep, in a fixed order."""
-    if not directory.bundled and not directory.path.exists():
-        return []
-    found: list[tuple[str, Path]] = []
-    folders = [(DEFAULT_SERVER, directory.path)]
-    for server, folder in folders:  # grows by the subdirectories of the first one
-        if not directory.bundled and not _is_private(folder, problems):
-            continue
-        for item in sorted(folder.iterdir()):
-            if item.name.startswith("."):
-                continue
-            if item.suffix in SUFFIXES:
-                found.append((server, item))
-            elif item.is_dir() and folder is directory.path and any(one.suffix in SUFFIXES for one in item.iterdir()):
-                if is_server_name(item.name) and item.name not in RESERVED_SERVERS:
-                    folders.append((item.name, item))
-                else:
-                    problems.append(_fault(item, "", "is not the name of a server that manifests may have"))
-    if len(found) > FILE_LIMIT:
-        problems.append(_fault(directory.path, "", f"holds more than {FILE_LIMIT} manifests"))
-        return []
-    return found
-
-
-def _is_private(folder: Path, problems: list[Problem]) -> bool:
-    facts = folder.lstat()
-    if not stat.S_ISDIR(facts.st_mode):
-        problems.append(_fault(folder, "", "must be a directory, not a link"))
-        return False
-    return _is_owned(facts, folder, problems)
-
-
-def _is_owned(facts: os.stat_result, path: Path, problems: list[Problem]) -> bool:
-    """Whether only the gateway's own user, or root, can have written *path*."""
-    if facts.st_uid not in (os.geteuid(), 0):
-        problems.append(_fault(path, "", f"belongs to uid {facts.st_uid}; it defines what runs, so it must be yours"))
-        return False
-    if facts.st_mode & 0o022:
-        problems.append(_fault(path, "", f"others can write to it; it defines what runs: chmod go-w {path}"))
-        return False
-    return True
-
-
-def _read(file: Path, *, trusted: bool, problems: list[Problem]) -> bytes | None:
-    """Read a regular file through one descriptor, so that what was checked is what is read."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        reason = "must be a file, not a link" if file.is_symlink() else f"cannot be read: {error.strerror}"
-        problems.append(_fault(file, "", reason))
-        return None
-    with open(descriptor, "rb") as stream:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            problems.append(_fault(file, "", "must be a regular file"))
-            return None
-        if not trusted and not _is_owned(facts, file, problems):
-            return None
-        return stream.read(SIZE_LIMIT_BYTES + 1)
 
 
 # --- what a manifest says --------------------------------------------------------------------------------------------

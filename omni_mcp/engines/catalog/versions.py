@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.shelf import Key, Shelf
 
-Key = tuple[str, str, str]
 Pins = Mapping[str, Mapping[Key, str]]  # project -> key of an entry -> version
 LATEST = "latest"
 
@@ -36,7 +36,7 @@ class Versions:
             return seen
         if entry.key in self.pinned.get(project, {}):
             return None
-        older = self.older.get(entry.key, {})
+        older = {version: one for version, one in self.older.get(entry.key, {}).items() if _is_its_own(one)}
         if wanted in older:
             return older[wanted]
         return next((one for one in [entry, *sorted_newest(older.values())] if wanted in tags_of(one)), None)
@@ -58,21 +58,16 @@ class Versions:
         return [older, pinned] if older or pinned else []
 
 
-def versions_of(in_force: Mapping[Key, Entry], superseded: Iterable[Entry], pins: Pins) -> Versions:
-    """Return the versions beside *in_force*; a pin on what is not in the catalog at all says nothing."""
-    older: dict[Key, dict[str, Entry]] = {}
-    for entry in superseded:
-        if entry.key in in_force:
-            older.setdefault(entry.key, {})[entry.version] = replace(entry, state="accepted")
-    pinned = {
-        project: {
-            key: _pinned(in_force[key], older.get(key, {}), version)
-            for key, version in wanted.items()
-            if key in in_force
-        }
-        for project, wanted in pins.items()
-    }
-    return Versions(older, {project: found for project, found in pinned.items() if found})
+def versions_of(shelves: Mapping[str, Shelf], pins: Pins) -> Versions:
+    """Return the versions beside what is in force; a pin on what is not in the catalog at all says nothing."""
+    older = {key: versions for shelf in shelves.values() for key, versions in shelf.older.items()}
+    pinned: dict[str, dict[Key, Entry]] = {}
+    for project, wanted in pins.items():
+        for key, version in wanted.items():
+            shelf = shelves.get(key[1])
+            if shelf is not None and (entry := shelf.entries.get(key)) is not None:
+                pinned.setdefault(project, {})[key] = _pinned(entry, older.get(key, {}), version)
+    return Versions(older, pinned)
 
 
 def _pinned(entry: Entry, older: Mapping[str, Entry], version: str) -> Entry:
@@ -106,6 +101,11 @@ def precedence(version: str) -> tuple[object, ...]:
 def tags_of(entry: Entry) -> tuple[str, ...]:
     """Return the tags that its manifest gives it."""
     return entry.manifest.tags if entry.manifest is not None else ()
+
+
+def _is_its_own(entry: Entry) -> bool:
+    """Whether the version is the manifest's. One that the lock gave is there because some project is pinned to it."""
+    return entry.manifest is not None and entry.manifest.version == entry.version
 
 
 def _is_deprecated(entry: Entry) -> bool:

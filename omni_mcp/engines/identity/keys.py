@@ -259,7 +259,7 @@ def _hash(token: str) -> str:
 
 def _signature(file: Path) -> Signature:
     try:
-        facts, directory = os.stat(file, follow_symlinks=False), os.stat(file.parent)
+        facts, directory = os.stat(file, follow_symlinks=False), os.stat(os.path.dirname(file))
     except FileNotFoundError:
         return ()
     # ctime and the mode are part of it: a chmod counts as a change

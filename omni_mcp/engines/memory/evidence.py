@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from numpy import bool_, float32, float64, int32
 from numpy.typing import NDArray
 
+from omni_mcp.engines.memory.query_times import Times
+
 NOBODY = -1  # in place of a neighbour, a session or a subject
 
 
@@ -27,11 +29,14 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What a query looks for; `vector` is None where nothing of its meaning is known."""
+    """What a query looks for. `vector` is None where nothing of its meaning is known; `words_only` says why the
+    embedder could not be asked. `times` are those that the text names."""
 
     words: tuple[Word, ...]
     vector: NDArray[float32] | None
     text: str
+    words_only: str | None = None
+    times: tuple[Times, ...] = ()
 
 
 def _no_texts(positions: Sequence[int]) -> list[str]:
@@ -50,8 +55,9 @@ class Evidence:
     BM25; the last one stands for all words beyond 64 and has None in `word_list`, if there are so many. `meaning` is
     the cosine with the probe's vector, `meaning_mean` its mean over all that the reader may see. `before` and `after`
     are the neighbours in the session, by time and then by order of writing. `named` lists the subjects that the query
-    names, each with the share of its words that stand in the query. `wanted` is False for what may only support others.
-    `texts` and `words_at` read from the disk: for a few candidates.
+    names, each with the share of its words that stand in the query. `rarity` says how much a text tells: as much as so
+    many words that no other item has; None where there are too many items to count. `wanted` is False for what may only
+    support others. `texts` and `words_at` read from the disk: for a few candidates.
     """
 
     probe: Probe
@@ -72,6 +78,7 @@ class Evidence:
     at_s: NDArray[float64]
     importance: NDArray[float32]
     wanted: NDArray[bool_]
+    rarity: NDArray[float32] | None = None
     texts: Callable[[Sequence[int]], list[str]] = _no_texts
     words_at: Callable[[Sequence[int]], list[list[tuple[int, int]]]] = _no_words
 

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from omni_mcp.engines.memory.evidence import NOBODY, Evidence, Probe
 from omni_mcp.engines.memory.occurrences import Occurrences, look_up
 from omni_mcp.engines.memory.postings import PAIR
+from omni_mcp.engines.memory.rarity import rarities
 from omni_mcp.engines.memory.view import View
 from omni_mcp.engines.memory.words import hash_of, words_of
 
 WHOLE = 4096  # so many items are ranked as a whole
+COUNTED = 20_000  # so many items are counted word by word; of more, how long they are must do
 BEST = 200  # candidates by words, and as many by meaning; more if more hits are wanted
 SIFTED = 2000  # by the signs of their vectors, before they are compared exactly
 NEIGHBOURS = 2  # on each side
@@ -74,6 +76,7 @@ class Gathering:
             after=position[after], session=_numbered(view.of("session", slots)), subject=_numbered(subject),
             named=self._named(probe, subject), question=view.of("question", slots),
             at_s=view.of("at_ns", slots) / 1e9, importance=view.of("importance", slots), wanted=self._hits[slots],
+            rarity=rarities(view)[slots] if view.items <= COUNTED else None,
             texts=lambda positions: _in_order(self._texts, numbers, positions, ""),
             words_at=lambda positions: [
                 np.frombuffer(packed, dtype=PAIR).tolist()

@@ -21,11 +21,13 @@ class Index:
     Args:
         connection: reads only, and has no transaction open.
         recipe: the number of how items must be marked; those marked otherwise are not found.
+        without_vectors: the number of how those are marked that wait for their vectors, and are found by words.
     """
 
-    def __init__(self, connection: sqlite3.Connection, recipe: int, dimensions: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, recipe: int, dimensions: int, without_vectors: int = 0) -> None:
         self._connection = connection
         self._recipe = recipe
+        self._without_vectors = without_vectors
         self._dimensions = dimensions
         self._places: OrderedDict[int, PlaceIndex] = OrderedDict()
         self._version = -1
@@ -75,8 +77,10 @@ class Index:
             if place in self._places:
                 self._places[place].remove(numbers)
         fresh: dict[int, list[tuple[object, ...]]] = {}
-        sql = f"SELECT i.place, {ROW_COLUMNS} FROM {_TABLES} WHERE i.change > ? AND i.recipe = ? ORDER BY i.change"
-        for place, *row in self._connection.execute(sql, (self._change, self._recipe)):
+        sql = (
+            f"SELECT i.place, {ROW_COLUMNS} FROM {_TABLES} WHERE i.change > ? AND i.recipe IN (?, ?) ORDER BY i.change"
+        )
+        for place, *row in self._connection.execute(sql, (self._change, self._recipe, self._without_vectors)):
             if place in self._places:
                 fresh.setdefault(place, []).append(tuple(row))
         for place, rows in fresh.items():
@@ -88,8 +92,8 @@ class Index:
     def _load(self, number: int) -> PlaceIndex:
         expected = self._connection.execute("SELECT items FROM places WHERE place = ?", (number,)).fetchone()[0]
         index = PlaceIndex(self._dimensions)
-        sql = f"SELECT {ROW_COLUMNS} FROM {_TABLES} WHERE i.place = ? AND +i.recipe = ? ORDER BY i.n"
-        index.load(self._connection.execute(sql, (number, self._recipe)), expected)
+        sql = f"SELECT {ROW_COLUMNS} FROM {_TABLES} WHERE i.place = ? AND +i.recipe IN (?, ?) ORDER BY i.n"
+        index.load(self._connection.execute(sql, (number, self._recipe, self._without_vectors)), expected)
         return index
 
     def _drop_oldest(self, *, keeping: int) -> None:

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import re
 
+from numpy import float32
+from numpy.typing import NDArray
+
+from omni_mcp.contracts.memory import NoVectors
 from omni_mcp.contracts.ports import Embedder
 from omni_mcp.engines.memory.evidence import Probe, Word
+from omni_mcp.engines.memory.query_times import times_in
 from omni_mcp.engines.memory.query_words import STOP_WORDS, TIME_WORDS
 from omni_mcp.engines.memory.words import words_of
 
@@ -22,14 +27,29 @@ _FOR_A_TIME = re.compile(
 )
 
 
-def probe_of(text: str, embedder: Embedder) -> Probe:
-    """Return what to look for; a text of nothing but stop-words is looked for by those."""
+def probe_of(text: str, embedder: Embedder, now_s: float = 0.0) -> Probe:
+    """Return what to look for; a text of nothing but stop-words is looked for by those.
+
+    Args:
+        now_s: UTC seconds, from which words such as `yesterday` are counted.
+    """
     words = list(dict.fromkeys(words_of(text)))
     telling = [word for word in words if word not in _STOPS] or words
     hints = [word for word in _TIMES if word not in telling] if _FOR_A_TIME.match(text) else []
-    vector = embedder.embed([text])[0]
+    vector, words_only = _vector_of(text, embedder)
     return Probe(
         words=(*(Word(word=word) for word in telling), *(Word(word=word, weight=HINT_WEIGHT) for word in hints)),
-        vector=vector if vector.any() else None,
+        vector=vector,
         text=text,
+        words_only=words_only,
+        times=times_in(text, now_s),
     )
+
+
+def _vector_of(text: str, embedder: Embedder) -> tuple[NDArray[float32] | None, str | None]:
+    """Return the vector, if anything of the text is known, and why it could not be asked for."""
+    try:
+        vector = embedder.embed([text])[0]
+    except NoVectors as away:
+        return None, str(away)
+    return vector if vector.any() else None, None

@@ -3,8 +3,9 @@
 A candidate earns by the words of the question that it has (BM25), by the share of the question that these cover, and
 by its meaning. In a conversation what a turn is about often stands in the turns around it; so a word that a neighbour
 in the same session has counts for this turn as well, the less the further away it is, and once, wherever it stands.
-Turns of a few words seldom answer anything, so they earn less. Last, a turn of the one whom the question names earns a
-little more, and so does a turn that tells a time if the question asks for one. Decision 0012 says what each brings.
+Turns of few and common words seldom answer anything, so they earn less. Last, a turn of one whom the question names
+earns a little more, and so does a turn that tells a time if the question asks for one, or is of a time that it names.
+What each brings: decision 0012.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from numpy.typing import NDArray
 
 from omni_mcp.engines.memory.evidence import NOBODY, Evidence, Probe, Ranked
 from omni_mcp.engines.memory.query import HINT_WEIGHT
+from omni_mcp.engines.memory.query_times import told_in
 
 WORDS = 0.5
 COVERAGE = 0.5
 MEANING = 0.5
-ENTITY = 0.2
-TIME = 0.15  # of the rest
+ENTITY = 0.2  # to all whom the question names together; less, the more there is about them
+TIME = 0.15  # of the rest, for words that tell a time if one is asked for
+NAMED_TIME = 0.2  # of the rest, for what is of a time that the question names
 SHORT = 0.3  # of its score a turn without words would lose
-FULL_TURN_WORDS = 20
+FULL_TURN = 4  # in words that nobody else has
+FULL_TURN_WORDS = 20  # where words are not told apart
 SPREAD_WORDS = 16  # of a query, the rarest: what neighbours are asked for
 
 _Rows = NDArray[float32]
@@ -59,7 +63,7 @@ def rank(evidence: Evidence) -> Ranked:
         + _from_neighbours(evidence, meaning[None], MEANING_REACH),
     }
     parts["short"] = -_shortness(evidence) * _sum(parts)
-    parts["time"] = float32(TIME) * (evidence.words[hints] > 0).any(axis=0) * _sum(parts)
+    parts["time"] = _timeliness(evidence, hints) * _sum(parts)
     parts["entity"] = _entity(evidence)
     return Ranked(scores=_sum(parts), parts=parts)
 
@@ -79,9 +83,21 @@ def _hints(evidence: Evidence) -> NDArray[bool_]:
     return np.array([word is not None and word.weight == HINT_WEIGHT for word in evidence.word_list], dtype=bool)
 
 
+def _timeliness(evidence: Evidence, hints: NDArray[bool_]) -> _Rows:
+    """Return which share of its score a candidate gets on top for telling a time that is asked for, or being of one."""
+    told: _Rows = np.where((evidence.words[hints] > 0).any(axis=0), float32(TIME), float32(0))
+    if evidence.probe.times:
+        np.maximum(told, float32(NAMED_TIME) * told_in(evidence.probe.times, evidence.at_s), out=told)
+    return told
+
+
 def _shortness(evidence: Evidence) -> _Rows:
-    """Return which share of its score a candidate loses: a turn of a session the more, the shorter it is."""
-    filled = np.minimum(np.log1p(evidence.lengths) / np.log1p(FULL_TURN_WORDS), 1)
+    """Return which share of its score a candidate loses: a turn of a session the more, the less it tells."""
+    if evidence.rarity is None:
+        filled = np.log1p(evidence.lengths) / np.log1p(FULL_TURN_WORDS)
+    else:
+        filled = evidence.rarity / FULL_TURN
+    filled = np.minimum(filled, 1)
     return np.where(evidence.session == NOBODY, 0, SHORT * (1 - filled)).astype(float32)
 
 
@@ -144,8 +160,10 @@ def _at(rows: _Rows, positions: NDArray[int32]) -> _Rows:
 
 
 def _entity(evidence: Evidence) -> _Rows:
-    """Return a bonus for candidates about the one subject that the question names, if it names exactly one."""
-    if len(evidence.named) != 1:
-        return np.zeros(len(evidence.subject), dtype=float32)
-    [(subject, _)] = evidence.named
-    return np.where(evidence.subject == subject, float32(ENTITY), float32(0))
+    """Return a bonus for candidates about whom the question names, the smaller, the more it names and the more these
+    are about."""
+    bonus = np.zeros(len(evidence.subject), dtype=float32)
+    for subject, _ in evidence.named:
+        about = evidence.subject == subject
+        bonus[about] = ENTITY / len(evidence.named) * (1 - about.mean())
+    return bonus

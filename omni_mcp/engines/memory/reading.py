@@ -84,10 +84,12 @@ def all_items(
 
 
 def written_by(connection: sqlite3.Connection, run: str, call: str | None) -> list[str]:
-    """Return the ids of the items that a run, or one of its calls, wrote last."""
+    """Return the ids of the items of which a run, or one of its calls, wrote something that still stands."""
     sql = (
-        "SELECT i.id FROM items i JOIN carriers c ON c.carrier = i.writer "
-        "WHERE c.run = ?1 AND c.call = coalesce(?2, c.call) ORDER BY i.n"
+        "SELECT id FROM items WHERE n IN (SELECT i.n FROM items i JOIN carriers c ON c.carrier = i.writer "
+        "WHERE c.run = ?1 AND c.call = coalesce(?2, c.call) UNION "
+        "SELECT e.n FROM earlier_writers e JOIN carriers c USING (carrier) "
+        "WHERE c.run = ?1 AND c.call = coalesce(?2, c.call)) ORDER BY n"
     )
     return [id_ for (id_,) in connection.execute(sql, (run, call))]
 

@@ -40,7 +40,7 @@ def remove(connection: sqlite3.Connection, n: int, *, change: int) -> list[Pair]
     connection.executemany("INSERT OR IGNORE INTO to_erase VALUES (?)", [(carrier,) for carrier, _, _ in calls])
     empty(connection, "bodies", "body", body)
     empty(connection, "marks", "mark", mark)
-    for table in ("items", "tags", "carried"):
+    for table in ("items", "tags", "carried", "earlier_writers"):
         connection.execute(f"DELETE FROM {table} WHERE n = ?", (n,))
     connection.execute("UPDATE places SET items = items - 1, bytes = bytes - ? WHERE place = ?", (size, place))
     connection.execute("INSERT INTO gone VALUES (?, ?, ?)", (change, place, n))

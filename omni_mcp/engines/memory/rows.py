@@ -40,13 +40,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """By what a text is found: its words as hashes, and its vector as int8."""
+    """By what a text is found: its words as hashes, and its vector as int8; zeros if it could not be had yet."""
 
     length: int
     question: bool
     vector: bytes
     words: bytes
     subject_words: bytes
+    has_vector: bool = True
 
 
 def name_hash(name: str) -> int:

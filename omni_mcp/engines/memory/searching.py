@@ -9,7 +9,7 @@ import numpy as np
 from numpy import bool_, int64
 from numpy.typing import NDArray
 
-from omni_mcp.contracts.memory import QUERY_LIMIT_CHARS, Hit, MemoryItem, Recall
+from omni_mcp.contracts.memory import QUERY_LIMIT_CHARS, Hit, Hits, MemoryItem, Recall
 from omni_mcp.contracts.ports import Embedder
 from omni_mcp.engines.memory.evidence import Ranked
 from omni_mcp.engines.memory.gathering import Gathered, Gathering
@@ -27,7 +27,7 @@ _ITEMS_AT_ONCE = 50
 
 def recall(
     connection: sqlite3.Connection, index: Index, places: Sequence[int], wanted: Recall, embedder: Embedder, now_ns: int
-) -> list[Hit]:
+) -> Hits:
     """Return what fits best, best first; see the port.
 
     Args:
@@ -36,7 +36,7 @@ def recall(
     text = wanted.query[:QUERY_LIMIT_CHARS].encode("utf-8", "replace").decode()
     limit = max(0, min(wanted.k, HITS_LIMIT))
     if not text.strip() or not limit or not places:
-        return []
+        return Hits()
     indexes = index.places(places)
     filters = [_filtered(connection, *pair, wanted, now_ns) for pair in zip(places, indexes, strict=True)]
     view = View(indexes, [seen for seen, _ in filters])
@@ -44,15 +44,17 @@ def recall(
         view, joined([hits for _, hits in filters]), limit,
         texts=lambda numbers: texts_at(connection, numbers), words=lambda numbers: words_at(connection, numbers),
     )  # fmt: skip
-    found = gathering.gather(probe_of(text, embedder))
+    probe = probe_of(text, embedder, now_ns / 1e9)
+    found = gathering.gather(probe)
     if not len(found.numbers):
-        return []
+        return Hits(words_only=probe.words_only)
     ranked = rank(found.evidence)
     better = expand(found.evidence, ranked) if found.evidence.whole else None  # twice the time in a large place
     if better is not None:
         found = gathering.gather(better)
         ranked = rank(found.evidence)
-    return _hits(connection, found, ranked, limit, wanted.budget_chars)
+    hits = _hits(connection, found, ranked, limit, wanted.budget_chars)
+    return Hits(hits, words_only=probe.words_only)
 
 
 def _filtered(

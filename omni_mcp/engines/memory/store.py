@@ -1,7 +1,7 @@
 """The memory in one SQLite file: what is put is durable, what is forgotten is gone from the disk, recalls are quick.
 
 Nothing is opened or loaded before the first use, so that a gateway whose memory nobody uses does not pay for it. One
-thread writes and another one reads; other processes may do the same with the same file.
+thread writes, another one reads, a third compares; other processes may do the same with the same file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlite3 import Connection
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from omni_mcp.contracts.memory import Hit, MemoryItem, MemoryScope, Readers, Recall
+from omni_mcp.contracts.memory import Hits, MemoryItem, MemoryScope, Readers, Recall
 from omni_mcp.contracts.ports import Embedder
 from omni_mcp.engines.memory import reading
 from omni_mcp.engines.memory.rows import Limits
@@ -49,6 +49,7 @@ class SqliteMemory:
         self._opening = Lock()
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-writer")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-reader")
+        self._comparing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-comparer")
 
     # --- the port -----------------------------------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class SqliteMemory:
 
         return await self._read(lambda core: core.read(listed))
 
-    async def recall(self, wanted: Recall) -> list[Hit]:
+    async def recall(self, wanted: Recall) -> Hits:
         """Return what fits best, best first; see the port."""
         await self._renew(wanted.readers)
         return await self._read(lambda core: core.recall(wanted))
@@ -101,7 +102,10 @@ class SqliteMemory:
     async def duplicates(self, *, readers: Readers, limit: int = 20) -> list[tuple[MemoryItem, MemoryItem, float]]:
         """Return pairs that say nearly the same; see the port."""
         await self._renew(readers)
-        return await self._read(lambda core: core.duplicates(readers, limit))
+        places = await self._read(lambda core: core.to_compare(readers))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._comparing, lambda: self._opened().duplicates(places, limit)
+        )
 
     async def to_erase(self) -> list[tuple[str, str]]:
         """Return (run, call) of what carried a forgotten text and is not reported as erased yet."""
@@ -133,7 +137,7 @@ class SqliteMemory:
         )
 
     async def written_by(self, run: str, call: str | None = None) -> list[str]:
-        """Return the ids of the items that a run, or one of its calls, wrote last."""
+        """Return the ids of the items of which a run, or one of its calls, wrote something that still stands."""
         return await self._read(lambda core: core.read(lambda db: reading.written_by(db, run, call)))
 
     async def forget_item(self, item: str) -> list[tuple[str, str]]:
@@ -154,6 +158,7 @@ class SqliteMemory:
 
     async def close(self) -> None:
         """Wait for what is under way and close the file."""
+        await asyncio.to_thread(self._comparing.shutdown)
         await asyncio.to_thread(self._reading.shutdown)
         if self._core is not None:
             await asyncio.get_running_loop().run_in_executor(self._writing, self._core.close)

@@ -36,6 +36,8 @@ class WordPieces:
 
     def _learn(self, word: str) -> tuple[int, ...]:
         pieces = self._pieces_of(word)
+        if len(word) > _WORD_LIMIT_CHARS:
+            return pieces
         if len(self._known) >= CACHED_WORDS:
             self._known = {}
         self._known[word] = pieces

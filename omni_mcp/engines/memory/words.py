@@ -17,6 +17,7 @@ from omni_mcp.engines.memory.stem import stem
 WORDS_VERSION = 1  # raise it when the same text gives other words: stored items are then indexed anew
 STEMMED_UP_TO_CHARS = 64
 _CACHED = 16_384
+_CACHED_UP_TO_CHARS = 64  # whoever writes longer ones could fill the memory of the process with them
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+(?:[+#]+(?![a-z0-9])|(?:[-./_@:&+*=][a-z0-9]+)+)?")
 _PART = re.compile(r"[a-z0-9]+")
@@ -39,31 +40,43 @@ def words_of(text: str) -> list[str]:
 
 def hash_of(word: str) -> int:
     """Return the 32-bit hash under which a word, as `words_of` gives it, is indexed."""
-    return _hash(word)
+    return _hash_of(word)
 
 
 def counted(text: str) -> tuple[int, bytes]:
     """Return how many words *text* has, and for each different one its hash (4 bytes, little-endian) and count (1)."""
     counts = Counter(words_of(text))
-    packed = {_hash(word): min(count, 255) for word, count in counts.items()}
+    packed = {_hash_of(word): min(count, 255) for word, count in counts.items()}
     marks = b"".join(value.to_bytes(4, "little") + bytes((count,)) for value, count in packed.items())
     return sum(counts.values()), marks
 
 
-@lru_cache(maxsize=_CACHED)
 def _with_parts(word: str) -> tuple[str, ...]:
+    return _known_parts(word) if len(word) <= _CACHED_UP_TO_CHARS else _parts_of(word)
+
+
+def _parts_of(word: str) -> tuple[str, ...]:
     parts = _PART.findall(word)
     stems = tuple(_stemmed(part) for part in parts)
     return stems if parts == [word] else (*stems, word)
+
+
+_known_parts = lru_cache(maxsize=_CACHED)(_parts_of)
 
 
 def _stemmed(word: str) -> str:
     return stem(word) if len(word) <= STEMMED_UP_TO_CHARS and word.isalpha() else word
 
 
-@lru_cache(maxsize=_CACHED)
+def _hash_of(word: str) -> int:
+    return _known_hash(word) if len(word) <= _CACHED_UP_TO_CHARS else _hash(word)
+
+
 def _hash(word: str) -> int:
     return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")
+
+
+_known_hash = lru_cache(maxsize=_CACHED)(_hash)
 
 
 def _folded(text: str) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 from omni_mcp.contracts.errors import Conflict, NotFound, QuotaExceeded
 from omni_mcp.contracts.memory import MemoryItem, Readers
 from omni_mcp.engines.memory.connection import cut_log, open_writer, translated
-from omni_mcp.engines.memory.marking import TEXTS_AT_ONCE, Marker
+from omni_mcp.engines.memory.marking import Marker
 from omni_mcp.engines.memory.reading import places_of
 from omni_mcp.engines.memory.removal import Pair, compact, empty, remove, save_change
+from omni_mcp.engines.memory.renewing import Marked, Recipes, renew
 from omni_mcp.engines.memory.rows import (
     ITEM_COLUMNS,
     ITEM_TABLES,
@@ -25,7 +26,6 @@ from omni_mcp.engines.memory.rows import (
     name_hash,
     optional_hash,
     taint_bits,
-    text_and_subject,
 )  # fmt: skip
 
 NO_SUCH_ITEM = "there is no such item"
@@ -79,7 +79,10 @@ class Writer:
         self._places: dict[tuple[str, str, str], _Place] = {}
         self._log_is_cut = True
         with self._translating():
-            self.recipe = self._recipe_number()
+            self.recipes = Recipes(
+                whole=self._recipe_number(marker.recipe),
+                without_vectors=self._recipe_number(marker.recipe_without_vectors),
+            )
             compact(self._connection, only_unfinished=True)
 
     def put(
@@ -145,26 +148,16 @@ class Writer:
                 for (carrier,) in found.fetchall():
                     for table in ("to_erase", "carried"):
                         self._connection.execute(f"DELETE FROM {table} WHERE carrier = ?", (carrier,))
-                    sql = "SELECT EXISTS (SELECT 1 FROM items WHERE writer = ?)"
+                    sql = (
+                        "SELECT EXISTS (SELECT 1 FROM items WHERE writer = ?1) "
+                        "OR EXISTS (SELECT 1 FROM earlier_writers WHERE carrier = ?1)"
+                    )
                     if not self._connection.execute(sql, (carrier,)).fetchone()[0]:
                         self._connection.execute("DELETE FROM carriers WHERE carrier = ?", (carrier,))
 
     def renew(self, places: Sequence[int]) -> None:
-        """Mark anew what stands in *places* and was marked by another recipe."""
-        sql = (
-            "SELECT i.n, i.mark, b.json FROM items i JOIN bodies b ON b.body = i.body "
-            "WHERE i.place = ? AND i.recipe <> ? LIMIT ?"
-        )
-        for place in places:
-            while rows := self._connection.execute(sql, (place, self.recipe, TEXTS_AT_ONCE)).fetchall():
-                marks = list(self._marker.marks([text_and_subject(body) for _, _, body in rows]))
-                with self._transaction():
-                    for (n, old, _), mark in zip(rows, marks, strict=True):
-                        values = (self._insert_mark(mark), self.recipe, self._next_change(), n, old)
-                        if self._connection.execute(
-                            "UPDATE items SET mark = ?, recipe = ?, change = ? WHERE n = ? AND mark = ?", values
-                        ).rowcount:
-                            empty(self._connection, "marks", "mark", old)
+        """Mark anew what stands in *places* and was marked by another recipe, or waits for its vector."""
+        renew(self._connection, self._marker, self.recipes, places, self._rewrite)
 
     def settle(self) -> bool:
         """Give room back and cut the write-ahead log; False if it was read all the time: it may hold old pages then."""
@@ -227,6 +220,10 @@ class Writer:
         return n
 
     def _replace(self, new: Prepared, stored: _Stored) -> int:
+        if not self._keeps_something(new.item, stored):
+            self._connection.execute("DELETE FROM earlier_writers WHERE n = ?", (stored.n,))
+        elif stored.writer is not None:
+            self._connection.execute("INSERT OR IGNORE INTO earlier_writers VALUES (?, ?)", (stored.n, stored.writer))
         empty(self._connection, "bodies", "body", stored.body)
         empty(self._connection, "marks", "mark", stored.mark)
         self._connection.execute("DELETE FROM tags WHERE n = ?", (stored.n,))
@@ -242,11 +239,17 @@ class Writer:
         self._log_is_cut = False
         return stored.n
 
+    def _keeps_something(self, new: MemoryItem, stored: _Stored) -> bool:
+        """Whether the next version says something that the stored one said; a key only names it."""
+        old = self._item(stored.n)
+        said = {old.text, old.subject, old.session, *old.tags} - {None}
+        return not said.isdisjoint({new.text, new.subject, new.session, *new.tags})
+
     def _values(self, new: Prepared) -> tuple[object, ...]:
         """Return the values of _VALUES; the body and the mark are appended on the way."""
         item = new.item
         return (
-            self._insert_body(new.body), self._insert_mark(new.mark), self.recipe, self._writer_of(item),
+            self._insert_body(new.body), self._insert_mark(new.mark), self.recipes.of(new.mark), self._writer_of(item),
             KINDS.index(item.kind), item.importance, optional_hash(item.key), optional_hash(item.session),
             optional_hash(item.subject), item.at_ns, item.expires_at_ns, len(new.body), self._next_change(),
         )  # fmt: skip
@@ -258,6 +261,15 @@ class Writer:
         sql = "INSERT INTO marks (length, question, vector, words, subject_words) VALUES (?, ?, ?, ?, ?)"
         values = (mark.length, mark.question, mark.vector, mark.words, mark.subject_words)
         return int(self._connection.execute(sql, values).lastrowid or 0)
+
+    def _rewrite(self, rows: Sequence[Marked], marks: Sequence[Mark]) -> None:
+        with self._transaction():
+            for (n, old, _), mark in zip(rows, marks, strict=True):
+                values = (self._insert_mark(mark), self.recipes.of(mark), self._next_change(), n, old)
+                if self._connection.execute(
+                    "UPDATE items SET mark = ?, recipe = ?, change = ? WHERE n = ? AND mark = ?", values
+                ).rowcount:
+                    empty(self._connection, "marks", "mark", old)
 
     # --- what items hang on -------------------------------------------------------------------------------------------
 
@@ -298,10 +310,9 @@ class Writer:
         sql = "SELECT carrier FROM carriers WHERE run = ? AND call = ?"
         return int(self._connection.execute(sql, (run, call)).fetchone()[0])
 
-    def _recipe_number(self) -> int:
-        name = (self._marker.recipe,)
-        self._connection.execute("INSERT OR IGNORE INTO recipes (name) VALUES (?)", name)
-        return int(self._connection.execute("SELECT recipe FROM recipes WHERE name = ?", name).fetchone()[0])
+    def _recipe_number(self, name: str) -> int:
+        self._connection.execute("INSERT OR IGNORE INTO recipes (name) VALUES (?)", (name,))
+        return int(self._connection.execute("SELECT recipe FROM recipes WHERE name = ?", (name,)).fetchone()[0])
 
     def _next_change(self) -> int:
         self._change += 1

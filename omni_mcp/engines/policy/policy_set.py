@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from omni_mcp.engines.policy.slices import Head, Slices
 
 SCHEMA_FILE = "omni.cedarschema"
 MAX_RULES = 1000  # 0.8 ms a decision; beyond it the budget of a decision is in danger
+JUDGEMENTS_KEPT = 4096
+_OF_ONE_CALL = "args_digest"  # a rule that looks at it is asked anew for each call
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class PolicySet:
     schema: Schema = field(repr=False)
     slices: Slices = field(repr=False)
     by_id: dict[str, Rule] = field(repr=False)
+    known: dict[Hashable, Judgement] = field(repr=False, compare=False, default_factory=dict)
 
     def judge(self, request: JsonObject, entities: Entities, head: Head | None = None) -> Judgement:
         """Decide one request by all the rules.
@@ -63,9 +66,40 @@ class PolicySet:
         A deny becomes an ask only if every forbid that stands is an approval rule, and the call would be allowed
         without the approval rules: nobody is asked about a call that a yes would not let through.
 
+        What the rules looked at once they are not asked about again: a judgement follows from that alone.
+
         Args:
             head: whom and what the request is about, to leave out rules that cannot match; None looks at all.
         """
+        key = None if head is None else self._key_of(request, entities, head)
+        if key is None:
+            return self._judge(request, entities, head)
+        known = self.known.get(key)
+        if known is not None:
+            return known
+        fresh = self._judge(request, entities, head)
+        if not fresh.errors:
+            if len(self.known) >= JUDGEMENTS_KEPT:
+                self.known.clear()
+            self.known[key] = fresh
+        return fresh
+
+    def _key_of(self, request: JsonObject, entities: Entities, head: Head) -> Hashable:
+        """Return all that the judgement follows from; None where that is different for each call.
+
+        Raises:
+            TypeError: the context holds something that JSON cannot say.
+        """
+        context = request["context"]
+        canonical(context)  # also where no rule looks at it: what Cedar would refuse is not let through
+        present = frozenset(context)
+        seen = self.slices.of(head).seen(present)
+        if seen is None or _OF_ONE_CALL in seen:
+            return None
+        shown = canonical({name: context[name] for name in seen & present})
+        return head, request["action"]["id"], entities, present, shown
+
+    def _judge(self, request: JsonObject, entities: Entities, head: Head | None) -> Judgement:
         handles = self.slices.whole if head is None else self.slices.of(head)
         answer = cedarpy.is_authorized(request, handles.everything, entities, self.schema)
         diagnostics = answer.diagnostics

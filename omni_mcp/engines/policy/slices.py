@@ -6,17 +6,19 @@ match, and its conditions are never evaluated, so leaving it out changes neither
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from cedarpy import PolicySet as CedarSet
 from cedarpy import pst
 
 from omni_mcp.engines.policy.rules import Rule
+from omni_mcp.engines.policy.sight import seen_by
 
 PAIRS_CACHED = 16_384  # (principal, resource) pairs
 HANDLES_CACHED = 1024  # most pairs share the same few rules
+SIGHTS_CACHED = 4  # of one slice: a context has two optional fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Handles:
 
     everything: CedarSet
     without_approvals: CedarSet
+    seen: Callable[[frozenset[str]], frozenset[str] | None]  # as `seen_by`, of everything
 
 
 class Slices:
@@ -65,7 +68,8 @@ class Slices:
 
 def handles_of(rules: Sequence[Rule]) -> Handles:
     """Build Cedar's own sets of *rules*."""
-    return Handles(_handle(rules), _handle(rule for rule in rules if not rule.asks))
+    seen = lru_cache(SIGHTS_CACHED)(partial(seen_by, [rule.node for rule in rules]))
+    return Handles(_handle(rules), _handle(rule for rule in rules if not rule.asks), seen)
 
 
 def _handle(rules: Iterable[Rule]) -> CedarSet:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from omni_mcp.engines.runlog.bodies import DIRECTORY, BodyFiles
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Transaction
 from omni_mcp.engines.runlog.projections import project_run_again, values_of
 from omni_mcp.engines.runlog.rows import SALT_BYTES
-from omni_mcp.engines.runlog.search_index import refill_shards
+from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, refill_shards
 from omni_mcp.engines.runlog.tickets import Ticket
 
 TRUNCATE_WAIT_S = 10.0
@@ -98,7 +98,7 @@ class Eraser:
             LogUnavailable: it could not be done; everything is as it was.
         """
         done = Erasure()
-        self._erase(run, None if call is None else [call], reason, done)
+        self._erase({run: None if call is None else [call]}, reason, done)
         done.wal_truncated = self._clean_up()
         return done
 
@@ -107,15 +107,14 @@ class Eraser:
         over: they hold nothing.
 
         Raises:
-            LogUnavailable: it could not be done; calls of runs before the one that failed are erased.
+            LogUnavailable: it could not be done; what was erased before the failure stays erased.
         """
         done = Erasure()
         by_run: dict[str, list[str]] = {}
         for run, call in calls:
             by_run.setdefault(run, []).append(call)
-        for run, wanted in by_run.items():
-            with suppress(NotFound):
-                self._erase(run, wanted, reason, done)
+        for together in self._sharing_tables(by_run):
+            self._erase(together, reason, done)
         done.wal_truncated = self._clean_up()
         return done
 
@@ -145,7 +144,7 @@ class Eraser:
         """
         done = Erasure()
         for run in self._older_than(self._now_ns() - int(older_than_s * _NS_PER_S)):
-            self._erase(run, None, f"retention: older than {older_than}", done)
+            self._erase({run: None}, f"retention: older than {older_than}", done)
         if done.runs:
             payload = RetentionRun(
                 older_than=older_than, runs=len(done.runs), events=done.events, artifacts=len(done.artifacts)
@@ -155,29 +154,60 @@ class Eraser:
         done.wal_truncated = self._clean_up()
         return done
 
-    def _erase(self, run: str, calls: Sequence[str] | None, reason: str, done: Erasure) -> None:
+    def _sharing_tables(self, by_run: Mapping[str, Sequence[str]]) -> list[dict[str, Sequence[str]]]:
+        """Return what is erased together: runs whose calls are in the same tables of the search index.
+
+        To fill a table anew is what takes long, and all other calls wait for it: once, and not once for each run.
+        """
+        sql = (
+            "SELECT DISTINCT e.gid / ?1 FROM events e JOIN run_keys k ON k.run = e.run "
+            "WHERE k.id = ?2 AND e.call IN (SELECT value FROM json_each(?3))"
+        )
+        groups: dict[frozenset[int], dict[str, Sequence[str]]] = {}
+        try:
+            for run, calls in by_run.items():
+                rows = self._connection.execute(sql, (SHARD_EVENTS, run, _json_list(calls)))
+                if tables := frozenset(number for (number,) in rows):
+                    groups.setdefault(tables, {})[run] = calls
+        except sqlite3.Error as error:
+            raise self._ledger.translated(error) from error
+        return list(groups.values())
+
+    def _erase(self, wanted: Mapping[str, Sequence[str] | None], reason: str, done: Erasure) -> None:
+        """Erase calls of runs, or whole runs, in one transaction."""
         self._empty_wal()
-        artifacts = self._artifacts_of(run, calls)
+        artifacts = {run: self._artifacts_of(run, calls) for run, calls in wanted.items()}
+        gids: list[int] = []
         with self._ledger.transaction() as group, self._allowed():
-            run_key = self._run_key(run)
-            if calls is not None and not self._has_call(run_key, calls):
-                raise NotFound("there is no such call", detail=f"no call of {list(calls)} is in run {run!r}")
-            places = self._places(run_key, calls)
-            if places:
-                named = () if calls is None else tuple(seq for seq, _ in places)  # empty: everything before the erasure
-                payload = Erased(target_run=run, seqs=named, artifacts=tuple(artifacts), reason=reason, by=self._by)
-                erased_by = self._note(group, run, payload)
-                group.flush()
-                self._overwrite(run_key, places, erased_by)
-                if calls is None:
-                    self._destroy_key(run_key)
-                refill_shards(self._connection, [gid for _, gid in places])
-                project_run_again(self._connection, run_key)
+            for run, calls in wanted.items():
+                gids += self._erase_run(group, run, calls, artifacts[run], reason)
+            if gids:
+                refill_shards(self._connection, gids)
                 self._ledger.reload_index_state()
-        BodyFiles(self._file.parent / DIRECTORY).remove([gid for _, gid in places])
-        done.events += len(places)
-        done.runs.append(run)
-        done.artifacts.extend(self._blobs.release(run, artifacts))
+        BodyFiles(self._file.parent / DIRECTORY).remove(gids)
+        done.events += len(gids)
+        done.runs.extend(wanted)
+        for run, sha256s in artifacts.items():
+            done.artifacts.extend(self._blobs.release(run, sha256s))
+
+    def _erase_run(
+        self, group: Transaction, run: str, calls: Sequence[str] | None, artifacts: Sequence[str], reason: str
+    ) -> list[int]:
+        """Empty the places of one run and return their global numbers; the search tables are the caller's to fill."""
+        run_key = self._run_key(run)
+        if calls is not None and not self._has_call(run_key, calls):
+            raise NotFound("there is no such call", detail=f"no call of {list(calls)} is in run {run!r}")
+        places = self._places(run_key, calls)
+        if places:
+            named = () if calls is None else tuple(seq for seq, _ in places)  # empty: everything before the erasure
+            payload = Erased(target_run=run, seqs=named, artifacts=tuple(artifacts), reason=reason, by=self._by)
+            erased_by = self._note(group, run, payload)
+            group.flush()
+            self._overwrite(run_key, places, erased_by)
+            if calls is None:
+                self._destroy_key(run_key)
+            project_run_again(self._connection, run_key)
+        return [gid for _, gid in places]
 
     def _places(self, run_key: int, calls: Sequence[str] | None) -> list[tuple[int, int]]:
         """Return (seq, gid) of what is to be erased; `erased` events stay, they name places and no texts."""

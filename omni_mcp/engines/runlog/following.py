@@ -10,7 +10,7 @@ from omni_mcp.contracts.events import RunEvent
 from omni_mcp.engines.runlog.rows import BODY, SELECT_EVENT, event_of
 
 PAGE_EVENTS = 256
-PAGE_BYTES = 1024 * 1024  # of texts: one event may be as large as a message of a client, a page of such would be a lot
+PAGE_BYTES = 64 * 1024  # of texts: what is read waits in memory for its client, and an erasure does not find it there
 SCAN_EVENTS = 50_000  # of everybody's that one look passes over, so that it ends in milliseconds
 
 

@@ -30,7 +30,8 @@ class LogKeys:
 
     def head_mac(self, name: str, count: int, digest: bytes) -> bytes:
         """Authenticate a head: the run's id (or `*` for the global head), its number of events and its hash."""
-        return hmac.digest(self.head, b"omni-mcp head 1\0%d\0%s\0%s" % (count, digest, name.encode()), hashlib.sha256)
+        told = b"omni-mcp head 1\0%d\0%s\0%s" % (count, digest, name.encode())
+        return hmac.new(self.head, told, hashlib.sha256).digest()
 
 
 def find_keys(directory: Path) -> LogKeys | None:

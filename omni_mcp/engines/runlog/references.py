@@ -14,7 +14,8 @@ def references_of(event: RunEvent) -> tuple[str, ...]:
     if event.kind == "artifact_ref":
         found: list[JsonValue] = [payload]
     elif event.kind == "tool_result":
-        found = [payload.get("artifact"), *(payload.get("artifacts") or ())]
+        more = payload.get("artifacts")  # in a pack that somebody made it may be anything
+        found = [payload.get("artifact"), *(more if isinstance(more, list | tuple) else ())]
     else:
         return ()
     named = [one.get("sha256") for one in found if isinstance(one, dict)]

@@ -194,9 +194,7 @@ class SqliteRunLog:
     ) -> list[JsonObject]:
         """Return runs of a thread in their order, as projected; none is older than *since_ns*."""
         return await self._read(
-            lambda reader: reader.thread_runs(
-                thread, principal=principal, since_ns=since_ns, after=after, limit=limit
-            )
+            lambda reader: reader.thread_runs(thread, principal=principal, since_ns=since_ns, after=after, limit=limit)
         )
 
     async def follow_run(self, run: str, *, after: int) -> Followed:

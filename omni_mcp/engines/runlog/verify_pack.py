@@ -120,7 +120,7 @@ class _PackVerifier:
         data = self._content(SIGNATURE, SIGNATURE_LIMIT_BYTES)
         found = _json(data)
         signature = read_signature(found)
-        if signature is None or canonical(found) + b"\n" != data or not signature.fits(SIGNED_AS, told):
+        if signature is None or not _is_spelt_so(found, data) or not signature.fits(SIGNED_AS, told):
             self._faults.append(
                 Fault("", 0, "the signature does not fit the manifest: one of them was changed or exchanged")
             )
@@ -151,11 +151,10 @@ class _PackVerifier:
 
     def _events(self, manifest: PackManifest, keys: LogKeys | None, known: Sequence[KnownHead]) -> Report:
         verifier = Verifier(keys)
-        for packed in manifest.runs:
+        runs = {packed.run: packed for packed in manifest.runs}.values()  # one that stands there twice is read once
+        for packed in runs:
             self._run(verifier, packed, manifest)
-        heads = [
-            HeadRecord(run.run, run.count, bytes.fromhex(run.hash), bytes.fromhex(run.mac)) for run in manifest.runs
-        ]
+        heads = [HeadRecord(run.run, run.count, bytes.fromhex(run.hash), bytes.fromhex(run.mac)) for run in runs]
         if manifest.head is not None and manifest.scope == "all":
             total = manifest.head
             heads.append(HeadRecord(GLOBAL_NAME, total.count, bytes.fromhex(total.hash), bytes.fromhex(total.mac)))
@@ -202,7 +201,7 @@ class _PackVerifier:
 
     def _line(self, verifier: Verifier, run: str, line: bytes) -> None:
         found = _json(line)
-        if not isinstance(found, dict) or canonical(found) + b"\n" != line:
+        if not isinstance(found, dict) or not _is_spelt_so(found, line):
             verifier.skip(run, "it cannot be read, or is not spelt as it was written")
             return
         try:
@@ -250,7 +249,7 @@ class _PackVerifier:
 
 def _manifest(told: bytes) -> PackManifest:
     found = _json(told)
-    if not isinstance(found, dict) or canonical(found) + b"\n" != told:
+    if not isinstance(found, dict) or not _is_spelt_so(found, told):
         raise LogCorrupt("not an audit pack that can be read", detail="its manifest is not spelt as one is written")
     try:
         return PackManifest.model_validate(found)
@@ -269,6 +268,14 @@ def _json(data: bytes) -> object:
     except orjson.JSONDecodeError:
         return None
     return found
+
+
+def _is_spelt_so(found: object, data: bytes) -> bool:
+    """Whether *data* is the one spelling of *found*; nothing that is nested too deep to be written has one."""
+    try:
+        return canonical(found) + b"\n" == data
+    except TypeError:
+        return False
 
 
 def _row_of(event: RunEvent) -> Row:

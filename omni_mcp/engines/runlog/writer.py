@@ -25,7 +25,7 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 RETRY_S = 0.5  # how often writing is tried, while it fails or outcomes wait, when nothing else is written
 BUSY_TIMEOUT_UNAVAILABLE_S = 0.1  # who comes while the log is known to be locked does not wait for it once more
 LINGER_BELOW_EVENTS = 64  # a group of so many is worth a commit at once
-LINGER_S = 0.002  # the loop's time to run the callers of the last group: at most this late is what is queued already
+LINGER_S = 0.002  # the loop's time to run its callers to their next wait: at most this late is what is queued already
 IDLE_S = 0.1  # after so long without an event the search index is brought up to date
 
 T = TypeVar("T")
@@ -90,6 +90,8 @@ class Writer:
         if full or self._closing:
             self._refuse_at_once(entry, "the queue of the run log is full" if full else "the run log is closing")
         elif not self._wake.is_set():
+            self._callers_ran.clear()
+            self._loop.call_soon(self._callers_ran.set)  # what is queued next without a wait is in the same group
             self._wake.set()
 
     async def call(self, work: Callable[[Ledger], T]) -> T:

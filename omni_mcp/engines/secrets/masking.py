@@ -27,7 +27,7 @@ class SecretMasker:
     """Masks registered secrets and values under secret-like names.
 
     Args:
-        secrets: name to value. The name goes into the mark, the value never leaves this object.
+        secrets: name to value. The name goes into the mark, the value goes nowhere but to `marks`.
 
     Raises:
         ValueError: a value is too short to be looked for; names it without showing it.
@@ -40,6 +40,18 @@ class SecretMasker:
         self._is_secret: dict[str, bool] = {}
         self._harmless: set[str] = set()  # those of them that are not: a whole object is compared at once
         self.add(secrets)
+
+    @classmethod
+    def of_marks(cls, marks: Mapping[str, str]) -> SecretMasker:
+        """Return a masker of what another one masks."""
+        made = cls({})
+        made._use(dict(marks))
+        return made
+
+    @property
+    def marks(self) -> Mapping[str, str]:
+        """Every form that is looked for and what stands in its place: for a process of ours, and nobody else."""
+        return self._mark_of
 
     def add(self, secrets: Mapping[str, str]) -> None:
         """Mask these too from now on; what was registered before stays masked.
@@ -56,9 +68,13 @@ class SecretMasker:
             for form in forms:
                 marks.setdefault(form, f"[masked:{name}]")
         if not marks.keys() <= self._mark_of.keys():
-            self._mark_of = {**marks, **self._mark_of}
-            self._in_text = Finder(self._mark_of)
-            self._in_json = Finder(map(json_escaped, self._mark_of))
+            self._use({**marks, **self._mark_of})
+
+    def _use(self, mark_of: dict[str, str]) -> None:
+        self._mark_of = mark_of
+        if mark_of:
+            self._in_text = Finder(mark_of)
+            self._in_json = Finder(map(json_escaped, mark_of))
 
     def mask(self, value: JsonValue) -> tuple[JsonValue, tuple[str, ...]]:
         """Return *value* with secrets replaced, and the JSON paths that were touched. The input is not changed.

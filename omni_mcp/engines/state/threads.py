@@ -99,6 +99,8 @@ class StoredThreads:
         sql = "DELETE FROM threads WHERE id = ? AND principal = ?"
         if not await self._in_thread(lambda: self._connection.execute(sql, (thread, principal)).rowcount):
             raise NotFound("there is no such thread of yours")
+        # The title is overwritten in the file, and its old page goes out of the write-ahead log if nobody is in it.
+        await self._in_thread(lambda: self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
 
     def _insert(self, made: Thread, principal: str) -> None:
         count = "SELECT count(*) FROM threads WHERE principal = ?"

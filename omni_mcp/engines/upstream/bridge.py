@@ -31,7 +31,7 @@ class Stuck:
     questions: tuple[Question, ...]
 
 
-async def converse(call: Call, talk: Talk, exchange: Exchange, *, may_park: bool) -> JsonObject | Stuck:
+async def converse(call: Call, talk: Talk, exchange: Exchange, *, may_park: bool) -> Answered | Stuck:
     """Pass on what is said during one request until its answer comes, or until only another round helps.
 
     Raises:
@@ -45,7 +45,7 @@ async def converse(call: Call, talk: Talk, exchange: Exchange, *, may_park: bool
                 return Stuck(tuple(stuck.values()))
             news = await exchange.next()
             if isinstance(news, Answered):
-                return news.result
+                return news
             if isinstance(news, Progress):
                 await call.link.progress(news.progress, news.total, news.message)
             elif isinstance(news, Logged):

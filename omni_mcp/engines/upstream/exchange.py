@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.engines.upstream.envelope import Caller
-from omni_mcp.protocol.frames import RequestId
+from omni_mcp.engines.upstream.faults import Garbled
+from omni_mcp.engines.upstream.wire.large import LargeResult
+from omni_mcp.protocol.frames import BadFrame, RequestId
 
 NEWS_LIMIT = 256  # progress and log messages that nobody has fetched; the oldest goes
 QUESTIONS_LIMIT = 16  # open questions of one request
@@ -51,9 +53,10 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer; nothing comes after it."""
+    """The answer; nothing comes after it. With `large`, `result` shows only what kind of result it is."""
 
     result: JsonObject
+    large: LargeResult | None = None
 
 
 News = Question | Withdrawn | Progress | Logged | Answered
@@ -100,7 +103,7 @@ class Exchange:
         while True:
             news = await self.next()
             if isinstance(news, Answered):
-                return news.result
+                return news.result if news.large is None else await _whole(news.large)
 
     def waiting_news(self) -> bool:
         """Whether `next` would return at once."""
@@ -141,11 +144,11 @@ class Exchange:
             self._news.append(Withdrawn(id))
             self._changed.set()
 
-    def settle(self, result: JsonObject) -> None:
+    def settle(self, result: JsonObject, large: LargeResult | None = None) -> None:
         """Add the answer."""
         if not self._over:
             self._over = True
-            self._news.append(Answered(result))
+            self._news.append(Answered(result, large))
             self._changed.set()
 
     def fail(self, fault: Exception) -> None:
@@ -154,3 +157,10 @@ class Exchange:
             self._over = True
             self._fault = fault
             self._changed.set()
+
+
+async def _whole(large: LargeResult) -> JsonObject:
+    try:
+        return await large.whole()
+    except BadFrame as fault:
+        raise Garbled(fault.reason) from fault

@@ -32,15 +32,15 @@ from omni_mcp.engines.upstream.bridge import (
 )
 from omni_mcp.engines.upstream.connection import Connection
 from omni_mcp.engines.upstream.envelope import caller_of
-from omni_mcp.engines.upstream.exchange import Exchange, Question
+from omni_mcp.engines.upstream.exchange import Answered, Exchange, Question
 from omni_mcp.engines.upstream.faults import Garbled, RemoteError
+from omni_mcp.engines.upstream.own_name import OUR_PREFIX, in_its_own_name
 from omni_mcp.engines.upstream.parking import Parked, Parking
 from omni_mcp.engines.upstream.talk import HeaderDeclarations, Talk
 from omni_mcp.engines.upstream.wire.seam import WireFault
 from omni_mcp.protocol.headers import declared_headers
 from omni_mcp.protocol.rpc import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, RESOURCE_NOT_FOUND
 
-OUR_PREFIX = "io.omni-mcp/"
 META_REMOTE_ERROR = f"{OUR_PREFIX}upstream_error"
 DECLARATIONS_KEPT = 4096
 RELAYED = (INVALID_PARAMS, METHOD_NOT_FOUND)
@@ -190,19 +190,24 @@ class UpstreamExecutor:
                 self._declared.popitem(last=False)
         return declared
 
-    def _result(self, call: Call, tool: Entry, talk: Talk, result: JsonObject, latency_ms: float) -> Result:
+    def _result(self, call: Call, tool: Entry, talk: Talk, said: Answered, latency_ms: float) -> Result:
+        result = said.result
         kind = result.get("resultType", "complete") if talk.peer.era == "modern" else "complete"
         if kind == "input_required":
             return input_required(tool.server, result)
         member = MEMBERS[call.kind]
         if kind != "complete" or not _has_objects(result.get(member)):
+            if said.large is not None:
+                said.large.close()
             raise UpstreamProtocol(
                 "the server behind it answered with something that is no result of such a request",
                 detail=f"{tool.server}: resultType {str(kind)[:64]!r}, {member} {type(result.get(member)).__name__}",
             )
         is_error = call.kind == "tool" and result.get("isError") is True
-        body = _in_its_own_name(result)
-        return Answer(body=body, is_error=is_error, where="remote", usage={"upstream_ms": round(latency_ms, 3)})
+        return Answer(
+            body=in_its_own_name(result), is_error=is_error, where="remote", large=said.large,
+            usage={"upstream_ms": round(latency_ms, 3)},
+        )  # fmt: skip
 
     def _lost(self, call: Call, tool: Entry, fault: WireFault) -> OmniError:
         """Return what became of a call whose server, or the way to it, was lost."""
@@ -260,14 +265,6 @@ def _refused_by_server(call: Call, tool: Entry, error: RemoteError) -> Answer:
         f"the server behind it answered with an error: {error.message}", detail=f"{tool.server}: {error}",
         data={"upstream_error": said},
     )  # fmt: skip
-
-
-def _in_its_own_name(result: JsonObject) -> JsonObject:
-    """Return *result* without metadata under our prefix, which clients take for the gateway's word."""
-    meta = result.get("_meta")
-    if not isinstance(meta, dict) or not any(key.startswith(OUR_PREFIX) for key in meta):
-        return result
-    return {**result, "_meta": {key: value for key, value in meta.items() if not key.startswith(OUR_PREFIX)}}
 
 
 def _has_objects(value: object) -> bool:

@@ -37,11 +37,35 @@ class DiedOnProbe(Exception):
 
 
 MESSAGE_LIMIT = 2000
+DATA_LIMIT = 64 * 1024  # of `data`: it goes to the client and on record
+VALUES_LIMIT = 4096
 
 
 def remote_error_of(error: JsonObject) -> RemoteError:
-    """Return what the member `error` of an answer says; a server may send anything in it."""
+    """Return what the member `error` of an answer says; a server may send anything in it.
+
+    A message is cut, and `data` that is too large is left out.
+    """
     code, message = error.get("code"), error.get("message")
     fit = isinstance(code, int) and not isinstance(code, bool)
     text = message if isinstance(message, str) else "the server gave no reason"
-    return RemoteError(code if fit and isinstance(code, int) else -32603, text[:MESSAGE_LIMIT], error.get("data"))
+    data = _bounded(error.get("data"))
+    return RemoteError(code if fit and isinstance(code, int) else -32603, text[:MESSAGE_LIMIT], data)
+
+
+def _bounded(data: JsonValue) -> JsonValue:
+    """Return *data*, or None where it is too large; stops looking once it is."""
+    room, values, todo = DATA_LIMIT, 0, [data]
+    while todo:
+        value = todo.pop()
+        values += 1
+        if isinstance(value, str):
+            room -= len(value)
+        elif isinstance(value, dict):
+            room -= sum(map(len, value))
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+        if room < 0 or values + len(todo) > VALUES_LIMIT:
+            return None
+    return data

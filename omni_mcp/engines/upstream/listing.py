@@ -17,6 +17,7 @@ from omni_mcp.engines.upstream.talk import Talk
 from omni_mcp.protocol.headers import fault_of_header_schema
 from omni_mcp.protocol.methods import NAME_LIMIT, URI_LIMIT
 from omni_mcp.protocol.rpc import METHOD_NOT_FOUND
+from omni_mcp.turns import Work, finish, in_turns
 
 PAGES_LIMIT = 200
 ITEMS_LIMIT = 5000
@@ -60,15 +61,28 @@ class Listing:
 
     def entries(self, server: str, *, timeout_s: float) -> list[Entry]:
         """Return an entry for each item: quarantined, with the labels of the worst, until somebody accepts it."""
+        return finish(self.entries_after((), server, timeout_s=timeout_s))
+
+    def entries_after(self, before: Iterable[Entry], server: str, *, timeout_s: float) -> Work[list[Entry]]:
+        """The same in turns.
+
+        Args:
+            before: entries of this server and deadline; one that a new entry would equal to the letter stays.
+        """
         limits = Limits(timeout_s=timeout_s)
-        return [
-            Entry(
-                kind=kind.kind, server=server, name=item[kind.key], definition=item, binding="mcp_remote",
-                limits=limits, state="quarantined",
-            )
-            for kind in KINDS
-            for item in self.items.get(kind.kind, [])
-        ]  # fmt: skip
+        known = {entry.key: entry for entry in before}
+        found: list[Entry] = []
+        for kind in KINDS:
+            for item in self.items.get(kind.kind, []):
+                yield
+                entry = known.get((kind.kind, server, item[kind.key]))
+                if entry is None or not _same(entry.definition, item):
+                    entry = Entry(
+                        kind=kind.kind, server=server, name=item[kind.key], definition=item, binding="mcp_remote",
+                        limits=limits, state="quarantined",
+                    )  # fmt: skip
+                found.append(entry)
+        return found
 
 
 async def fetch(talk: Talk) -> Listing:
@@ -114,21 +128,24 @@ async def _fetch_kind(talk: Talk, kind: Kind, problems: list[str]) -> list[JsonO
             break
     else:
         problems.append(f"{kind.method}: more than {PAGES_LIMIT} pages; the rest is left out")
-    return list(_fit(raw[:ITEMS_LIMIT], kind, talk, problems))
+    return await in_turns(_fit(raw[:ITEMS_LIMIT], kind, talk, problems))
 
 
-def _fit(raw: list[object], kind: Kind, talk: Talk, problems: list[str]) -> Iterable[JsonObject]:
-    """Yield the items that can be entries; of two with one name neither, since nobody can tell which is meant."""
+def _fit(raw: list[object], kind: Kind, talk: Talk, problems: list[str]) -> Work[list[JsonObject]]:
+    """Return the items that can be entries; of two with one name neither, since nobody can tell which is meant."""
+    fit: list[JsonObject] = []
     names = Counter(item[kind.key] for item in raw if isinstance(item, dict) and isinstance(item.get(kind.key), str))
     for number, item in enumerate(raw):
+        yield
         fault = _fault(item, kind, modern=talk.peer.era == "modern")
         if fault is None and isinstance(item, dict):
             if names[item[kind.key]] == 1:
-                yield item
+                fit.append(item)
                 continue
             fault = "its name is used twice"
         name = item.get(kind.key) if isinstance(item, dict) else None
         problems.append(f"{kind.kind} {str(name)[:64]!r} (number {number + 1}): {fault}")
+    return fit
 
 
 def _fault(item: object, kind: Kind, *, modern: bool) -> str | None:
@@ -155,6 +172,11 @@ def _fault(item: object, kind: Kind, *, modern: bool) -> str | None:
     return fault_of_header_schema(item["inputSchema"]) if modern else None
 
 
+def _same(one: object, other: object) -> bool:
+    """Whether both are the same to the letter: to Python, `1`, `1.0` and `true` are equal."""
+    return one is other or orjson.dumps(one) == orjson.dumps(other)
+
+
 class Listings:
     """The last good listing of every server in use, as a `Source`.
 
@@ -166,12 +188,14 @@ class Listings:
         self._accept = accept
         self._timeout_s: dict[str, float] = {}
         self._known: dict[str, Listing] = {}
+        self._entries: dict[str, tuple[Listing, float, list[Entry]]] = {}  # what they were made of, and they
 
     def use(self, timeout_s: dict[str, float], known: Mapping[str, Listing]) -> None:
         """Say which servers are in use, and the deadline of a call of each; *known* is for those without a listing."""
         self._timeout_s = timeout_s
         everything = {**known, **self._known}
         self._known = {server: listing for server, listing in everything.items() if server in timeout_s}
+        self._entries = {server: made for server, made in self._entries.items() if server in timeout_s}
 
     def forget(self, server: str) -> None:
         """Drop what is known of a server."""
@@ -185,15 +209,19 @@ class Listings:
         """Replace what is known; True if it differs."""
         before = self._known.get(server)
         self._known[server] = listing
-        return before is None or before.items != listing.items
+        return before is None or not _same(before.items, listing.items)
 
     def load(self) -> list[Entry]:
         """As the port `Source`."""
+        return finish(self.steps())
+
+    def steps(self) -> Work[list[Entry]]:
+        """As `load`, in turns; of one moment, whatever comes in the meantime."""
         found: list[Entry] = []
         problems: list[Problem] = []
-        for server, listing in self._known.items():
+        for server, listing, timeout_s in [(name, one, self._timeout_s[name]) for name, one in self._known.items()]:
             try:
-                entries = listing.entries(server, timeout_s=self._timeout_s[server])
+                entries = yield from self._entries_of(server, listing, timeout_s)
             except (TypeError, KeyError, AttributeError) as error:  # a kept listing that somebody changed
                 problems.append(Problem(file=f"listing of {server}", line=0, path="$", message=str(error)))
                 continue
@@ -201,3 +229,12 @@ class Listings:
         if problems:
             raise ConfigError(problems)
         return found
+
+    def _entries_of(self, server: str, listing: Listing, timeout_s: float) -> Work[list[Entry]]:
+        """Return the entries of a server, the very same ones for what did not change since they were made."""
+        made = self._entries.get(server)
+        if made is None or made[0] is not listing or made[1] != timeout_s:
+            before = made[2] if made is not None and made[1] == timeout_s else ()
+            entries = yield from listing.entries_after(before, server, timeout_s=timeout_s)
+            made = self._entries[server] = listing, timeout_s, entries
+        return made[2]

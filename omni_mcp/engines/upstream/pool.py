@@ -73,13 +73,13 @@ class Upstreams:
 
     def __init__(
         self, *, launch: Launch, info: ClientInfo, accept: Callable[[Entry], Entry], own_uri: Callable[[str], str],
-        hooks: Hooks, eras: dict[str, Era], timing: Timing, parked_s: float,
+        hooks: Hooks, eras: dict[str, Era], timing: Timing, parked_s: float, large: LargeParser | None = None,
     ) -> None:  # fmt: skip
         self._launch = launch
         self._info = info
         self._hooks = hooks
         self._timing = timing
-        self._large = LargeParser()
+        self._large = large or LargeParser()
         self.eras = Eras(eras)
         self.source = Listings(accept=accept)
         self.parking = Parking(parked_s=parked_s)
@@ -386,6 +386,7 @@ async def open_upstreams(
     known: Known | None = None,
     timing: Timing | None = None,
     parked_s: float = PARKED_S,
+    large: LargeParser | None = None,
 ) -> AsyncIterator[Upstreams]:
     """Open all enabled servers; waits for none of them. Leaving the context ends every connection and process.
 
@@ -397,6 +398,7 @@ async def open_upstreams(
         own_uri: from a public URI to the server's own.
         known: listings and eras that an earlier process learned.
         parked_s: how long a call waits for a modern caller's next round.
+        large: handles large messages; closed with everything else.
 
     Raises:
         ConfigError: a server refers to a secret that is not there.
@@ -404,7 +406,7 @@ async def open_upstreams(
     learned = known or Known()
     pool = Upstreams(
         launch=launch, info=info, accept=accept, own_uri=own_uri, hooks=hooks or Hooks(), eras=learned.eras,
-        timing=timing or Timing(), parked_s=parked_s,
+        timing=timing or Timing(), parked_s=parked_s, large=large,
     )  # fmt: skip
     try:
         pool.apply(servers, secrets, learned.listings)

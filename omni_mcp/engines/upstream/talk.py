@@ -13,6 +13,7 @@ from omni_mcp.engines.upstream.envelope import NOBODY, Caller, ClientInfo, envel
 from omni_mcp.engines.upstream.exchange import Exchange, Logged, Progress, Question
 from omni_mcp.engines.upstream.faults import Garbled, remote_error_of
 from omni_mcp.engines.upstream.peer import Peer
+from omni_mcp.engines.upstream.wire.large import LargeResponse
 from omni_mcp.engines.upstream.wire.seam import Outgoing, Receiver, Wire, WireFault
 from omni_mcp.protocol.eras import ASKS
 from omni_mcp.protocol.frames import Frame, Notification, Request, RequestId, Response
@@ -182,7 +183,7 @@ class Talk(Receiver):
             self.oddities["unknown_id"] += 1  # a second answer, one that came too late, or an invented one
             return False
         if frame.result is not None:
-            exchange.settle(frame.result)
+            exchange.settle(frame.result, frame.large if isinstance(frame, LargeResponse) else None)
         else:
             exchange.fail(remote_error_of(frame.error or {}))
         self.wire.forget(exchange.id)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from omni_mcp.chain.decide import ACTIONS
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import AccessRefused
+from omni_mcp.contracts.errors import AccessRefused, Frozen
 from omni_mcp.contracts.events import AccessRefusedEvent, LogRead, draft
 from omni_mcp.contracts.json import digest
 from omni_mcp.contracts.ports import Catalog, Policy, RunLog
@@ -17,12 +19,16 @@ EMPTY_DIGEST = digest({})
 class Access:
     """Asks the policy and writes both kinds of answer down, in the gateway's own run."""
 
-    def __init__(self, catalog: Catalog, policy: Policy, log: RunLog, refusals: Refusals, *, gateway_run: str) -> None:
+    def __init__(
+        self, catalog: Catalog, policy: Policy, log: RunLog, refusals: Refusals, *, gateway_run: str,
+        is_frozen: Callable[[str], bool] = lambda project: False,
+    ) -> None:  # fmt: skip
         self._catalog = catalog
         self._policy = policy
         self._log = log
         self._refusals = refusals
         self._gateway_run = gateway_run
+        self._is_frozen = is_frozen
 
     @property
     def policy_version(self) -> str:
@@ -39,7 +45,10 @@ class Access:
         Raises:
             AccessRefused: it is not, and that is on record.
             LogUnavailable: it is not, and that cannot be recorded.
+            Frozen: an operator stopped the project.
         """
+        if self._is_frozen(principal.project):
+            raise Frozen(f"project {principal.project!r} is frozen")
         allowed, rules, detail = self._decide(principal, like)
         if allowed:
             return

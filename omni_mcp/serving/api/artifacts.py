@@ -17,8 +17,9 @@ from omni_mcp.contracts.ids import iso_time
 from omni_mcp.engines.artifacts.store import ArtifactStore
 from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.serving.api.asking import CLIENT, NO_STORE, Asking, Handler
-from omni_mcp.serving.api.multipart import HEAD_LIMIT_BYTES, read_file
+from omni_mcp.serving.api.multipart import ANY_TYPE, HEAD_LIMIT_BYTES, read_file
 from omni_mcp.serving.api.runs import own_run
+from omni_mcp.serving.run_sources import Places
 from omni_mcp.serving.runbook import Runbook
 
 UPLOADS_PER_PRINCIPAL = 4  # at once; each may take its limit of the disk
@@ -31,12 +32,13 @@ class ArtifactRoutes:
     """Answers the routes of artifacts."""
 
     def __init__(
-        self, artifacts: ArtifactStore, log: SqliteRunLog, runbook: Runbook, *,
+        self, artifacts: ArtifactStore, log: SqliteRunLog, runbook: Runbook, places: Places, *,
         limit_bytes: int = api.UPLOAD_LIMIT_BYTES,
     ) -> None:  # fmt: skip
         self._artifacts = artifacts
         self._log = log
         self._runbook = runbook
+        self._places = places
         self._limit_bytes = limit_bytes
         self._uploads: dict[str, int] = {}
 
@@ -45,17 +47,20 @@ class ArtifactRoutes:
         return {"list_artifacts": self._list, "get_artifact": self._get, "upload_artifact": self._upload}
 
     async def _list(self, asking: Asking) -> api.ArtifactPage:
+        """Its cursors are sealed: in the clear they would count what others keep."""
         query: api.PageQuery = asking.query
+        whose = f"artifacts of {asking.principal.key}"
         before = None
         if query.cursor is not None:
-            if not (query.cursor.isascii() and query.cursor.isdigit() and len(query.cursor) <= 18):
-                raise BadRequest("the cursor is not valid", data={"path": "$.cursor"})
-            before = int(query.cursor)
+            try:
+                before = self._places.open(query.cursor, whose)
+            except BadRequest as error:
+                raise BadRequest("the cursor is not valid", data={"path": "$.cursor"}) from error
         found = await self._artifacts.page(owner=asking.principal.key, limit=query.limit + 1, before=before)
         shown = found[: query.limit]
         return api.ArtifactPage(
             items=tuple(artifact_shown(ref, run, at_ns) for _, ref, run, at_ns in shown),
-            next=str(shown[-1][0]) if len(found) > query.limit else None,
+            next=self._places.seal(shown[-1][0], whose) if len(found) > query.limit else None,
         )
 
     async def _get(self, asking: Asking) -> None:
@@ -72,7 +77,7 @@ class ArtifactRoutes:
         await exchange.start(
             200,
             [
-                (b"content-type", ref.media_type.encode("latin-1", "replace")),
+                (b"content-type", header_value(ref.media_type)),
                 (b"content-length", str(len(data)).encode()),
                 (b"content-disposition", f"attachment; filename*=UTF-8''{name}".encode()),
                 (b"x-content-type-options", b"nosniff"),
@@ -140,6 +145,11 @@ class _Counted:
         self._uploads[self._who] -= 1
         if not self._uploads[self._who]:
             del self._uploads[self._who]
+
+
+def header_value(media_type: str) -> bytes:
+    """Return a media type as a header may have it. It is the word of whoever made the artifact: it may be any text."""
+    return (media_type if media_type.isascii() and media_type.isprintable() else ANY_TYPE).encode("ascii")
 
 
 def artifact_shown(ref: ArtifactRef, run: str, at_ns: int) -> api.ArtifactShown:

@@ -50,12 +50,16 @@ class ApiParts:
     status: Callable[[], JsonObject]
     version: str
     heartbeat_s: float = HEARTBEAT_S
+    is_frozen: Callable[[str], bool] = lambda project: False  # whether an operator stopped a project
 
 
 def build_api(parts: ApiParts) -> ApiFace:
     """Return the face that serves every route of the table."""
     log, edge, runbook = parts.log, parts.edge, parts.runbook
-    access = Access(parts.catalog, parts.policy, log, Refusals(log, edge.rejections), gateway_run=parts.gateway_run)
+    access = Access(
+        parts.catalog, parts.policy, log, Refusals(log, edge.rejections), gateway_run=parts.gateway_run,
+        is_frozen=parts.is_frozen,
+    )  # fmt: skip
     calls = CallRoutes(parts.chain, edge, log, runbook, parts.threads, edge.metrics, end_round=parts.end_round)
     places = Places(log.arguments_hmac("places of streams"))
     edge.metrics.watch("omni_event_streams", "Open streams of run events.", lambda: parts.streams.open)
@@ -65,7 +69,7 @@ def build_api(parts: ApiParts) -> ApiFace:
             **about_handlers(parts.status, version=parts.version),
             **LookupRoutes(parts.desk, edge).handlers(),
             **RunRoutes(log, runbook, parts.threads, parts.messages).handlers(),
-            **ArtifactRoutes(parts.artifacts, log, runbook).handlers(),
+            **ArtifactRoutes(parts.artifacts, log, runbook, places).handlers(),
             **calls.handlers(),
             **MemoryRoutes(calls).handlers(),
             **StreamRoutes(log, parts.streams, places, access, edge.drains, heartbeat_s=parts.heartbeat_s).handlers(),

@@ -21,7 +21,7 @@ from omni_mcp.serving.run_streams import RunStreams, Waiting
 from omni_mcp.serving.runs_view import for_caller
 
 HEARTBEAT_S = 10.0
-PORTION_BYTES = 64 * 1024
+PORTION_BYTES = 64 * 1024  # about what a page of the log is
 RETRY_MS = 1000
 LAST_EVENT_ID = "last-event-id"
 
@@ -88,20 +88,18 @@ class StreamRoutes:
 
     async def _pump(self, asking: Asking, source: Source, waiting: Waiting) -> str:
         """Send events until there is a reason to end, and return it."""
-        exchange, version = asking.exchange, self._access.policy_version
+        exchange, right = asking.exchange, _Right(asking, self._access)
         may_end: asyncio.Future[Any] = asyncio.ensure_future(self._drains.wait())
         try:
             while True:
                 if self._drains.is_set() or self._streams.ended:
                     return "gateway_stopped"
-                if not exchange.still_valid():
-                    return "unauthenticated"
-                if version != self._access.policy_version:
-                    version = self._access.policy_version
-                    if not self._access.allows(asking.principal, READ_RUN):
-                        return "access_refused"
                 waiting.woken.clear()
+                if lost := right.lost():
+                    return lost
                 page = await source.next()
+                if lost := right.lost():  # while it was read
+                    return lost
                 await self._send(exchange.chunk, page)
                 if page.closed:
                     return "run_closed"
@@ -124,19 +122,34 @@ class StreamRoutes:
             woken.cancel()
 
     async def _send(self, chunk: Callable[[bytes], Awaitable[None]], page: Page) -> None:
-        portion = bytearray()
-        for event_id, event in page.events:
-            portion += encoded(event_id, event)
-            if len(portion) >= PORTION_BYTES:
-                await self._within(chunk(bytes(portion)))
-                portion.clear()
+        """Send a page at once: what would wait for its turn here could be erased meanwhile, or be another's to see."""
+        portion = b"".join(encoded(event_id, event) for event_id, event in page.events)
         if portion:
-            await self._within(chunk(bytes(portion)))
+            await self._within(chunk(portion))
 
     async def _within(self, sending: Awaitable[None]) -> None:
         """A client that takes nothing for this long has gone."""
         async with asyncio.timeout(self._write_timeout_s):
             await sending
+
+
+class _Right:
+    """Whether who opened a stream may still read it; the policy is asked again when it is another one."""
+
+    def __init__(self, asking: Asking, access: Access) -> None:
+        self._asking = asking
+        self._access = access
+        self._version = access.policy_version
+
+    def lost(self) -> str:
+        """Return why not; nothing while it may be read."""
+        if not self._asking.exchange.still_valid():
+            return "unauthenticated"
+        if self._version != self._access.policy_version:
+            self._version = self._access.policy_version
+            if not self._access.allows(self._asking.principal, READ_RUN):
+                return "access_refused"
+        return ""
 
 
 def encoded(event_id: str, event: RunEvent) -> bytes:

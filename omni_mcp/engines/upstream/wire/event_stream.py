@@ -10,6 +10,7 @@ from omni_mcp.engines.upstream.wire.events import Event, EventParser
 from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.engines.upstream.wire.reading import FrameReader
 from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Outgoing, Receiver, WireFault
+from omni_mcp.engines.upstream.wire.spool import Spool
 from omni_mcp.engines.upstream.wire.streamable import SMALL_ANSWER_S, Headers
 from omni_mcp.engines.upstream.wire.web import Reply, Web, place_of
 
@@ -99,15 +100,16 @@ class EventStreamWire:
     async def _hand_on(self, reader: FrameReader, events: list[Event]) -> None:
         """Hand on what one chunk ended; a function of its own, so that no large event is kept until the next one."""
         for event in events:
-            if event.name == "endpoint" and event.data is not None:
+            if event.name == "endpoint" and isinstance(event.data, bytes):
                 self._set_target(event.data)
             elif event.data is None:
                 await reader.refuse(event.head, event.tail)
-            elif event.name == "message" and event.data.strip():
+            elif event.name == "message" and (isinstance(event.data, Spool) or event.data.strip()):
                 await reader.take(event.data)
 
     async def _read(self, reply: Reply, receiver: Receiver) -> None:
-        parser, reader = EventParser(self._limit), FrameReader(receiver, large=self._large, limit_bytes=self._limit)
+        parser = EventParser(self._limit, self._large.room)
+        reader = FrameReader(receiver, large=self._large, limit_bytes=self._limit)
         fault = WireFault("the stream has ended", sent=True)
         try:
             async for chunk in reply.chunks():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omni_mcp.engines.upstream.wire.splitting import LineSplitter, TooLong
+from omni_mcp.engines.upstream.wire.splitting import Line, LineSplitter, TooLong
+from omni_mcp.engines.upstream.wire.spool import Gathering, Room, Spool, ends_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +13,7 @@ class Event:
     """One event. `data` is None where it was larger than allowed; `head` and `tail` are its ends then."""
 
     name: str
-    data: bytes | None
+    data: bytes | Spool | None
     id: str | None
     head: bytes = b""
     tail: bytes = b""
@@ -21,12 +22,12 @@ class Event:
 class EventParser:
     """Parses one stream. `last_id` and `retry_s` are what a reconnection needs."""
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._lines = LineSplitter(limit_bytes + 64)
+    def __init__(self, limit_bytes: int, room: Room | None = None) -> None:
+        room = room or Room()
+        self._lines = LineSplitter(limit_bytes + 64, room)
         self._after_cr = False
-        self._data: list[bytes] = []
-        self._size = 0
+        self._data = Gathering(limit_bytes, room)
+        self._has_data = False
         self._refused: TooLong | None = None
         self._name = ""
         self._began = False
@@ -52,21 +53,22 @@ class EventParser:
                 found.append(event)
         return found
 
-    def _take(self, line: bytes | TooLong) -> Event | None:
+    def _take(self, line: Line) -> Event | None:
         if isinstance(line, TooLong):
             self._refused = line
+            return None
+        if isinstance(line, Spool):
+            head, _ = line.ends()
+            if head.startswith(b"data:"):
+                line.start = 6 if head.startswith(b"data: ") else 5
+                self._add(line)
             return None
         if not line:
             return self._dispatch()
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._size += len(value) + 1
-            if self._size > self._limit:
-                self._refused = self._refused or TooLong((self._data or [value])[0][:256], value[-256:])
-                self._data = []
-            else:
-                self._data.append(value)
+            self._add(value)
         elif name == b"event":
             self._name = value.decode("utf-8", "replace")[:64]
         elif name == b"id" and b"\0" not in value and len(value) <= 4096:
@@ -75,12 +77,21 @@ class EventParser:
             self.retry_s = int(value) / 1000
         return None
 
+    def _add(self, value: bytes | Spool) -> None:
+        if self._refused is not None:
+            return
+        if (not self._has_data or self._data.add(b"\n")) and self._data.add(value):
+            self._has_data = True
+            return
+        first, last = ends_of(value)
+        self._refused = TooLong(self._data.ends()[0] if self._has_data else first, last)
+        self._data.clear()
+
     def _dispatch(self) -> Event | None:
-        data, name, refused = self._data, self._name or "message", self._refused
-        self._data, self._size, self._name, self._refused = [], 0, "", None
+        has_data, name, refused = self._has_data, self._name or "message", self._refused
+        self._has_data, self._name, self._refused = False, "", None
+        data = self._data.take()
         if refused is not None:
             head = refused.head.removeprefix(b"data:").removeprefix(b" ")
             return Event(name=name, data=None, id=self.last_id, head=head, tail=refused.tail)
-        if not data:
-            return None
-        return Event(name=name, data=data[0] if len(data) == 1 else b"\n".join(data), id=self.last_id)
+        return Event(name=name, data=data, id=self.last_id) if has_data else None

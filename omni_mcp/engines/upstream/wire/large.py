@@ -1,7 +1,8 @@
-"""Large messages are parsed in a process of their own, because a parser holds up every other thread of this one.
+"""Large messages are handled in a process of their own, because a parser holds up every other thread of this one.
 
-Measured with a message of 30 MB full of escapes (best of five): in a thread it costs 210 ms of CPU and stalls the loop
-for 55 ms; this way 38 ms and 8 ms. With 100 MB: 900 and 230 ms against 180 and 60 ms. What is left here is copying.
+A message comes as a spool and stays one: the gateway learns what kind of message it is, and a large result is checked,
+masked and measured over there as well, so that no large object is ever made or freed here. What the gateway needs whole
+(a list of tools, a result within its tool's limit) comes back without its long texts, and these beside it.
 The process starts with the first large message and ends when there was none for a while.
 """
 
@@ -13,26 +14,45 @@ import mmap
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
-from omni_mcp.contracts.json import JsonValue
+from omni_mcp.contracts.errors import InvalidResult
+from omni_mcp.contracts.json import JsonObject, JsonValue
+from omni_mcp.contracts.large import KeptFile, LookedAt
 from omni_mcp.engines.upstream.wire.large_worker import DONE
-from omni_mcp.protocol.frames import BadFrame
+from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES
+from omni_mcp.engines.upstream.wire.spool import Room, Spool
+from omni_mcp.protocol.frames import BadFrame, Response
 from omni_mcp.protocol.rpc import PARSE_ERROR
 
 IDLE_S = 60.0
 ANSWER_S = 30.0  # 128 MiB of the worst kind take 3 s
 PIECE_BYTES = 1024 * 1024
-WORKER = "omni_mcp.engines.upstream.wire.large_worker"
+CUT_BYTES = 1024 * 1024  # a result in a message up to this comes whole
+PARSER = "omni_mcp.engines.upstream.wire.large_worker"
 
 
 class LargeParser:
-    """Parses one large message at a time. A server that sends many waits in its own reader, and nobody else does."""
+    """Handles one large message at a time. A server that sends many waits in its own reader, and nobody else does.
 
-    def __init__(self, *, idle_s: float = IDLE_S) -> None:
+    Args:
+        program: the module that runs over there.
+        marks: what is masked, form by form (`SecretMasker.marks`); without it, every message comes back whole.
+    """
+
+    def __init__(
+        self, *, idle_s: float = IDLE_S, program: str = PARSER, marks: Callable[[], Mapping[str, str]] | None = None
+    ) -> None:
+        self.room = Room()
         self._idle_s = idle_s
+        self._program = program
+        self._marks = marks
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._channel: socket.socket | None = None
@@ -43,34 +63,65 @@ class LargeParser:
         """Of the process, while there is one."""
         return self._process.pid if self._process is not None else None
 
-    async def parse(self, data: bytes, *, limit_bytes: int) -> JsonValue:
-        """Parse as `omni_mcp.protocol.frames.parse` does.
+    async def parse(self, data: bytes | Spool, *, limit_bytes: int, whole: bool = False) -> JsonValue | LargeResponse:
+        """Parse as `omni_mcp.protocol.frames.parse` does; a large result may stay where it is, unless *whole*.
+
+        A spool of which nothing is needed any more is closed; one that is refused stays open.
 
         Raises:
             BadFrame: it is not one unambiguous JSON value, or the process gave up on it.
         """
-        async with self._turn:
-            if self._timer is not None:
-                self._timer.cancel()
-            message, answer = os.memfd_create("message"), os.memfd_create("answer")
+        spool = data if isinstance(data, Spool) else await asyncio.to_thread(self._spooled, data)
+        cut_bytes = CUT_BYTES if self._marks is not None and not whole else sys.maxsize
+        asked = {"what": "parse", "start": spool.start, "limit_bytes": limit_bytes, "cut_bytes": cut_bytes}
+        answer = os.memfd_create("answer")
+        try:
+            await self._answered(asked, spool, answer)
+            head, texts_at = await asyncio.to_thread(_head_of, answer)
+            if "fault" in head:
+                fault = head["fault"]
+                raise BadFrame(fault["code"], fault["reason"], fault["message"], id=fault["id"])
+            if "cut" in head:
+                cut = head["cut"]
+                return LargeResponse(cut["id"], result=cut["shape"], large=LargeResult(self, spool))
+            value = await asyncio.to_thread(_joined, answer, head, texts_at)
+            await _closed(spool)
+            return value
+        except (TimeoutError, OSError) as error:
+            raise BadFrame(PARSE_ERROR, "too_costly", "the message could not be parsed within bounds") from error
+        finally:
+            await _closed(answer)
+
+    @asynccontextmanager
+    async def look(
+        self, spool: Spool, *, schema: JsonObject | None, limit_bytes: int, keep: bool
+    ) -> AsyncIterator[LookedAt]:
+        """As `LargeBody.looked_at`, of the result in *spool*."""
+        marks = self._marks() if self._marks is not None else {}
+        asked = {
+            "what": "look", "start": spool.start, "schema": schema, "limit_bytes": limit_bytes, "keep": keep,
+            "marks": marks,
+        }  # fmt: skip
+        answer = os.memfd_create("answer")
+        try:
             try:
-                await asyncio.to_thread(_write, message, data)
-                async with asyncio.timeout(ANSWER_S):
-                    reply = await self._ask(message, answer, limit_bytes)
-                if reply != DONE:
-                    await self._stop()
-                    raise _too_costly()
-                return await asyncio.to_thread(_joined, answer)
+                await self._answered(asked, spool, answer)
+                head, start = await asyncio.to_thread(_head_of, answer)
+                if "fault" in head:
+                    raise OSError(head["fault"])
+                body = await asyncio.to_thread(_joined, answer, head, start) if "value" in head else None
             except (TimeoutError, OSError) as error:
-                await self._stop()
-                raise _too_costly() from error
-            except asyncio.CancelledError:
-                await self._stop()  # its answer would be taken for the next one's
-                raise
+                detail = f"{len(spool)} bytes: {error or type(error).__name__}"
+                raise InvalidResult("the result is too large to be checked", detail=detail) from error
             finally:
-                os.close(message)
-                os.close(answer)
-                self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._say_idle)
+                await _closed(spool)
+            kept = KeptFile(file=answer, start=start, **head["kept"]) if "kept" in head else None
+            yield LookedAt(
+                size_bytes=head["size_bytes"], is_structured=head["is_structured"], problems=tuple(head["problems"]),
+                body=body, kept=kept,
+            )  # fmt: skip
+        finally:
+            await _closed(answer)
 
     async def close(self) -> None:
         """End the process."""
@@ -79,11 +130,41 @@ class LargeParser:
                 self._timer.cancel()
             await self._stop()
 
-    async def _ask(self, message: int, answer: int, limit_bytes: int) -> bytes:
+    def _spooled(self, data: bytes) -> Spool:
+        spool = Spool(self.room)
+        if not spool.add(data):
+            raise BadFrame(PARSE_ERROR, "too_costly", "there is no room for the message")
+        return spool
+
+    async def _answered(self, asked: JsonObject, spool: Spool, answer: int) -> None:
+        """Have *asked* answered.
+
+        Raises:
+            TimeoutError, OSError: it was not; the process is gone.
+        """
+        async with self._turn:
+            if self._timer is not None:
+                self._timer.cancel()
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    if await self._ask(orjson.dumps(asked), spool, answer) != DONE:
+                        raise OSError("the process gave up on it or ended")
+            except BaseException:  # after a cancellation, its answer would be taken for the next one's
+                await self._stop()
+                raise
+            finally:
+                self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._say_idle)
+
+    async def _ask(self, asked: bytes, spool: Spool, answer: int) -> bytes:
         if self._channel is None:
             await self._start()
         assert self._channel is not None
-        socket.send_fds(self._channel, [str(limit_bytes).encode()], [message, answer])
+        asking = os.memfd_create("asking")
+        try:
+            os.write(asking, asked)
+            socket.send_fds(self._channel, [b"?"], [asking, spool.file, answer])
+        finally:
+            os.close(asking)
         return await asyncio.get_running_loop().sock_recv(self._channel, 1)
 
     async def _start(self) -> None:
@@ -92,7 +173,7 @@ class LargeParser:
         self._channel = ours
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", WORKER, str(theirs.fileno()), pass_fds=[theirs.fileno()],
+                sys.executable, "-P", "-m", self._program, str(theirs.fileno()), pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
 
@@ -113,29 +194,54 @@ class LargeParser:
             self._channel = None
 
 
-def _write(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+class LargeResult:
+    """A `LargeBody`: the result of a message that was parsed and stays in its spool."""
+
+    def __init__(self, parser: LargeParser, spool: Spool) -> None:
+        self._parser = parser
+        self._spool = spool
+        self.looked_at = partial(parser.look, spool)
+
+    def close(self) -> None:
+        """Give its memory back, where nobody looks at it. Safe to call twice."""
+        self._spool.close()
+
+    async def whole(self) -> JsonObject:
+        """Return all of it, for what has to be held here.
+
+        Raises:
+            BadFrame: it could not be had within bounds.
+        """
+        found = await self._parser.parse(self._spool, limit_bytes=FRAME_LIMIT_BYTES, whole=True)
+        assert isinstance(found, dict)
+        result: JsonObject = found["result"]
+        return result
 
 
-def _joined(answer: int) -> JsonValue:
+@dataclass(frozen=True, slots=True)
+class LargeResponse(Response):
+    """A response whose `result` shows only what kind of result it is; `large` is all of it."""
+
+    large: LargeResult | None = None
+
+
+def _head_of(answer: int) -> tuple[JsonObject, int]:
+    """Return the head of an answer, and where what follows begins."""
+    size = int.from_bytes(os.pread(answer, 8, 0), "big")
+    head: JsonObject = orjson.loads(os.pread(answer, size, 8))
+    return head, 8 + size
+
+
+def _joined(answer: int, head: JsonObject, start: int) -> JsonValue:
     """Put the long texts of an answer back into their places."""
-    with mmap.mmap(answer, 0, prot=mmap.PROT_READ) as view:
-        start = 8 + int.from_bytes(view[:8], "big")
-        head = orjson.loads(view[8:start])
-        if "fault" in head:
-            fault = head["fault"]
-            raise BadFrame(fault["code"], fault["reason"], fault["message"])
-        root: dict[str, Any] = {"value": head["value"]}
-        with memoryview(view) as texts:
-            for path, size in head["texts"]:
-                node: Any = root
-                for key in ["value", *path[:-1]]:
-                    node = node[key]
-                node[path[-1]] = _text(texts[start : start + size])
-                start += size
-        return root["value"]
+    with mmap.mmap(answer, 0, prot=mmap.PROT_READ) as view, memoryview(view) as texts:
+        for path, size in head["texts"]:
+            node: Any = head
+            for key in path[:-1]:
+                node = node[key]
+            node[path[-1]] = _text(texts[start : start + size])
+            start += size
+    return head["value"]
 
 
 def _text(data: memoryview) -> str:
@@ -145,5 +251,7 @@ def _text(data: memoryview) -> str:
     return "".join([*pieces, decoder.decode(b"", final=True)])
 
 
-def _too_costly() -> BadFrame:
-    return BadFrame(PARSE_ERROR, "too_costly", "the message could not be parsed within bounds")
+async def _closed(what: Spool | int) -> None:
+    """Close a file in a thread: giving 100 MB back takes some milliseconds."""
+    close = what.close if isinstance(what, Spool) else partial(os.close, what)
+    await asyncio.shield(asyncio.to_thread(close))

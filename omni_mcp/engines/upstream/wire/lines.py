@@ -8,9 +8,10 @@ from typing import Protocol
 
 from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.wire.large import LargeParser
-from omni_mcp.engines.upstream.wire.reading import FrameReader, is_message
+from omni_mcp.engines.upstream.wire.reading import FrameReader
 from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Outgoing, Receiver, WireFault
-from omni_mcp.engines.upstream.wire.splitting import LineSplitter, TooLong
+from omni_mcp.engines.upstream.wire.splitting import Line, LineSplitter, TooLong
+from omni_mcp.engines.upstream.wire.spool import Spool
 
 UNREAD_LIMIT_BYTES = 16 * 1024 * 1024  # of ours that the server has not read; then it is asked nothing more
 CHUNK_BYTES = 128 * 1024
@@ -133,24 +134,25 @@ class LinesWire:
         await self._child.stop()
 
     async def _read(self, receiver: Receiver) -> None:
-        reader, lines = FrameReader(receiver, large=self._large, limit_bytes=self._limit), LineSplitter(self._limit)
+        reader = FrameReader(receiver, large=self._large, limit_bytes=self._limit)
+        lines = LineSplitter(self._limit, self._large.room)
         reason = "the process closed its output"
         try:
             while chunk := await self._child.read():
                 await _hand_on(reader, lines.feed(chunk))
             last = lines.rest()
-            if isinstance(last, bytes) and is_message(last):  # what was cut off is no message, and no junk either
-                await reader.take(last)
+            if isinstance(last, bytes | Spool):
+                await reader.take_last(last)
         except Exception as error:  # a broken pipe; and whatever it is, callers must not wait for an answer
             reason = f"{type(error).__name__}: {error}"
         self._gone = True
         receiver.lost(WireFault(reason, sent=True))
 
 
-async def _hand_on(reader: FrameReader, lines: list[bytes | TooLong]) -> None:
+async def _hand_on(reader: FrameReader, lines: list[Line]) -> None:
     """Hand on what one chunk ended; a function of its own, so that no large line is kept until the next one comes."""
     for line in lines:
         if isinstance(line, TooLong):
             await reader.refuse(line.head, line.tail)
-        elif line.strip():
+        elif isinstance(line, Spool) or line.strip():
             await reader.take(line)

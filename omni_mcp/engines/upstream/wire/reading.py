@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 
 from omni_mcp.contracts.json import JsonValue
-from omni_mcp.engines.upstream.wire.large import LargeParser
+from omni_mcp.engines.upstream.wire.large import LargeParser, LargeResponse
 from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Receiver
+from omni_mcp.engines.upstream.wire.spool import SPOOL_BYTES, Spool, ends_of
 from omni_mcp.protocol.frames import BadFrame, Frame, RequestId, frame_of, parse
 from omni_mcp.protocol.rpc import INVALID_REQUEST
 
-OFF_LOOP_BYTES = 256 * 1024  # 1 ms of parsing and checking; more is work for another process
+OFF_LOOP_BYTES = SPOOL_BYTES  # 1 ms of parsing and checking; more is work for another process
 UNASKED_PER_S = 2000  # frames that nobody awaits; above that the server has to wait
 TURN_FRAMES = 32  # handled before others get a turn: about 1 ms
 BATCH_LIMIT = 256
@@ -37,25 +38,39 @@ class FrameReader:
         self._unasked = 0.0
         self._counted_s = now_s()
 
-    async def take(self, data: bytes, within: int | None = None) -> None:
+    async def take(self, data: bytes | Spool, within: int | None = None) -> None:
         """Parse one message and hand it on; junk is told and otherwise ignored."""
         try:
-            if len(data) > OFF_LOOP_BYTES:
-                frames = frames_of(await self._large.parse(data, limit_bytes=self._limit))
-            else:
-                frames = frames_of(parse(data, limit_bytes=self._limit))
+            frames = await self._frames(data)
         except BadFrame as fault:
-            claimed = fault.id if fault.id is not None else claimed_id(data[:256], data[-256:])
+            claimed = fault.id if fault.id is not None else claimed_id(*ends_of(data))
+            if isinstance(data, Spool):
+                data.close()
             self._receiver.junk(fault.reason, claimed)
             await self._pace(wanted=False)
             return
         for frame in frames:
             await self._pace(wanted=self._receiver.take(frame, within))
 
+    async def take_last(self, data: bytes | Spool) -> None:
+        """As `take`, where the wire has ended: what was cut off is no message, and no junk either."""
+        try:
+            frames = await self._frames(data)
+        except BadFrame:
+            return
+        for frame in frames:
+            self._receiver.take(frame, None)
+
     async def refuse(self, head: bytes, tail: bytes) -> None:
         """Tell of a message that was too large to be kept."""
         self._receiver.junk("too_large", claimed_id(head, tail))
         await self._pace(wanted=False)
+
+    async def _frames(self, data: bytes | Spool) -> list[Frame]:
+        if isinstance(data, bytes) and len(data) <= OFF_LOOP_BYTES:
+            return frames_of(parse(data, limit_bytes=self._limit))
+        found = await self._large.parse(data, limit_bytes=self._limit)
+        return [found] if isinstance(found, LargeResponse) else frames_of(found)
 
     async def _pace(self, *, wanted: bool) -> None:
         self._since_turn += 1
@@ -82,14 +97,6 @@ def frames_of(value: JsonValue) -> list[Frame]:
     if not 0 < len(value) <= BATCH_LIMIT:
         raise BadFrame(INVALID_REQUEST, "batch_size", f"a batch has 1 to {BATCH_LIMIT} members")
     return [frame_of(member) for member in value]
-
-
-def is_message(data: bytes) -> bool:
-    """Whether *data* is a whole message."""
-    try:
-        return bool(frames_of(parse(data, limit_bytes=FRAME_LIMIT_BYTES)))
-    except BadFrame:
-        return False
 
 
 def claimed_id(head: bytes, tail: bytes) -> RequestId | None:

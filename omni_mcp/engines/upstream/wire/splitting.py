@@ -4,35 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ENDS_BYTES = 256  # of a refused line, kept from both ends: an id may stand there
+from omni_mcp.engines.upstream.wire.spool import ENDS_BYTES, Gathering, Room, Spool
 
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A line over the limit: its beginning and its end."""
+    """A line over the limit, or one that there was no room for: its beginning and its end."""
 
     head: bytes
     tail: bytes
 
 
-class LineSplitter:
-    """Cuts a stream of chunks at line feeds."""
+Line = bytes | Spool | TooLong
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._parts: list[bytes] = []
-        self._size = 0
+
+class LineSplitter:
+    """Cuts a stream of chunks at line feeds. A large line comes as a spool."""
+
+    def __init__(self, limit_bytes: int, room: Room | None = None) -> None:
+        self._kept = Gathering(limit_bytes, room or Room())
+        self._began = False
         self._head: bytes | None = None  # of a line that is skipped
         self._tail = b""
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the unfinished line that are kept."""
-        return self._size if self._head is None else len(self._head) + len(self._tail)
+        return self._kept.size_bytes if self._head is None else len(self._head) + len(self._tail)
 
-    def feed(self, chunk: bytes) -> list[bytes | TooLong]:
+    def feed(self, chunk: bytes) -> list[Line]:
         """Return the lines that *chunk* ends, without their line feeds."""
-        found: list[bytes | TooLong] = []
+        found: list[Line] = []
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
             self._add(chunk[start:end])
@@ -42,24 +44,21 @@ class LineSplitter:
             self._add(chunk[start:] if start else chunk)
         return found
 
-    def rest(self) -> bytes | TooLong | None:
+    def rest(self) -> Line | None:
         """Return a last line that has no line feed; None if there is none."""
-        return self._line() if self._parts or self._head is not None else None
+        return self._line() if self._began else None
 
     def _add(self, part: bytes) -> None:
-        self._size += len(part)
-        if self._head is None and self._size <= self._limit:
-            self._parts.append(part)
-            return
+        self._began = True
         if self._head is None:
-            kept = b"".join(self._parts)
-            self._head, self._tail, self._parts = (kept + part)[:ENDS_BYTES], kept[-ENDS_BYTES:], []
+            if self._kept.add(part):
+                return
+            head, tail = self._kept.ends()
+            self._head, self._tail = (head + part)[:ENDS_BYTES], tail
+            self._kept.clear()
         self._tail = (self._tail + part[-ENDS_BYTES:])[-ENDS_BYTES:]
 
-    def _line(self) -> bytes | TooLong:
-        if self._head is not None:
-            line: bytes | TooLong = TooLong(self._head, self._tail)
-        else:
-            line = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self._size, self._head, self._tail = [], 0, None, b""
+    def _line(self) -> Line:
+        line: Line = self._kept.take() if self._head is None else TooLong(self._head, self._tail)
+        self._began, self._head, self._tail = False, None, b""
         return line

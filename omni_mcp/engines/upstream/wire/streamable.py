@@ -15,6 +15,7 @@ from omni_mcp.engines.upstream.wire.events import Event, EventParser
 from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.engines.upstream.wire.reading import FrameReader
 from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Outgoing, Receiver, WireFault
+from omni_mcp.engines.upstream.wire.spool import Spool, ends_of, gathered
 from omni_mcp.engines.upstream.wire.web import Reply, Web, place_of
 from omni_mcp.protocol.eras import at_least
 from omni_mcp.protocol.frames import Response
@@ -145,20 +146,22 @@ class StreamableWire:
             raise await self._fault(reply)
         limit = self._limit if reply.status == 200 else ERROR_BODY_BYTES
         watch = _Watch(self._receiver, id)
-        body = await reply.read(limit)
+        body = await gathered(reply.chunks(), limit_bytes=limit, room=self._large.room)
         if body is None:
             self._receiver.junk("too_large", id)
             return
-        if reply.status == 200 or body.lstrip().startswith(b"{"):
+        if reply.status == 200 or (isinstance(body, bytes) and body.lstrip().startswith(b"{")):
             await FrameReader(watch, large=self._large, limit_bytes=limit).take(body, id)
         if not watch.answered:
-            raise self._status_fault(reply, body) if reply.status != 200 else WireFault("no answer came", sent=True)
+            if reply.status != 200:
+                raise self._status_fault(reply, ends_of(body)[0])
+            raise WireFault("no answer came", sent=True)
 
     async def _events(self, id: int, reply: Reply) -> None:
         """Read the events of one answer; where the stream ends early, go on with another (handshake era)."""
         assert self._receiver is not None
         watch = _Watch(self._receiver, id)
-        parser = EventParser(self._limit)
+        parser = EventParser(self._limit, self._large.room)
         fault = await self._read(reply, parser, watch, id)
         resumes, seen = 0, parser.last_id
         while not watch.answered:
@@ -180,7 +183,7 @@ class StreamableWire:
         try:
             if reply.status != 200 or reply.media_type != "text/event-stream":
                 raise WireFault(f"the answer could not be resumed: status {reply.status}", sent=True)
-            again = EventParser(self._limit)
+            again = EventParser(self._limit, self._large.room)
             again.last_id, again.retry_s = parser.last_id, parser.retry_s
             fault = await self._read(reply, again, watch, id)
             parser.last_id, parser.retry_s = again.last_id, again.retry_s
@@ -207,7 +210,7 @@ class StreamableWire:
     async def _stand(self) -> None:
         """Hold one GET stream for what belongs to no request; a server without one says so."""
         assert self._receiver is not None
-        parser = EventParser(self._limit)
+        parser = EventParser(self._limit, self._large.room)
         failures = 0
         while failures <= RESUMES_LIMIT:
             extra = {"accept": "text/event-stream"}
@@ -222,7 +225,7 @@ class StreamableWire:
                     if reply.status != 200 or reply.media_type != "text/event-stream":
                         return
                     failures = 0
-                    again = EventParser(self._limit)
+                    again = EventParser(self._limit, self._large.room)
                     again.last_id, again.retry_s = parser.last_id, parser.retry_s
                     parser = again
                     await self._read(reply, parser, self._receiver, None)
@@ -320,7 +323,7 @@ async def _hand_on(reader: FrameReader, events: list[Event], within: int | None)
             continue
         if event.data is None:
             await reader.refuse(event.head, event.tail)
-        elif event.data.strip():
+        elif isinstance(event.data, Spool) or event.data.strip():
             await reader.take(event.data, within)
 
 
