@@ -236,7 +236,8 @@ async def test_no_tool_or_resource_over_the_record_shows_one_principal_what_is_a
         assert client.run is not None
         known: dict[str, Any] = {
             "run": client.run, "query": MARK, "text": MARK, "artifact": kept["sha256"], "sha256": kept["sha256"],
-            "call": [e.call for e in await here.events() if e.kind == "tool_call" and e.run == client.run][-1], "seq": 4,
+            "call": [e.call for e in await here.events() if e.kind == "tool_call" and e.run == client.run][-1],
+            "seq": 4,
         }  # fmt: skip
         special = {("artifact_query", "query"): "$.rows[7].mark"}
         seen = {}

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from omni_mcp.contracts.json import JsonObject, canonical
@@ -216,6 +216,8 @@ JSON = st.recursive(
 OBJECTS = st.dictionaries(st.sampled_from(["inputSchema", "outputSchema", "annotations", "name", "_meta"]), JSON)
 
 
+@example({"inputSchema": {"properties": None}}, {"inputSchema": {"properties": 2}})
+@example({"inputSchema": {"properties": {}}}, {"inputSchema": {}})
 @settings(max_examples=200, deadline=None)
 @given(OBJECTS, OBJECTS)
 def test_two_definitions_have_a_change_if_and_only_if_they_differ(old: JsonObject, new: JsonObject) -> None:

@@ -175,7 +175,9 @@ async def test_large_structured_content_has_to_fit_what_was_promised(tmp_path: P
         asked = {name: {"name": f"up__{name}", "arguments": {}} for name in shop.answers}
         told = {name: await client.request("tools/call", params) for name, params in asked.items()}
         stored = bytes_of(town, kept_of(told["promised"]["result"]))
+        recorded = [event.payload for event in await town.here.events() if event.kind == "tool_result"]
 
+    assert [(one["is_error"], one["result"]["isError"]) for one in recorded if one] == [(False, False), (True, True)]
     assert orjson.loads(stored) == {"n": 1, "filler": filler}
     assert error_of(told["promised_other"])["code"] == error_of(told["promised_none"])["code"] == "invalid_result"
     assert filler[:100] not in str(told["promised_other"])

@@ -87,9 +87,9 @@ def _schemas(old: JsonObject, new: JsonObject, place: Place) -> Iterator[Change]
         if name in _MAPS and both:
             yield from _named(before, after, here, "parameter" if name == "properties" else "subschema")
         elif name in _MAPS:
-            yield from _named(
-                before if isinstance(before, dict) else {}, after if isinstance(after, dict) else {}, here, "parameter"
-            )
+            old_map, new_map = (value if isinstance(value, dict) else {} for value in (before, after))
+            found = list(_named(old_map, new_map, here, "parameter"))
+            yield from found or [_change("schema_changed", here, before, after)]
         elif name in _INNER and both:
             yield from _schemas(before, after, here)
         elif name in _LISTS and isinstance(before, list) and isinstance(after, list):
