@@ -22,7 +22,7 @@ from omni_mcp.engines.memory.view import View
 from omni_mcp.engines.memory.words import hash_of, words_of
 
 WHOLE = 4096  # so many items are ranked as a whole
-COUNTED = 20_000  # so many items are counted word by word; of more, how long they are must do
+COUNTED = 8192  # so many items are counted word by word; of more, how long they are must do
 BEST = 200  # candidates by words, and as many by meaning; more if more hits are wanted
 SIFTED = 2000  # by the signs of their vectors, before they are compared exactly
 NEIGHBOURS = 2  # on each side

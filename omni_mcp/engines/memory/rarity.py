@@ -24,7 +24,7 @@ def rarities(view: View) -> NDArray[float32]:
         return np.zeros(view.total, dtype=float32)
     known, numbers = np.unique(np.concatenate([segment.hashes for segment, _ in segments]), return_inverse=True)
     uses = np.concatenate([np.diff(segment.starts) for segment, _ in segments])
-    word = np.repeat(numbers, uses)
+    word = np.repeat(numbers.astype(np.int32), uses)
     slot = np.concatenate([segment.places.astype(np.int32) + np.int32(first) for segment, first in segments])
     if view.items < view.total:
         there = view.seen[slot]
