@@ -202,6 +202,29 @@ async def test_a_value_that_only_python_takes_for_the_same_is_another_definition
     assert changed is not None and changed.state == "quarantined"
 
 
+async def test_another_deadline_counts_for_tools_that_are_the_same(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.do("list", "up", {"tool": [tool("look")]})
+    await world.do("deadline", "up", 5.0)
+    (entry,) = [entry for entry in world.catalog.all_entries() if entry.server == "up"]
+
+    assert entry.limits.timeout_s == 5.0
+
+
+async def test_a_name_that_another_one_is_shortened_to_is_served_again_once_that_one_is_gone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    short = public_name("up", "a/b").removeprefix("up__")
+    await world.do("list", "up", {"tool": [tool("a/b"), tool(short)]})
+    await world.do("accept", "up")
+    both = [entry.name for _, entry in world.catalog.entries("two", "tool")]
+    refused = [one for one in world.catalog.refused if "profile two" in one]
+    await world.do("list", "up", {"tool": [tool(short)]})
+
+    assert both == []
+    assert len(refused) == 2
+    assert [entry.name for _, entry in world.catalog.entries("two", "tool")] == [short]
+
+
 async def test_of_two_servers_that_claim_one_name_neither_is_served_until_one_lets_go_of_it() -> None:
     first, second = Files("a/b"), Files()
     made = MemoryCatalog([first, second])
