@@ -146,8 +146,7 @@ async def _open_engines(
     run = await log.create_run(kind="gateway", principal=GATEWAY, actor="gateway", client={}, title="gateway")
     reports = Reports(log, run)
     policy = open_policy(home.policies, bundled("policies"))
-    if policy.problems:
-        reports.rejected("policy", policy.problems)
+    reports.stands("policy", policy.problems)
     lock, manifests = LockFile(home.lock_file), _manifests(home, reports)
     ahead = asyncio.create_task(asyncio.to_thread(_read_ahead, lock, manifests), name="reading ahead")
     stack.push_async_callback(_end_task, ahead)
@@ -161,8 +160,7 @@ async def _open_engines(
             closed=offline,
         )
     )
-    if defined.problems:
-        reports.rejected("servers", defined.problems)
+    reports.stands("servers", defined.problems)
     news = News()
     plugins = await _open_plugins(stack, settings, defined, offline=offline)
     behind = await stack.enter_async_context(
@@ -181,8 +179,7 @@ async def _open_engines(
     )
     await ahead
     await asyncio.to_thread(behind.keep_plugins)
-    if (accepted := await behind.reload_lock()).problems:
-        reports.rejected("lockfile", accepted.problems)
+    reports.stands("lockfile", (await behind.reload_lock()).problems)
     described = [LastGood(one, fallback=NoSource(), reports=reports) for one in documents]
     catalog = _open_catalog(settings, [manifests, *sources, behind.source, *described], behind.pins)
     desk = await stack.enter_async_context(
@@ -259,19 +256,18 @@ def supplies_of(settings: Settings, secrets: Mapping[str, str], home: Home) -> S
         ConfigError: a secret cannot stand in a header, or a shared directory holds files of the gateway's own.
     """
     problems: list[Problem] = []
-    for number, one in enumerate(settings.egress.credentials):
-        value = secrets.get(one.secret, "")
+    wanted = {
+        f"$.egress.credentials.{number}.secret": one.secret for number, one in enumerate(settings.egress.credentials)
+    } | {
+        f"$.openapi.{name}.credentials.{number}.secret": one.secret
+        for name, document in settings.openapi.items()
+        for number, one in enumerate(document.credentials)
+    }
+    for path, secret in wanted.items():
+        value = secrets.get(secret, "")
         if not value or not all(" " <= letter <= "~" for letter in value):
-            path = f"$.egress.credentials.{number}.secret"
-            text = f"the value of {one.secret!r} is empty, or cannot stand in a header"
+            text = f"the value of {secret!r} is empty, or cannot stand in a header"
             problems.append(Problem(file="omni.toml", line=0, path=path, message=text))
-    for name, document in settings.openapi.items():
-        for number, wanted in enumerate(document.credentials):
-            value = secrets.get(wanted.secret, "")
-            if not value or not all(" " <= letter <= "~" for letter in value):
-                path = f"$.openapi.{name}.credentials.{number}.secret"
-                text = f"the value of {wanted.secret!r} is empty, or cannot stand in a header"
-                problems.append(Problem(file="omni.toml", line=0, path=path, message=text))
     own = [place.resolve() for place in (home.config, home.data, home.runtime)]
     for name, text in settings.shares.items():
         place = Path(text).resolve()
@@ -368,7 +364,7 @@ class LastGood:
         except ConfigError as error:
             if fallback is None:
                 raise
-            self._reports.rejected("manifests", error.problems)
+            self._reports.stands("manifests", error.problems)
             return list(fallback.load())
 
 

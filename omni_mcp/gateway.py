@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -236,7 +237,7 @@ class Gateway:
         self._live_servers = None
         if stand_ins is None:
             self._live_servers = LiveServers(
-                engines.behind, home, given=settings, report=self._servers_problems,
+                engines.behind, home, given=settings, report=partial(engines.reports.stands, "servers"),
                 renew=lambda: self.renew_catalog(engines.behind.source),
             )  # fmt: skip
         self.http_app = build_http(self.edge, engines.identities, settings.server, status=self.status, api=api)
@@ -372,10 +373,7 @@ class Gateway:
 
     def _report_manifests(self) -> list[Problem]:
         problems = list(self._engines.catalog.problems)
-        if problems:
-            self._engines.reports.rejected("manifests", problems)
-        else:
-            self._engines.reports.mended("manifests")
+        self._engines.reports.stands("manifests", problems)
         return problems
 
     async def reload_lock(self) -> bool:
@@ -388,10 +386,8 @@ class Gateway:
         except LogUnavailable as fault:
             structlog.get_logger("omni_mcp").error("acceptances are not on record yet", problem=fault.detail)
             return False
-        if found.problems:
-            self._engines.reports.rejected("lockfile", found.problems)
-        else:
-            self._engines.reports.mended("lockfile")
+        self._engines.reports.stands("lockfile", found.problems)
+        if not found.problems:
             await self.renew_catalog(self._engines.behind.source)
         return True
 
@@ -403,10 +399,7 @@ class Gateway:
     async def on_policy(self, reload: Reload) -> None:
         """Write down what a reload brought, tell clients that lists may differ, and look at open questions again."""
         engines = self._engines
-        if reload.problems:
-            engines.reports.rejected("policy", reload.problems)
-        else:
-            engines.reports.mended("policy")
+        engines.reports.stands("policy", reload.problems)
         if reload.changed:
             engines.reports.policy_changed(reload.version, reload.previous, reload.rules)
             self.changes.lists_changed()
@@ -480,20 +473,14 @@ class Gateway:
             for uri in updates:
                 self.changes.resource_updated(uri)
 
-    def _servers_problems(self, problems: Sequence[Problem]) -> None:
-        if problems:
-            self._engines.reports.rejected("servers", problems)
-        else:
-            self._engines.reports.mended("servers")
-
     def check_settings(self) -> None:
         """Read omni.toml again: what is wrong is reported, what changed is named as waiting for the next start."""
         try:
             found = load_settings(self._home.settings_file)
         except ConfigError as error:
-            self._engines.reports.rejected("settings", error.problems)
+            self._engines.reports.stands("settings", error.problems)
             return
-        self._engines.reports.mended("settings")
+        self._engines.reports.stands("settings")
         self._settings_file_said = self._settings_file_said or found
         self._at_next_start = [key for key in changed_keys(self._settings_file_said, found) if key not in LIVE_KEYS]
         if self._at_next_start:

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "config": {"contracts", "server_definition"},
     "datalock": {"contracts", "paths"},
     "migrations": {"contracts"},
+    "sqlite_settings": set(),
     "toml_writer": set(),
     "server_definition": {"contracts"},
     "servers_file": {"contracts", "paths", "server_definition", "toml_writer"},
@@ -26,7 +27,7 @@ MAY_IMPORT = {
     "chain": {"contracts"},
     "protocol": {"contracts"},
     # the protocol's words and definitions of servers: engines/upstream, and no other
-    "engines": {"contracts", "migrations", "paths", "protocol", "server_definition", "turns"},
+    "engines": {"contracts", "migrations", "paths", "protocol", "server_definition", "sqlite_settings", "turns"},
     "serving": {"contracts", "chain", "protocol", "engines", "paths"},
     "client": {"contracts", "paths"},
     "filewatch": set(),

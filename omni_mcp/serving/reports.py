@@ -28,19 +28,18 @@ class Reports:
         """What is refused now: `policy`, `manifests`, `settings` to their problems."""
         return dict(self._open)
 
-    def rejected(self, what: str, problems: Sequence[Problem]) -> None:
-        """A changed file was refused; the last good one stays in force."""
+    def stands(self, what: str, problems: Sequence[Problem] = ()) -> None:
+        """Say how files are that were read: good, or refused for *problems*; then the last good one stays in force."""
         texts = tuple(str(problem) for problem in problems[:PROBLEMS_SHOWN])
-        if self._open.get(what) == texts:
+        if self._open.get(what, ()) == texts:
+            return
+        if not texts:
+            del self._open[what]
+            self._say.info("mended", what=what)
             return
         self._open[what] = texts
         self._append(ConfigRejected.model_validate({"what": what, "problems": texts}))
         self._say.error("refused; the last good one stays in force", what=what, problems=texts)
-
-    def mended(self, what: str) -> None:
-        """The files are good again."""
-        if self._open.pop(what, None) is not None:
-            self._say.info("mended", what=what)
 
     def policy_changed(self, version: str, previous: str, rules: int) -> None:
         """Another policy version is in force."""

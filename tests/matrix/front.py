@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 from omni_mcp.assembly import open_gateway
 from omni_mcp.config import Settings
@@ -17,33 +15,15 @@ from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.pool import Hooks, Known, Upstreams, open_upstreams
-from omni_mcp.engines.upstream.wire.lines import PipeChild
 from omni_mcp.gateway import Gateway
 from omni_mcp.paths import Home
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import HARMLESS, WAIT_S
 from omni_mcp.upstreams.behind import own_uri
 from omni_mcp.upstreams.news import News
+from tests.upstream.world import Children
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CALL_LIMIT_S = 30
-
-
-@dataclass
-class Children:
-    """Starts servers over stdio as plain processes, and remembers them."""
-
-    started: list[asyncio.subprocess.Process] = field(default_factory=list)
-
-    async def launch(self, name: str, settings: ServerDefinition, environment: Mapping[str, str]) -> PipeChild:
-        """As `pool.Launch`."""
-        process = await asyncio.create_subprocess_exec(
-            settings.command, *settings.args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}, cwd=ROOT,
-        )  # fmt: skip
-        self.started.append(process)
-        assert process.stdin is not None and process.stdout is not None
-        return PipeChild(process.stdout, process.stdin, process)
 
 
 def accepted(entry: Entry) -> Entry:

@@ -22,6 +22,7 @@ from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExcee
 from omni_mcp.contracts.large import KeptFile
 from omni_mcp.engines.artifacts.spool import Spool
 from omni_mcp.paths import make_private_dir
+from omni_mcp.sqlite_settings import settle
 
 BUSY_TIMEOUT_S = 5.0
 TRUNCATE_WAIT_S = 10.0
@@ -326,11 +327,7 @@ class BlobStore:
             )
         if version == 0:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA temp_store = MEMORY")
+        settle(connection)
         connection.executescript(_SCHEMA)
         if version < SCHEMA_VERSION:
             with self._transaction():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omni_mcp.contracts.errors import MemoryUnavailable
 from omni_mcp.migrations import migrate, read_migrations
+from omni_mcp.sqlite_settings import settle
 
 BUSY_TIMEOUT_S = 15.0  # an import of 100,000 items holds the lock for some seconds
 TRUNCATE_WAIT_S = 2.0  # then it is tried again after the next change
@@ -33,14 +34,7 @@ def open_writer(file: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise translated(error, file) from error
     try:
-        if connection.execute("PRAGMA schema_version").fetchone()[0] == 0:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after the first table
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA temp_store = MEMORY")  # texts must not end up in a temporary file
+        settle(connection, application_id=APPLICATION_ID)
         connection.execute("PRAGMA cache_size = -8192")
         migrate(connection, read_migrations(SCHEMA), refused=MemoryUnavailable)
         cut_log(connection, wait_s=0)

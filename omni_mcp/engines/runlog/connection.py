@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from omni_mcp.contracts.errors import LogCorrupt, LogUnavailable
+from omni_mcp.sqlite_settings import settle
 
 READER_STATEMENTS = 1024  # a search has one for each table of the index: 305 at 10 million events
 BUSY_TIMEOUT_S = 2.0  # promise 2: a log that is locked for longer refuses calls
@@ -31,14 +32,7 @@ def open_writer(file: Path) -> sqlite3.Connection:
         file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=512
     )
     try:
-        if connection.execute("PRAGMA schema_version").fetchone()[0] == 0:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect after the first table
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA temp_store = MEMORY")  # texts must not end up in a temporary file
+        settle(connection, application_id=APPLICATION_ID)
         connection.execute("PRAGMA cache_size = -16384")
     except BaseException:
         connection.close()

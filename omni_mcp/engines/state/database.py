@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from omni_mcp.contracts.errors import ConfigError, Problem
+from omni_mcp.sqlite_settings import settle
 
 STATE_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
@@ -17,7 +18,6 @@ BUSY_TIMEOUT_S = 5.0
 def open_state(file: Path) -> sqlite3.Connection:
     """Open the database, made with mode 0600 if it is missing. Usable from any one thread at a time.
 
-    WAL, `synchronous=FULL`: what is committed survives a power cut. `secure_delete`: what is erased is overwritten.
     The connection is in autocommit mode; whoever needs a transaction begins it.
 
     Raises:
@@ -27,8 +27,7 @@ def open_state(file: Path) -> sqlite3.Connection:
     _make_private_file(file)
     connection = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        settle(connection)
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if found > STATE_VERSION:
             raise _refused(file, f"was made by a newer version of this program (state version {found})")
