@@ -3,8 +3,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
 export OMNI_VENV := $(VENV)
+export PYTHONDONTWRITEBYTECODE :=
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test check lint types docs conformance faults soak bench clean help
+.PHONY: demo test long check lint types docs conformance faults soak bench clean help
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,11 +15,17 @@ demo:  ## walk one call through everything, on this machine, and clean up
 	@.ci/setup demo
 	@$(BIN)/omni-mcp demo
 
-test:  ## set up and run all tests
+test:  ## set up and run all tests but the long ones
 	@.ci/setup dev
 	@$(BIN)/python tests/node/setup.py
 	@$(BIN)/python tests/servers/setup.py
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(PYTEST)
+
+long:  ## the long tests: servers of other people, crowds, every kill point, controls of the escape suite
+	@.ci/setup dev
+	@$(BIN)/python tests/node/setup.py
+	@$(BIN)/python tests/servers/setup.py
+	$(PYTEST) -m long
 
 check: lint types docs test  ## everything that CI checks but the long runs
 

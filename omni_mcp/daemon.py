@@ -23,11 +23,11 @@ from omni_mcp import __version__
 from omni_mcp.assembly import open_gateway
 from omni_mcp.config import ServerSettings, Settings
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import ConfigError, Conflict, OmniError, Problem
+from omni_mcp.contracts.errors import BadRequest, ConfigError, Conflict, OmniError, Problem
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.datalock import DataLock
-from omni_mcp.engines.identity.keys import mint_first_token
+from omni_mcp.engines.identity.keys import local_user, mint_first_token
 from omni_mcp.engines.identity.peer import Peer, principal_of_peer
 from omni_mcp.gateway import Gateway
 from omni_mcp.logs import LineSink, configure_logs
@@ -39,6 +39,7 @@ from omni_mcp.serving.lines import serve_lines
 from omni_mcp.serving.socket import DEFAULT_PROFILE, SocketFace, serve_socket
 from omni_mcp.serving.stdio import stdio_streams
 
+DRAIN_LIMIT_S = 24 * 3600.0  # what an operator may give calls to end
 DRAIN_TIMEOUT_S = 6.0  # of the 10 s in which a gateway ends; the rest is for saying goodbye and closing the log
 OLD_GATEWAY_TIMEOUT_S = 15.0  # how long one started by a client waits for its predecessor to end
 DESCRIPTORS = 65536
@@ -55,13 +56,15 @@ class StopSignal:
         self._asked = asyncio.Event()
         self._at_once = asyncio.Event()
         self.reason = ""
+        self.patience_s = DRAIN_TIMEOUT_S
 
-    def ask(self, reason: str) -> None:
-        """Ask the process to end; asking a second time ends the wait for running calls."""
+    def ask(self, reason: str, *, patience_s: float = DRAIN_TIMEOUT_S) -> None:
+        """Ask the process to end and to give running calls *patience_s*; asking a second time ends that wait."""
         if self._asked.is_set():
             self._at_once.set()
             return
         self.reason = reason
+        self.patience_s = patience_s
         self._asked.set()
 
     async def asked(self) -> str:
@@ -113,6 +116,7 @@ class Daemon:
         self._socket_problem: str | None = None
         self._activity = HttpActivity(gateway.http_app)
         self._address: tuple[str, int] = ("", 0)
+        self._ending: asyncio.Task[None] | None = None
         gateway.process_facts = self.facts
 
     async def run(self, settings: Settings, lock: DataLock, announce: Announce) -> str:
@@ -124,11 +128,12 @@ class Daemon:
             self._publish(lock)
             faces.callback(self._home.runtime_file.unlink, missing_ok=True)
             announce(self.facts())
+            faces.callback(self._end_no_more)
             if self._from_shim:
                 idle = asyncio.create_task(self._watch_idle(settings.server.idle_stop_s))
                 faces.callback(idle.cancel)
             reason = await self._stop.asked()
-            log.info("draining", reason=reason, timeout_s=DRAIN_TIMEOUT_S)
+            log.info("ending", reason=reason, timeout_s=self._stop.patience_s, waits_for=self._names_inside())
             if self._face is not None:
                 self._face.stop_accepting()
             await self._drain()
@@ -161,7 +166,13 @@ class Daemon:
         return {**self.facts(), **self._gateway.status()}
 
     async def _open_socket(self, faces: AsyncExitStack) -> None:
-        control = {"status": self._control_status, "ping": self._control_ping, "drain": self._control_drain}
+        control = {
+            "status": self._control_status,
+            "ping": self._control_ping,
+            "drain": self._control_drain,
+            "undrain": self._control_undrain,
+            "calls": self._control_calls,
+        }
         about = {"version": __version__, "from_shim": self._from_shim}
         try:
             self._face = await faces.enter_async_context(
@@ -171,7 +182,7 @@ class Daemon:
                     control,
                     about=about,
                     has_profile=self._has_profile,
-                    work={"replay": self._control_replay},
+                    work={"replay": self._control_replay, "drain": self._control_drain_calls},
                 )
             )
         except ConfigError as error:
@@ -221,13 +232,50 @@ class Daemon:
         self._stop.ask("asked to drain")
         return {"draining": True}
 
+    async def _control_drain_calls(self, arguments: JsonObject) -> JsonObject:
+        """Let no new call in; once all are out, or the deadline has passed, end, unless the gateway is to stay."""
+        deadline_s, stays = arguments.get("deadline_s"), arguments.get("stay") is True
+        if not isinstance(deadline_s, int | float) or not 0 <= deadline_s <= DRAIN_LIMIT_S:
+            raise BadRequest(f"deadline_s must be from 0 to {DRAIN_LIMIT_S:g}")
+        self._gateway.doors.close(by=local_user(os.getuid()).key, deadline_s=None if stays else float(deadline_s))
+        self._end_no_more()
+        self._ending = None if stays else asyncio.create_task(self._end_when_empty(), name="end when empty")
+        return self._gateway.doors.facts()
+
+    async def _end_when_empty(self) -> None:
+        is_empty = await self._gateway.doors.empty()
+        if self._stop.reason:
+            return  # somebody else asked, and asking twice would end their patience
+        if is_empty:
+            self._stop.ask("drained")
+        else:
+            self._stop.ask("the time to drain is over", patience_s=0.0)
+
+    def _end_no_more(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+
+    async def _control_undrain(self) -> JsonObject:
+        if self._stop.reason:
+            raise Conflict("this gateway is ending; start another: omni-mcp serve")
+        self._end_no_more()
+        self._gateway.doors.open(by=local_user(os.getuid()).key)
+        return self._gateway.doors.facts()
+
+    async def _control_calls(self) -> JsonObject:
+        return self._gateway.doors.facts()
+
+    def _names_inside(self) -> list[str]:
+        return [str(one["name"]) for one in self._gateway.doors.facts()["calls"]]
+
     async def _control_replay(self, arguments: JsonObject) -> JsonObject:
         run = await asyncio.to_thread(read_run, self._home, str(arguments.get("run")))
         return {"report": (await rerun(self._gateway, run, asked_options(arguments))).as_json()}
 
     async def _drain(self) -> None:
         """Let running calls end for a bounded time; then each is cancelled and has its outcome on record."""
-        draining = asyncio.create_task(self._gateway.drain(DRAIN_TIMEOUT_S, reason=self._stop.reason))
+        draining = asyncio.create_task(self._gateway.drain(self._stop.patience_s, reason=self._stop.reason))
         impatient = asyncio.create_task(self._stop.asked_twice())
         try:
             await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)

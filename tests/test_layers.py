@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "config": {"contracts", "server_definition"},
     "datalock": {"contracts", "paths"},
     "migrations": {"contracts"},
+    "deadline": set(),
     "sqlite_settings": set(),
     "toml_writer": set(),
     "server_definition": {"contracts"},
@@ -27,8 +28,17 @@ MAY_IMPORT = {
     "chain": {"contracts"},
     "protocol": {"contracts"},
     # the protocol's words and definitions of servers: engines/upstream, and no other
-    "engines": {"contracts", "migrations", "paths", "protocol", "server_definition", "sqlite_settings", "turns"},
-    "serving": {"contracts", "chain", "protocol", "engines", "paths"},
+    "engines": {
+        "contracts",
+        "deadline",
+        "migrations",
+        "paths",
+        "protocol",
+        "server_definition",
+        "sqlite_settings",
+        "turns",
+    },
+    "serving": {"contracts", "chain", "deadline", "protocol", "engines", "paths"},
     "client": {"contracts", "paths"},
     "filewatch": set(),
     "upstreams": {
@@ -43,7 +53,7 @@ MAY_IMPORT = {
         "turns",
     },
     "plugins": {"contracts", "engines"},
-    "gateway": {
+    "running": {
         "plugins",
         "contracts",
         "chain",
@@ -56,7 +66,9 @@ MAY_IMPORT = {
         "upstreams",
     },
 }
-MAY_IMPORT["assembly"] = MAY_IMPORT["gateway"] | {"gateway", "server_definition"}
+MAY_IMPORT["gateway"] = MAY_IMPORT["running"] | {"running"}
+MAY_IMPORT["opening"] = MAY_IMPORT["running"] | {"running", "server_definition"}
+MAY_IMPORT["assembly"] = MAY_IMPORT["gateway"] | {"gateway", "opening", "server_definition"}
 MAY_IMPORT["replay"] = MAY_IMPORT["assembly"] | {"assembly", "datalock", "__init__"}
 MAY_IMPORT["daemon"] = MAY_IMPORT["assembly"] | {"assembly", "replay", "datalock", "logs", "__init__"}
 MAY_IMPORT["testing"] = MAY_IMPORT["daemon"]

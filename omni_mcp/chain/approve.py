@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from omni_mcp.chain.decide import Decisions, carry, grant_for
 from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.errors import NotAllowed
@@ -22,10 +20,10 @@ class Approve:
             return await proceed(call)
         approval = await self._desk.ask(call, call.question.rules, call.question.policy_version)
         decision, recorded = self._decisions.decide(call, approval=approval)
-        known = replace(call, intents=(*call.intents, recorded))
+        known = call.but(intents=(*call.intents, recorded))
         if decision.verdict != "allow":
             raise NotAllowed(
                 call.name, detail=f"not allowed even with approval {approval.id}: {', '.join(decision.rules)}"
             )
         grant = grant_for(known, call.tool, decision, approval)
-        return carry(await proceed(replace(known, grant=grant)), approval)
+        return carry(await proceed(known.but(grant=grant)), approval)

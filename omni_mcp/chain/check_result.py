@@ -29,7 +29,7 @@ class CheckResult:
 
     async def __call__(self, call: Call, proceed: Handler) -> Result:
         try:
-            result = await proceed(replace(call, link=MaskedLink(call.link, self._masker)))
+            result = await proceed(call.but(link=MaskedLink(call.link, self._masker)))
         except OmniError as error:
             self._mask_error(error)
             raise
@@ -47,7 +47,7 @@ class CheckResult:
             body = await asyncio.to_thread(self._masker.mask_known, result.body)
         else:
             body = self._masker.mask_known(result.body)
-        masked = replace(result, body=body)
+        masked = result if body is result.body else replace(result, body=body)
         if size > call.tool.limits.output_limit_bytes:
             if call.kind == "prompt":
                 raise _no_prompt(call, size)

@@ -76,7 +76,7 @@ class Decisions:
         if decision.verdict != "allow":
             raise NotAllowed(call.name, detail=f"not allowed any more after its wait; {_reason(call, decision)}")
         grant = grant_for(call, call.tool, decision, approval)
-        return replace(call, grant=grant, intents=(*call.intents, recorded))
+        return call.but(grant=grant, intents=(*call.intents, recorded))
 
     def _holds(self, grant: Grant, call: Call, tool: Entry) -> bool:
         """Whether what made *grant* is still in force."""
@@ -127,11 +127,11 @@ class Decide:
                 detail=f"{call.tool.server}/{call.tool.name}: version {call.tool.version} is not there",
             )
         if decision.verdict == "allow":
-            granted = replace(call, intents=intents, grant=grant_for(call, call.tool, decision, approval))
+            granted = call.but(intents=intents, grant=grant_for(call, call.tool, decision, approval))
             return carry(await proceed(granted), approval)
         question = decision.question or Question(rules=decision.rules)
         question = replace(question, policy_version=decision.policy_version)
-        return await proceed(replace(call, intents=intents, question=question))
+        return await proceed(call.but(intents=intents, question=question))
 
 
 def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFacts | None) -> Grant:

@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 
 from omni_mcp.contracts.call import Call, Handler, Result
-from omni_mcp.contracts.errors import RateLimited
+from omni_mcp.contracts.errors import Draining, RateLimited
 from omni_mcp.contracts.json import JsonObject
 
 WINDOW_S = 60.0
@@ -28,11 +28,18 @@ class Limit:
         self._now_s = now_s
         self._pending: dict[str, int] = defaultdict(int)
         self._pending_total = 0
+        self._under_way: dict[str, tuple[Call, float]] = {}
+        self.closed = False  # no new call is taken; those under way, and their later rounds, go on
 
     @property
     def pending(self) -> int:
         """Calls that are under way, waiting ones included."""
         return self._pending_total
+
+    def under_way(self) -> list[tuple[Call, float]]:
+        """Return the calls under way as they came, oldest first, and for how many seconds each has been."""
+        now = self._now_s()
+        return [(call, now - began_s) for call, began_s in self._under_way.values()]
 
     async def __call__(self, call: Call, proceed: Handler) -> Result:
         who = call.principal.key
@@ -40,10 +47,12 @@ class Limit:
             self._admit(who)
         self._pending[who] += 1
         self._pending_total += 1
+        self._under_way[call.id] = call, self._now_s()
         try:
             return await proceed(call)
         finally:
             self._pending_total -= 1
+            self._under_way.pop(call.id, None)
             self._pending[who] -= 1
             if not self._pending[who]:
                 del self._pending[who]
@@ -58,7 +67,11 @@ class Limit:
 
     def is_over(self, who: str) -> bool:
         """Whether the next call of *who* would be refused."""
-        return self._pending.get(who, 0) >= self._pending_per_principal or self._calls.is_over(who, self._now_s())
+        return (
+            self.closed
+            or self._pending.get(who, 0) >= self._pending_per_principal
+            or self._calls.is_over(who, self._now_s())
+        )
 
     def left(self, who: str) -> JsonObject:
         """Return what *who* has left: calls in this minute, and calls that may be under way at once."""
@@ -71,6 +84,8 @@ class Limit:
         }
 
     def _admit(self, who: str) -> None:
+        if self.closed:
+            raise Draining()
         if self._pending.get(who, 0) >= self._pending_per_principal:
             raise RateLimited(
                 f"{self._pending_per_principal} calls are already under way; wait for one to end",
@@ -132,6 +147,9 @@ class Shed:
             now = self._now_s()
             told = self._told.get(who)
             if told is not None and told > now - 1.0:
+                if self._limit.closed:
+                    self._note(call.client.transport, "draining")
+                    raise Draining()
                 self._note(call.client.transport, "rate_limited")
                 raise RateLimited("too many calls; try again later", data={"retry_after_s": 1.0})
             if len(self._told) >= PRINCIPALS_KEPT:

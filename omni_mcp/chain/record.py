@@ -72,14 +72,14 @@ class Record:
         reach("before_intent")
         entry = self._catalog.find(call.profile, call.kind, call.name)
         quiet = entry is not None and entry.server == LOG_SERVER
-        known = replace(call, run=self._gateway_run, asked_in=call.run) if quiet else call
+        known = call.but(run=self._gateway_run, asked_in=call.run) if quiet else call
         meant = entry or self._catalog.find(ALL_NAMES, call.kind, call.name)  # a tool that this profile does not show
         withheld = meant is not None and is_withheld(meant.server, call.arguments)
         sealed = not quiet and not withheld and self._keeps_bodies(call.principal.project)
         witness = Witness(call.link) if sealed else None
-        known = replace(known, link=witness) if witness is not None else known
+        known = known.but(link=witness) if witness is not None else known
         intent, parent = self._append_intent(known, witness, quiet=quiet, withheld=withheld)
-        known = replace(known, parent=parent, intents=(intent,))
+        known = known.but(parent=parent, intents=(intent,))
         reach("intent_unsynced")
         started = time.perf_counter()
         try:

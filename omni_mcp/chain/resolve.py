@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.ports import Catalog
 
@@ -18,4 +16,4 @@ class Resolve:
         entry = self._catalog.find(call.profile, call.kind, call.name, project=call.principal.project)
         if entry is None or entry.state == "quarantined":
             return await proceed(call)
-        return await proceed(replace(call, tool=entry))
+        return await proceed(call.but(tool=entry))

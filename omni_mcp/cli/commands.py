@@ -11,6 +11,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "stdio_command",
         "Connect a client that speaks stdio; starts the gateway if needed.",
     ),
+    "drain": ("omni_mcp.cli.drain", "drain", "Take no new calls, wait for those under way, then end the gateway."),
+    "undrain": ("omni_mcp.cli.drain", "undrain", "Take calls again after `drain --stay`."),
     "status": ("omni_mcp.cli.status", "status", "Show what runs, what waits and what is in force."),
     "doctor": (
         "omni_mcp.cli.doctor",

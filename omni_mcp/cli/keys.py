@@ -8,7 +8,7 @@ import time
 import click
 import orjson
 
-from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.call import OPERATOR, Principal
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.identity.keys import Key, KeyRing, local_user, parse_span_s
@@ -25,14 +25,16 @@ def keys() -> None:
 @click.option("--agent", metavar="AGENT", help="The token stands for this agent of yours; without it, for you.")
 @click.option("--project", default="default", show_default=True, help="The project that its calls belong to.")
 @click.option("--expires", metavar="SPAN", help="When it stops working: 30d, 12h, 90m. Without it: never.")
+@click.option("--operator", is_flag=True, help="It may also read /metrics and the whole of /api/status.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def create(name: str, agent: str | None, project: str, expires: str | None, as_json: bool) -> None:
+def create(name: str, agent: str | None, project: str, expires: str | None, operator: bool, as_json: bool) -> None:
     """Create a token called NAME and print it, this once."""
     uid = os.getuid()
+    roles = (OPERATOR,) if operator else ()
     principal = (
-        Principal(kind="Agent", id=agent, owner=str(uid), project=project)
+        Principal(kind="Agent", id=agent, owner=str(uid), project=project, roles=roles)
         if agent
-        else local_user(uid, project=project)
+        else local_user(uid, project=project, roles=roles)
     )
     expires_at_ns = time.time_ns() + parse_span_s(expires) * 1_000_000_000 if expires else None
     token = KeyRing(find_home().keys_file).create(name, principal, expires_at_ns=expires_at_ns)
@@ -80,6 +82,7 @@ def _state(key: Key) -> str:
 def _as_json(key: Key) -> JsonObject:
     return {
         "name": key.name, "state": _state(key), "principal": key.principal.key, "project": key.project,
+        "operator": key.principal.is_operator,
         "created_at": _time(key.created_at_ns), "expires_at": _time(key.expires_at_ns),
         "revoked_at": _time(key.revoked_at_ns),
     }  # fmt: skip

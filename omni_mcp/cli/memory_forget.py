@@ -23,7 +23,6 @@ from omni_mcp.serving.memory_tries import TRIES_LIMIT, calls_among, has_failed_w
 
 WAIT_S = 15.0  # for calls that are under way in a running gateway
 LOOK_S = 0.25
-PAGE = 1000
 
 
 @dataclass(slots=True)
@@ -62,7 +61,7 @@ async def forget_items(home: Home, items: Sequence[str]) -> Forgotten:
                 await store.touched([item.id], run=run, call=call)
             await store.forget_item(item.id)
             done.items.append(item.id)
-            _note(home, item, "forgotten")
+            _note(home, [item], "forgotten")
         await _finish(home, store, done)
     return done
 
@@ -84,13 +83,16 @@ async def sweep(home: Home) -> Forgotten:
     if not home.memory_file.exists():
         return done
     async with operator_memory(home) as store:
-        gone = [item for item, _ in await store.sweep(now_ns=time.time_ns())]
-        for item in await _of_ended_runs(home, store):
-            await store.forget_item(item.id)
-            gone.append(item)
-        for item in gone:
-            done.items.append(item.id)
-            _note(home, item, "expired")
+        now_ns = time.time_ns()
+        while items := await store.expired(now_ns=now_ns):
+            _note(home, items, "expired")  # first, so that nothing leaves without a record
+            swept = await store.sweep(now_ns=now_ns, limit=len(items))
+            done.items += [item.id for item, _ in swept]
+        for run in await _ended_runs(home, store):
+            while items := await store.items_of_run(run):
+                _note(home, items, "expired")
+                await store.forget_all([item.id for item in items])
+                done.items += [item.id for item in items]
         await _finish(home, store, done)
     return done
 
@@ -116,16 +118,14 @@ def operator() -> str:
         return f"operator:{os.getuid()}"
 
 
-async def _of_ended_runs(home: Home, store: SqliteMemory) -> list[MemoryItem]:
-    """Return items of the scope `run` whose run is over: nobody can find them any more."""
-    found: list[MemoryItem] = []
-    while page := await store.all_items(limit=PAGE, before=found[-1].id if found else None, scope="run"):
-        found += page
+async def _ended_runs(home: Home, store: SqliteMemory) -> list[str]:
+    """Return runs that have items of their own and are over: nobody can find those any more."""
+    found = await store.runs_with_items()
     if not found or not home.log_file.exists():
         return []
     with LogReader(home.log_file) as log:
         is_open = set(log.open_runs())
-    return [item for item in found if item.owner not in is_open]
+    return [run for run in found if run not in is_open]
 
 
 def _made_of(home: Home, item: MemoryItem) -> tuple[list[CallKey], list[str]]:
@@ -176,13 +176,14 @@ def _add(done: Forgotten, found: CallsErased) -> None:
     done.clean = found.clean
 
 
-def _note(home: Home, item: MemoryItem, change: Change) -> None:
-    """Record the change in the gateway's own run: what an operator does belongs to nobody else's."""
+def _note(home: Home, items: Sequence[MemoryItem], change: Change) -> None:
+    """Record changes in the gateway's own run: what an operator does belongs to nobody else's."""
     if not home.log_file.exists():
         return
-    event = MemoryWritten(
-        change=change, item=item.id, kind=item.kind, scope=item.scope, owner=item.owner, version=item.version,
-        taint=item.taint, source=item.source,
-    )  # fmt: skip
     with open_eraser(home, by=operator()) as eraser:
-        eraser.note(event)
+        for item in items:
+            event = MemoryWritten(
+                change=change, item=item.id, kind=item.kind, scope=item.scope, owner=item.owner, version=item.version,
+                taint=item.taint, source=item.source,
+            )  # fmt: skip
+            eraser.note(event)

@@ -18,6 +18,7 @@ from omni_mcp.cli.memory_embedder import embedder_at
 from omni_mcp.cli.memory_forget import operator
 from omni_mcp.cli.person import json_option
 from omni_mcp.cli.runs import answered_as, print_json
+from omni_mcp.config import load_settings
 from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.events import MemoryWritten
 from omni_mcp.contracts.ids import new_id
@@ -25,6 +26,7 @@ from omni_mcp.contracts.json import json_path
 from omni_mcp.contracts.manifest import Closed
 from omni_mcp.contracts.memory import TEXT_LIMIT_CHARS, MemoryItem, Name
 from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.memory.rows import Limits
 from omni_mcp.engines.memory.store import open_memory
 from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.store import open_ledger
@@ -130,7 +132,8 @@ def _time_ns(at: str | float) -> int:
 
 
 async def _put(home: Home, items: list[MemoryItem]) -> int:
-    async with open_memory(home.memory_file, embedder=embedder_at(home)) as memory:
+    limits = Limits.of(load_settings(home.settings_file).memory)
+    async with open_memory(home.memory_file, embedder=embedder_at(home), limits=limits) as memory:
         progress = _progress(len(items)) if sys.stderr.isatty() else None
         try:
             return await memory.put_many(items, on_progress=progress)

@@ -28,10 +28,7 @@ kind_argument = click.argument("kind", type=click.Choice(["tool", "server"]))
 @json_option
 def pause(kind: str, name: str, note: str | None, as_json: bool) -> None:
     """Refuse new calls of the tool or server NAME; those under way finish. It holds until `omni-mcp resume`."""
-    home = find_home()
-    key = _known_key(home, kind, name)
-    made = Pause(by=local_user(os.getuid()).id, at=iso_time(time.time_ns()), note=note)
-    LockFile(home.lock_file).edit(lambda now: now.model_copy(update={"paused": {**now.paused, key: made}}))
+    key, made = pause_now(find_home(), kind, name, note)
     if as_json:
         click.echo(orjson.dumps({"paused": key, **made.model_dump()}))
 
@@ -55,6 +52,18 @@ def resume(kind: str, name: str, as_json: bool) -> None:
     LockFile(find_home().lock_file).edit(change)
     if as_json:
         click.echo(orjson.dumps({"resumed": gone[0]}))
+
+
+def pause_now(home: Home, kind: str, name: str, note: str | None) -> tuple[str, Pause]:
+    """Write down that the tool or server *name* is paused; returns under which key.
+
+    Raises:
+        NotFound: there is no such thing.
+    """
+    key = _known_key(home, kind, name)
+    made = Pause(by=local_user(os.getuid()).id, at=iso_time(time.time_ns()), note=note)
+    LockFile(home.lock_file).edit(lambda now: now.model_copy(update={"paused": {**now.paused, key: made}}))
+    return key, made
 
 
 def _known_key(home: Home, kind: str, name: str) -> str:

@@ -27,7 +27,8 @@ def serve(host: str | None, port: int | None, behind_proxy: bool, log_level: str
     """Run the gateway: HTTP, HTTP+SSE and the local socket.
 
     It says on stderr where it listens and where its token is. SIGTERM or Ctrl-C lets running calls end (at most ten
-    seconds), SIGHUP reads policies and manifests again.
+    seconds), and `omni-mcp drain` gives them as long as you say. SIGHUP reads every file again that is watched anyway;
+    one that is refused keeps what it said before, and holds no other back.
     """
     home = find_home()
     settings = _with_options(load_settings(home.settings_file), host, port, behind_proxy, log_level)

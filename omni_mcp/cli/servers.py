@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from omni_mcp.cli.accept import accept_command
 from omni_mcp.cli.importing import is_secret_variable, make_home, planner_of, secrets_dir_of, server_lines
 from omni_mcp.cli.person import json_option, printable
+from omni_mcp.cli.servers_drain import drain_command
 from omni_mcp.cli.servers_list import list_command
 from omni_mcp.cli.servers_test import test_command
 from omni_mcp.clients.candidate import Candidate, SecretSource, Translator
@@ -141,6 +142,7 @@ def add_json(name: str, text: str, replaces: bool, as_json: bool) -> None:
 
 servers.add_command(list_command)
 servers.add_command(test_command)
+servers.add_command(drain_command)
 
 
 @servers.command()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from omni_mcp.assembly import known_operations
 from omni_mcp.cli.plugins import known_plugins
 from omni_mcp.config import load_settings
 from omni_mcp.contracts.call import Principal
@@ -23,6 +22,7 @@ from omni_mcp.engines.catalog.shelf import shelf_of
 from omni_mcp.engines.catalog.versions import versions_of
 from omni_mcp.engines.policy.policy import CedarPolicy
 from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
+from omni_mcp.opening.documents import known_operations
 from omni_mcp.paths import Home, bundled
 from omni_mcp.plugins.tools import PluginTools
 from omni_mcp.serving.memory_entries import MemoryEntries

@@ -19,6 +19,7 @@ MESSAGE_LIMIT_CHARS = 65_536
 MESSAGES_LIMIT = 100  # of one request
 UPLOAD_LIMIT_BYTES = 25 * 1024 * 1024
 PAGE_LIMIT = 200
+EVENTS_LIMIT = 1000
 TITLE_LIMIT_CHARS = 200
 
 MessageKind = Literal["user_message", "assistant_message_delta", "assistant_message"]
@@ -45,6 +46,13 @@ class PageQuery(Closed):
     """One page of a list."""
 
     limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+class EventQuery(Closed):
+    """One page of the events of a run."""
+
+    limit: int = Field(50, ge=1, le=EVENTS_LIMIT)
     cursor: Cursor | None = None
 
 

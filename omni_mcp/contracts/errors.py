@@ -13,6 +13,8 @@ from typing import ClassVar, Literal
 Category = Literal["refused", "failed", "unknown", "request", "operator"]
 Retry = Literal["no", "same", "after_change", "later"]
 
+DRAINING_RETRY_S = 5.0  # by then another gateway has taken over, or this one has started again
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogueEntry:
@@ -119,6 +121,15 @@ class Paused(Refused):
     """An operator paused the tool or its server."""
 
     code = "paused"
+
+
+class Draining(Refused):
+    """The gateway takes no new calls; those under way go on."""
+
+    code = "draining"
+
+    def __init__(self) -> None:
+        super().__init__("the gateway is draining and takes no new calls", data={"retry_after_s": DRAINING_RETRY_S})
 
 
 class Frozen(Refused):
@@ -390,6 +401,15 @@ CATALOGUE: dict[str, CatalogueEntry] = dict(
             "Install that version again or change the pin.",
         ),
         _entry("paused", "refused", "later", 503, "An operator paused the tool.", "See the note in `omni-mcp status`."),
+        _entry(
+            "draining",
+            "refused",
+            "later",
+            503,
+            "The gateway takes no new calls now; those under way go on.",
+            "Send the call again in `retry_after_s` seconds, or at another gateway. The operator sees with "
+            "`omni-mcp status` what it waits for; `omni-mcp undrain` takes calls again.",
+        ),
         _entry(
             "frozen", "refused", "later", 503, "An operator froze the project.", "`omni-mcp unfreeze PROJECT` ends it."
         ),

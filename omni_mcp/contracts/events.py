@@ -222,6 +222,15 @@ class GatewayStarted(Closed):
     recovered_calls: int = 0
 
 
+class GatewayDraining(Closed):
+    """An operator had new calls refused, or taken again. `deadline_s`: how long those under way may still take."""
+
+    code: Literal["gateway_draining"] = "gateway_draining"
+    draining: bool
+    by: str
+    deadline_s: float | None = None
+
+
 class GatewayStopped(Closed):
     """The gateway drained and ends."""
 
@@ -442,6 +451,7 @@ SystemPayload = Annotated[
     | RoundAsked
     | RoundAnswered
     | GatewayStarted
+    | GatewayDraining
     | GatewayStopped
     | RunClosed
     | PolicyChanged
@@ -485,6 +495,7 @@ CODES: dict[str, type[Closed]] = {
         RoundAsked,
         RoundAnswered,
         GatewayStarted,
+        GatewayDraining,
         GatewayStopped,
         RunClosed,
         PolicyChanged,

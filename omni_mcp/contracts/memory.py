@@ -49,7 +49,8 @@ class MemoryItem(Closed):
     """One thing that is remembered.
 
     `owner` says whose it is within its scope: a principal's key (`agent`), `User::"ID"@project` (`user`), a project
-    (`project`) or a run (`run`). `key` is the caller's own name for it, unique below `scope` and `owner`. `at_ns` is
+    (`project`) or a run (`run`). `writer` is the principal that wrote it last, where that is not the owner; None for an
+    import. `key` is the caller's own name for it, unique below `scope` and `owner`. `at_ns` is
     when it happened, `created_at_ns` when it was written; both count UTC nanoseconds since the epoch. `importance` is
     from 0 to 1. `taint` holds the labels of what the writing run had read: they never come off by a revision.
     """
@@ -72,6 +73,7 @@ class MemoryItem(Closed):
     revised_at_ns: int | None = None
     expires_at_ns: int | None = None
     version: int = 1
+    writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,13 @@ class MemorySettings(Closed):
         None, ge=8, le=4096, multiple_of=8, description="`openai`: how many numbers a vector of the model has."
     )
     timeout_s: float = Field(10.0, gt=0, le=60, description="`openai`: how long it may take; then words must do.")
+    items: int = Field(250_000, ge=1, le=10_000_000, description="How many items one owner may keep in one scope.")
+    mib: int = Field(128, ge=1, le=65_536, description="How much they may take in all, in MiB.")
+    shared_items: int = Field(
+        50_000, ge=1, le=10_000_000,
+        description="How many of them one principal may write in the scopes user, project and run together.",
+    )  # fmt: skip
+    shared_mib: int = Field(32, ge=1, le=65_536, description="How much those may take, in MiB.")
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -388,8 +388,8 @@ class MemoryStore(Protocol):
         """Store many in one commit, as `put` each; returns how many there were."""
         ...
 
-    async def get(self, item: str, *, readers: Readers) -> MemoryItem:
-        """Return an item by id.
+    async def get(self, item: str, *, readers: Readers, even_expired: bool = False) -> MemoryItem:
+        """Return an item by id; *even_expired* for whoever wants to remove it.
 
         Raises:
             NotFound: there is none, it has expired, or it is not theirs: the same answer.
@@ -424,8 +424,9 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def sweep(self, *, now_ns: int) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
-        """Remove every expired item as `forget` does; returns each, its text left out, with who carried its text."""
+    async def sweep(self, *, now_ns: int, limit: int = 500) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
+        """Remove expired items as `forget` does, *limit* at most; returns each, its text left out, with who carried
+        its text."""
         ...
 
     async def to_erase(self) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """PluginTools: the manifests of enabled plugins, as servers whose tools run in cells and wait to be accepted.
 
 Nothing of such a package is imported here. What a person accepts covers all of it: the definition, where and with what
-it runs, and, as what launches the server, every file beside the manifests.
+it runs, the packages that it is given, and, as what launches the server, every file beside the manifests.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.catalog.names import is_server_name
 from omni_mcp.plugins.found import Found, directory_of, get_plugin, refused
+from omni_mcp.plugins.packages import Watched, packages_of
 
 META_RUNS = "io.omni-mcp/runs"
 FILES_LIMIT = 2000
@@ -32,6 +33,7 @@ class Offer:
 
     entries: tuple[Entry, ...]
     launch: Mapping[str, str]
+    installed: Watched
 
 
 class PluginTools:
@@ -72,6 +74,11 @@ class PluginTools:
         """
         return self._offers[name].launch
 
+    def is_as_read(self, name: str) -> bool:
+        """Whether nobody installed another version of a plugin, or of what its tools are given, since it was read."""
+        offer = self._offers.get(name)
+        return offer is None or offer.installed.is_unchanged()
+
     def items(self, name: str) -> list[JsonObject]:
         """Return the definitions of a plugin's tools."""
         return [entry.definition for entry in self._offers[name].entries]
@@ -87,20 +94,23 @@ def _offer(found: Found, code: Path, taken: frozenset[str]) -> Offer:
     entries = [entry for entry in loaded if entry.state != "superseded" and entry.server == "tools"]
     if not entries:
         raise refused(found.name, f"there is no manifest in {directory}")
+    given = {package for entry in entries if entry.manifest for package in entry.manifest.binding.packages}
+    installed = Watched([found.package, *given])  # before anything is read: what changes meanwhile has changed
+    packages = {str(one["name"]): one for one in packages_of(found, given)}
     parts = launch_parts({"package": found.package, "version": found.version, "files": _digest_of(directory, found)})
-    return Offer(tuple(_as_offered(entry, found.name) for entry in entries), parts)
+    return Offer(tuple(_as_offered(entry, found.name, packages) for entry in entries), parts, installed)
 
 
-def _as_offered(entry: Entry, server: str) -> Entry:
+def _as_offered(entry: Entry, server: str, packages: Mapping[str, JsonObject]) -> Entry:
     """What it says of itself is no label: labels come with the acceptance."""
-    definition = {**entry.definition, "_meta": {META_RUNS: _runs(entry)}}
+    definition = {**entry.definition, "_meta": {META_RUNS: _runs(entry, packages)}}
     return replace(
         entry, server=server, definition=definition, labels=Labels(), side_effects="non_idempotent",
         state="quarantined", digest="",
     )  # fmt: skip
 
 
-def _runs(entry: Entry) -> JsonObject:
+def _runs(entry: Entry, packages: Mapping[str, JsonObject]) -> JsonObject:
     """Where and with what it runs, for who accepts it."""
     assert entry.manifest is not None
     binding = entry.manifest.binding
@@ -114,7 +124,7 @@ def _runs(entry: Entry) -> JsonObject:
         "egress_argument": binding.egress_argument,
         "secrets": list(entry.manifest.secrets),
         "shares": list(binding.shares),
-        "packages": list(binding.packages),
+        "packages": [packages[name] for name in binding.packages],
         "code": entry.code_digest,
     }
 
@@ -122,7 +132,9 @@ def _runs(entry: Entry) -> JsonObject:
 def _digest_of(directory: Path, found: Found) -> str:
     """Digest of all files that can come to run, by their names."""
     files = sorted(
-        file for file in directory.rglob("*") if file.is_file() and not file.is_symlink() and file.suffix != ".pyc"
+        file
+        for file in directory.rglob("*")
+        if file.is_file() and not file.is_symlink() and file.parent.name != "__pycache__"
     )
     size = sum(file.stat().st_size for file in files)
     if len(files) > FILES_LIMIT or size > BYTES_LIMIT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 HeaderList: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 JSON_TYPE = (b"content-type", b"application/json")
+ON_GONE = "omni.on_gone"  # an ASGI extension of our own server: `tell` says who is told when the client has gone
 # Headers of which a second one could make two readers disagree.
 SINGLE = frozenset({
     "host", "origin", "authorization", "x-api-key", "content-type", "content-length", "mcp-session-id", "last-event-id",
@@ -119,6 +121,20 @@ class Exchange:
         """Return when the client has closed the connection."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
+
+    def on_gone(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Call *told* when the client has closed the connection; returns how to stop hearing of that."""
+        extensions = self.scope.get("extensions")
+        if extensions and ON_GONE in extensions:
+            stop: Callable[[], None] = extensions[ON_GONE]["tell"](told)
+            return stop
+        waiting = asyncio.ensure_future(self.gone())
+        waiting.add_done_callback(lambda done: None if done.cancelled() else told())
+
+        def stop_waiting() -> None:
+            waiting.cancel()
+
+        return stop_waiting
 
     async def start(self, status: int, headers: HeaderList) -> None:
         """Send status and headers; every answer carries its X-Request-ID."""

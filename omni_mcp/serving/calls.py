@@ -164,7 +164,7 @@ class Calls:
             follow = Round(
                 number=number, intent_seq=result.intent_seq, carry=result.carry, state=result.state, responses=responses
             )
-            result = await self._handle(replace(call, round=follow, trail=Trail()))
+            result = await self._handle(call.but(round=follow, trail=Trail()))
         return result
 
     async def _push(self, call: Call, wanted: InputRequired) -> JsonObject:
@@ -225,7 +225,7 @@ class Calls:
             number=inside.round, intent_seq=inside.intent_seq, carry=inside.carry, state=inside.state,
             responses=responses,
         )  # fmt: skip
-        return replace(call, id=inside.call, run=inside.run, round=follow)
+        return call.but(id=inside.call, run=inside.run, round=follow)
 
     def _input_required(self, asked: Asked, call: Call, wanted: InputRequired) -> JsonObject:
         number = (call.round.number if call.round else 1) + 1

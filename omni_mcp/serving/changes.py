@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
+from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import Overloaded
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.ports import RunLog
@@ -45,6 +46,7 @@ class Changes:
     def __init__(self, *, noticed: Callable[[], None] | None = None) -> None:
         self._noticed = noticed
         self._listeners: dict[Listener, dict[str, Release]] = {}
+        self._readers: dict[Listener, Principal] = {}
         self._by_uri: dict[str, set[Listener]] = {}
         self._by_run: dict[str, set[str]] = {}  # run id -> subscribed URIs below it
         self._touched_runs: set[str] = set()
@@ -67,14 +69,18 @@ class Changes:
 
     def leave(self, listener: Listener) -> None:
         """Forget a listener and its subscriptions."""
+        self._readers.pop(listener, None)
         for uri, release in self._listeners.pop(listener, {}).items():
             self._forget(listener, uri)
             release()
 
-    def subscribe(self, listener: Listener, uri: str, release: Release = lambda: None) -> None:
+    def subscribe(
+        self, listener: Listener, uri: str, release: Release = lambda: None, *, reader: Principal | None = None
+    ) -> None:
         """Tell *listener* about updates of *uri*; it must have joined, else nothing happens.
 
-        *release* is called once it is to be told no more.
+        *release* is called once it is to be told no more. *reader* is whom it listens for: a URI under which each finds
+        its own is told only to those whose own has changed.
         """
         if listener not in self._listeners:
             release()
@@ -82,6 +88,8 @@ class Changes:
         self._listeners[listener].pop(uri, _nothing)()
         self._listeners[listener][uri] = release
         self._by_uri.setdefault(uri, set()).add(listener)
+        if reader is not None:
+            self._readers[listener] = reader
         if (run := _run_in(uri)) is not None:
             self._by_run.setdefault(run, set()).add(uri)
 
@@ -111,9 +119,11 @@ class Changes:
                 if listener.wants(kind) and not listener.tell(f"notifications/{kind}/list_changed", {}):
                     self.leave(listener)
 
-    def resource_updated(self, uri: str) -> None:
-        """Tell the subscribers of *uri*."""
+    def resource_updated(self, uri: str, *, may_hear: Callable[[Principal], bool] | None = None) -> None:
+        """Tell the subscribers of *uri*, or those of them who *may_hear* it."""
         for listener in list(self._by_uri.get(uri, ())):
+            if may_hear is not None and ((reader := self._readers.get(listener)) is None or not may_hear(reader)):
+                continue
             if not listener.tell("notifications/resources/updated", {"uri": uri}):
                 self.leave(listener)
 
@@ -140,6 +150,7 @@ class Changes:
             self._timer.cancel()
             self._timer = None
         self._listeners.clear()
+        self._readers.clear()
         self._by_uri.clear()
         self._by_run.clear()
 

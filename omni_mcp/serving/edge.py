@@ -15,7 +15,7 @@ import structlog
 
 from omni_mcp.chain.decide import ACTIONS
 from omni_mcp.contracts.call import ClientFacts, Era, Handler, Principal
-from omni_mcp.contracts.errors import LogUnavailable, OmniError, Overloaded, QuotaExceeded, RateLimited
+from omni_mcp.contracts.errors import Draining, LogUnavailable, OmniError, Overloaded, QuotaExceeded, RateLimited
 from omni_mcp.contracts.events import AccessRefusedEvent
 from omni_mcp.contracts.json import JsonObject, digest
 from omni_mcp.contracts.ports import Catalog, Completer, Nonces, Policy, RunLog
@@ -41,6 +41,8 @@ from omni_mcp.protocol.rpc import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    NOT_DONE,
+    REQUEST_CANCELLED,
     UNSUPPORTED_VERSION,
     Reply,
     RpcError,
@@ -59,6 +61,7 @@ from omni_mcp.serving.room import ROOM_BYTES, SHARE_BYTES, Room
 from omni_mcp.serving.runbook import CloseReason, Runbook, trace_id_of
 from omni_mcp.serving.session import SUBSCRIPTIONS_LIMIT, Outlet, Session, Transport
 from omni_mcp.serving.surface import Surfaces
+from omni_mcp.serving.under_way import UnderWay
 
 REASONS = {
     INVALID_REQUEST: "invalid_request", METHOD_NOT_FOUND: "unknown_method", INVALID_PARAMS: "invalid_params",
@@ -164,10 +167,11 @@ class Edge:
             end_round=end_round, id_of=id_of, now_ns=now_ns,
         )  # fmt: skip
         self._sessions: set[Session] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._listens: dict[asyncio.Event, Session] = {}
         self._declared: OrderedDict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = OrderedDict()
         self._draining = False
+        self.held = False  # no new call is taken, and everything else is served
         self.drains = asyncio.Event()  # set once no new request is taken
         self._profiles: dict[str, tuple[str, bool]] = {}
         self._logger = structlog.get_logger("omni_mcp.edge")
@@ -203,8 +207,7 @@ class Edge:
         self._sessions.discard(session)
         session.hang_up()
         self.changes.leave(session)
-        for task in list(session.calls.values()):
-            task.cancel()
+        session.cancel_calls()
         if session.calls:
             await asyncio.wait(list(session.calls.values()))
         if session.run is not None:
@@ -234,6 +237,11 @@ class Edge:
     def draining(self) -> bool:
         """Whether the gateway stops and takes no new requests."""
         return self._draining
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a new call has a chance: what a load balancer wants to know."""
+        return not (self._draining or self.held)
 
     async def drain(self, *, timeout_s: float = DRAIN_S) -> int:
         """Take no new requests, end streams, give calls *timeout_s* to end, and cancel the rest.
@@ -277,10 +285,8 @@ class Edge:
             headers: of an HTTP request, lower-case names; they must say what a modern body says.
             era: where the transport has decided it; else the request tells.
         """
-        known = request.method if request.method in REQUESTS else "other"
         era = era or era_of(request.method, request.params)
-        self.metrics.request_seen(known, era, session.transport)
-        fault = self._busy(session, request)
+        fault = self._begun(session, request, era)
         work = self._refuse(request, fault) if fault else self._serve(session, request, outlet, headers, era)
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -289,6 +295,37 @@ class Edge:
             session.calls[request.id] = task
             task.add_done_callback(partial(_forget, session.calls, request.id))
         return task
+
+    async def answer(
+        self, session: Session, request: Request, outlet: Outlet, *, headers: Mapping[str, str] | None = None, era: Era
+    ) -> Reply:
+        """Answer a request, as `begin` does, in the caller's own task: where each request has one already.
+
+        A request that is cancelled has its reply, too.
+        """
+        fault = self._begun(session, request, era)
+        if fault is not None:
+            return await self._refuse(request, fault)
+        host = asyncio.current_task()
+        assert host is not None
+        under_way = UnderWay(host)
+        reply = None
+        self._tasks.add(under_way)
+        session.calls[request.id] = under_way
+        try:
+            reply = await self._serve(session, request, outlet, headers, era)
+        except asyncio.CancelledError:
+            if not under_way.was_cancelled:
+                raise  # the host itself is to end
+        finally:
+            self._tasks.discard(under_way)
+            _forget(session.calls, request.id, under_way)
+            under_way.end(reply)
+        if reply is not None:
+            return reply
+        if self._draining:
+            return error_reply(request.id, NOT_DONE, "the gateway is stopping")
+        return error_reply(request.id, REQUEST_CANCELLED, "Request cancelled")
 
     def attend(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run the work of a request that came by another face; `drain` gives it time to end, too."""
@@ -305,6 +342,12 @@ class Edge:
         """
         return await self._lists.page(method, principal, profile, "modern", cursor)
 
+    def _begun(self, session: Session, request: Request, era: Era) -> RpcError | None:
+        """Count a request; returns why it is not answered now."""
+        known = request.method if request.method in REQUESTS else "other"
+        self.metrics.request_seen(known, era, session.transport)
+        return self._busy(session, request)
+
     def _busy(self, session: Session, request: Request) -> RpcError | None:
         earlier = session.calls.get(request.id)
         if earlier is not None and not earlier.done():
@@ -312,7 +355,7 @@ class Edge:
         if len(session.calls) >= self._limits.calls_per_session:
             return rpc_error(Overloaded("too many requests are under way; wait for one to end"))
         if self._draining or session.closed:
-            return rpc_error(Overloaded("the gateway is stopping"))
+            return rpc_error(Draining())
         return None
 
     async def _refuse(self, request: Request, fault: RpcError) -> Reply:
@@ -478,7 +521,7 @@ class Edge:
         session.subscriptions.add(uri)
         self.changes.join(session)
         release = await self._watched(session, uri)
-        self.changes.subscribe(session, uri, release)
+        self.changes.subscribe(session, uri, release, reader=session.principal)
         return {}
 
     async def _watched(self, session: Session, uri: str) -> Release:
@@ -557,7 +600,8 @@ class Edge:
         self._listens[stream.ended] = asked.session
         try:
             for uri in stream.uris:
-                self.changes.subscribe(stream, uri, await self._watched(asked.session, uri))
+                release = await self._watched(asked.session, uri)
+                self.changes.subscribe(stream, uri, release, reader=asked.session.principal)
             stream.acknowledge()
             await stream.ended.wait()
         finally:
@@ -581,7 +625,7 @@ class Edge:
         return ListenStream(asked.outlet, asked.id, kinds=named, uris=granted)
 
 
-def _forget(calls: dict[int | str, asyncio.Task[Reply]], request_id: int | str, task: asyncio.Task[Reply]) -> None:
+def _forget(calls: dict[int | str, asyncio.Future[Reply]], request_id: int | str, task: asyncio.Future[Reply]) -> None:
     if calls.get(request_id) is task:  # the id may be in use again already
         del calls[request_id]
 

@@ -1,57 +1,67 @@
-"""What an HTTP request gets first: its reply, or something else that turns the answer into an event stream."""
+"""What an HTTP request gets first: its reply, or something else that turns the answer into an event stream.
+
+The request is answered in the task of its connection. Only an answer that becomes a stream has a second one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from enum import Enum
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
-from omni_mcp.protocol.rpc import NOT_DONE, REQUEST_CANCELLED, Reply, error_reply
+from omni_mcp.protocol.rpc import Reply
 from omni_mcp.serving.asgi import Exchange
 from omni_mcp.serving.streams import EventStream
 
 
-class First(Enum):
-    """What came first."""
+async def answer_in_time(
+    exchange: Exchange, stream: EventStream, work: Awaitable[Reply], *, quiet_s: float | None,
+    as_stream: Callable[[], Coroutine[Any, Any, None]], on_gone: Callable[[], None],
+) -> Reply | None:  # fmt: skip
+    """Do *work*; returns its reply if that is the first thing for the client, else None.
 
-    REPLY = "reply"
-    STREAM = "stream"  # a notification, a question, or a long silence
-    GONE = "gone"  # the client
-
-
-async def first_word(exchange: Exchange, stream: EventStream, task: asyncio.Task[Reply], *, quiet_s: float) -> First:
-    """Wait for the reply, another message, *quiet_s* of silence, or the client's leaving."""
-    await asyncio.sleep(0)  # many requests are answered within one turn of the loop
-    if task.done() and not stream.last:
-        return First.REPLY
+    Args:
+        quiet_s: after so long a silence the answer becomes a stream; None: it never does.
+        as_stream: sends the stream, to its end.
+        on_gone: called when the client has gone, or takes no more of the stream, before the work is done.
+    """
     loop = asyncio.get_running_loop()
-    something: asyncio.Future[None] = loop.create_future()
+    streaming: asyncio.Task[None] | None = None
+    silence: asyncio.TimerHandle | None = None
+    is_gone = False
 
-    def come(_: object = None) -> None:
-        if not something.done():
-            something.set_result(None)
-
-    leaving = loop.create_task(exchange.gone())
-    leaving.add_done_callback(come)
-    task.add_done_callback(come)
-    stream.on_change = come
-    silence = loop.call_later(quiet_s, come)
-    try:
-        if not stream.last:
-            await something
-        if task.done() and not stream.last:
-            return First.REPLY
-        return First.GONE if leaving.done() and not task.done() else First.STREAM
-    finally:
-        silence.cancel()
+    def leave(_: object = None) -> None:
+        nonlocal is_gone
+        is_gone = True
         stream.on_change = None
-        task.remove_done_callback(come)
-        leaving.cancel()
+        on_gone()
 
+    def begin_stream() -> None:
+        nonlocal streaming
+        stream.on_change = None
+        if streaming is None and not is_gone:
+            streaming = loop.create_task(as_stream())
+            streaming.add_done_callback(leave)
 
-def reply_of(task: asyncio.Task[Reply], request_id: int | str, *, stopping: bool = False) -> Reply:
-    """Return what a finished request answers; HTTP owes an answer even to a cancelled one."""
-    if not task.cancelled():
-        return task.result()
-    if stopping:
-        return error_reply(request_id, NOT_DONE, "the gateway is stopping")
-    return error_reply(request_id, REQUEST_CANCELLED, "Request cancelled")
+    stop_hearing = exchange.on_gone(leave)
+    if quiet_s is not None:
+        stream.on_change = begin_stream
+        silence = loop.call_later(quiet_s, begin_stream)
+    try:
+        reply = await work
+    except BaseException:
+        if streaming is not None:
+            streaming.cancel()
+        raise
+    finally:
+        stream.on_change = None
+        stop_hearing()
+        if silence is not None:
+            silence.cancel()
+        if streaming is not None:
+            streaming.remove_done_callback(leave)
+    if streaming is None:
+        return None if is_gone else reply
+    stream.finish(reply.body)
+    await streaming
+    return None

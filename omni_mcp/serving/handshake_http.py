@@ -23,7 +23,7 @@ from omni_mcp.serving.calls import KINDS
 from omni_mcp.serving.conversation import batch_of, gathered
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.event_answer import KEEPALIVE_S, answer_events
-from omni_mcp.serving.first_word import First, first_word, reply_of
+from omni_mcp.serving.first_word import answer_in_time
 from omni_mcp.serving.session import Nowhere, Outlet, Session
 from omni_mcp.serving.shares import share_of
 from omni_mcp.serving.streams import EventStream
@@ -186,9 +186,7 @@ class HandshakeHttp:
             principal=exchange.principal, profile=profile, transport="http", outlet=StandingOutlet(standing)
         )
         held = HttpSession(secrets.token_urlsafe(24), session, standing, self._now_s())
-        task = self._edge.begin(session, frame, Nowhere(), era="handshake")
-        await asyncio.wait({task})
-        reply = reply_of(task, frame.id, stopping=self._edge.draining)
+        reply = await self._edge.answer(session, frame, Nowhere(), era="handshake")
         if reply.code is not None:
             await self._edge.close(session)
             await exchange.answer_json(_status(reply), reply.body)
@@ -202,19 +200,19 @@ class HandshakeHttp:
         stream = self._stream_of(held)
         reader = stream.attach()
         outlet: Outlet = stream if takes_events else Nowhere()
-        task = self._edge.begin(held.session, frame, outlet, era="handshake")
-        quiet_s = self._quiet_s if takes_events else 3600.0
-        first = await first_word(exchange, stream, task, quiet_s=quiet_s)
-        if first is First.REPLY:
-            reply = reply_of(task, frame.id, stopping=self._edge.draining)
-            await exchange.answer_json(_status(reply), reply.body)
-        else:
-            task.add_done_callback(lambda done: stream.finish(reply_of(done, frame.id).body))
-            if first is First.GONE:
+
+        def on_gone() -> None:
+            if stream.name not in held.streams:  # it never learned an event id, so there is nothing to come back to
                 stream.detach(reader)
-                stream.abandon()  # it never learned an event id, so there is nothing to come back to
-            else:
-                await self._stream(exchange, held, stream)
+                stream.abandon()
+
+        reply = await answer_in_time(
+            exchange, stream, self._edge.answer(held.session, frame, outlet, era="handshake"),
+            quiet_s=self._quiet_s if takes_events else None,
+            as_stream=lambda: self._stream(exchange, held, stream), on_gone=on_gone,
+        )  # fmt: skip
+        if reply is not None:
+            await exchange.answer_json(_status(reply), reply.body)
         if frame.method in KINDS:
             reach("replied")
 

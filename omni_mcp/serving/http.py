@@ -48,6 +48,9 @@ __all__ = ["HttpFace", "HttpSettings", "Route", "build_http", "serve_http"]
 
 DEFAULT_PROFILE = "default"
 METRICS_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+NOT_OPERATOR = Stop(
+    403, "metrics count everybody's calls; they are for a key of `omni-mcp keys create NAME --operator`", "not_operator"
+)  # fmt: skip
 
 
 class HttpSettings(Protocol):
@@ -72,13 +75,14 @@ Serve = Callable[[Exchange, str], Awaitable[None]]
 class Route:
     """One path, the methods it has, and whether it may be asked without a token.
 
-    `profiled`: `/path/NAME` is the same route for the profile NAME.
+    `profiled`: `/path/NAME` is the same route for the profile NAME. `operators`: only a key of an operator may ask.
     """
 
     path: str
     methods: Mapping[str, Serve]
     public: bool = False
     profiled: bool = False
+    operators: bool = False
 
 
 class HttpFace:
@@ -112,7 +116,7 @@ class HttpFace:
             Route(MESSAGES_PATH, {"POST": self._post_message}),
             Route("/healthz", {"GET": self._healthz}, public=True),
             Route("/readyz", {"GET": self._readyz}),
-            Route("/metrics", {"GET": self._metrics}),
+            Route("/metrics", {"GET": self._metrics}, operators=True),
         )
         self._by_path = {route.path: route for route in self.routes}
         edge.metrics.watch("omni_http_sessions", "Open handshake sessions over HTTP.", lambda: self._handshake.sessions)
@@ -169,6 +173,8 @@ class HttpFace:
         if serve is None:
             allowed = ", ".join(route.methods)
             return Stop(405, f"this path takes {allowed}", "bad_http_method", ((b"allow", allowed.encode()),))
+        if route.operators and not (exchange.principal is not None and exchange.principal.is_operator):
+            return NOT_OPERATOR
         if exchange.method == "POST" and not _is_json(exchange.headers):
             return Stop(415, "send Content-Type: application/json", "content_type")
         await serve(exchange, profile)
@@ -264,8 +270,8 @@ class HttpFace:
         """Ready: the run log can be written and the gateway is not stopping. Without the log nothing would run."""
         log = self._status().get("log")
         healthy = bool(log.get("healthy", True)) if isinstance(log, dict) else True
-        ready = healthy and not self._edge.draining
-        body = {"ready": ready, "log": "ok" if healthy else "unavailable", "draining": self._edge.draining}
+        ready = healthy and self._edge.takes_calls
+        body = {"ready": ready, "log": "ok" if healthy else "unavailable", "draining": not self._edge.takes_calls}
         await exchange.answer_json(200 if ready else 503, json_bytes(body))
 
     async def _metrics(self, exchange: Exchange, profile: str) -> None:
@@ -292,7 +298,8 @@ def build_http(
         api: what is under `/api/`; without one, only what needs no engine.
         routes: further routes, served behind the same gate.
     """
-    served = api or ApiFace(edge, about_handlers(status, version=__version__))
+    about = about_handlers(status, version=__version__, is_draining=lambda: not edge.takes_calls)
+    served = api or ApiFace(edge, about)
     return HttpFace(edge, identities, settings, status=status, api=served, mounted=routes)
 
 

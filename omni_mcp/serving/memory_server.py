@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from omni_mcp.contracts.call import Answer, Call, Principal
-from omni_mcp.contracts.errors import Conflict, InvalidArguments, NotFound, OmniError
+from omni_mcp.contracts.errors import Conflict, InvalidArguments, NotFound, OmniError, QuotaExceeded
 from omni_mcp.contracts.events import MemoryWritten, draft
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.memory import SERVER, Change, MemoryItem, MemorySource, Readers
@@ -24,8 +24,10 @@ from omni_mcp.serving.memory_entries import LATEST
 from omni_mcp.serving.memory_erasing import Forgetting
 from omni_mcp.serving.memory_finding import Finding
 from omni_mcp.serving.memory_items import URI, ItemMaker, facts_of
+from omni_mcp.serving.memory_news import MemoryNews
 from omni_mcp.serving.memory_places import places_of, readers_of
 from omni_mcp.serving.memory_promoting import Quotes
+from omni_mcp.serving.memory_sweeping import Sweeping
 from omni_mcp.serving.memory_taint import Readings
 from omni_mcp.serving.memory_tries import TRIES_LIMIT, calls_among, has_failed_with, words_for
 
@@ -38,7 +40,7 @@ class MemoryExecutor:
 
     def __init__(
         self, store: MemoryStore, log: RunLog, finding: Finding, maker: ItemMaker, quotes: Quotes, readings: Readings,
-        forgetting: Forgetting,
+        forgetting: Forgetting, sweeping: Sweeping, news: MemoryNews,
     ) -> None:  # fmt: skip
         self._store = store
         self._log = log
@@ -47,6 +49,8 @@ class MemoryExecutor:
         self._quotes = quotes
         self._readings = readings
         self._forgetting = forgetting
+        self._sweeping = sweeping
+        self._news = news
         self._changing: set[asyncio.Future[JsonObject]] = set()
         self._tools: dict[str, Callable[[Call], Coroutine[Any, Any, JsonObject]]] = {
             "remember": self._remember, "share": self._share, "recall": finding.recall, "list": finding.page,
@@ -107,7 +111,17 @@ class MemoryExecutor:
             call.arguments, call.arguments["text"], scope=scope, owner=places[scope], project=call.principal.project,
             taint=self._readings.of(call.run), source=await _source(call),
         )  # fmt: skip
-        return await self._written(call, await self._store.put(item), "remembered")
+        return await self._written(call, await self._put(call, item), "remembered")
+
+    async def _put(self, call: Call, item: MemoryItem, *, expected_version: int | None = None) -> MemoryItem:
+        """Store what *call* wrote. Where there is no room, what has expired makes some."""
+        item = item.model_copy(update={"writer": call.principal.key})
+        try:
+            return await self._store.put(item, expected_version=expected_version)
+        except QuotaExceeded:
+            if not await self._sweeping.sweep():
+                raise
+            return await self._store.put(item, expected_version=expected_version)
 
     async def _share(self, call: Call) -> JsonObject:
         if revised := call.arguments.get("revises"):
@@ -119,7 +133,7 @@ class MemoryExecutor:
             call.arguments, call.arguments["text"], scope="project", owner=project, project=project,
             taint=self._readings.of(call.run), source=await _source(call),
         )  # fmt: skip
-        return await self._written(call, await self._store.put(item), "remembered")
+        return await self._written(call, await self._put(call, item), "remembered")
 
     async def _promote(self, call: Call) -> JsonObject:
         quoted = await self._quotes.find(call)
@@ -133,7 +147,7 @@ class MemoryExecutor:
             call.arguments, quoted.text, scope=scope, owner=places[scope], project=call.principal.project, taint=taint,
             source=source,
         )  # fmt: skip
-        return await self._written(call, await self._store.put(item), "promoted")
+        return await self._written(call, await self._put(call, item), "promoted")
 
     async def _revise(self, call: Call) -> JsonObject:
         return await self._next_version(call, call.arguments["id"], shared=False)
@@ -149,7 +163,7 @@ class MemoryExecutor:
                 raise _newer(item)
             new = self._maker.revised(item, call.arguments, taint=self._readings.of(call.run), source=source)
             try:
-                stored = await self._store.put(new, expected_version=item.version)
+                stored = await self._put(call, new, expected_version=item.version)
             except Conflict:
                 if wanted is None and tries_left:
                     continue
@@ -159,7 +173,7 @@ class MemoryExecutor:
         raise AssertionError("the last try returns or raises")
 
     async def _forget(self, call: Call) -> JsonObject:
-        item = await self._own(call, call.arguments["id"])
+        item = await self._own(call, call.arguments["id"], even_expired=True)
         if call.arguments.get("expected_version") not in (None, item.version):
             raise _newer(item)
         await self._touch_tries(call, item)
@@ -172,7 +186,9 @@ class MemoryExecutor:
         made_of = item.source.model_dump(include={"from_run", "from_seq", "artifact"}, exclude_none=True)
         return {**found, "stays_on_record": made_of} if made_of else found
 
-    async def _own(self, call: Call, item_id: str, *, shared: bool | None = None) -> MemoryItem:
+    async def _own(
+        self, call: Call, item_id: str, *, shared: bool | None = None, even_expired: bool = False
+    ) -> MemoryItem:
         """Return an item that the caller may change. Of shared items that is what it wrote itself.
 
         Raises:
@@ -180,7 +196,9 @@ class MemoryExecutor:
         """
         missing = NotFound(f"there is no item {item_id!r} that you may change")
         try:
-            item = await self._store.get(item_id, readers=readers_of(call.principal, call.run))
+            item = await self._store.get(
+                item_id, readers=readers_of(call.principal, call.run), even_expired=even_expired
+            )
         except NotFound as error:
             raise missing from error
         is_shared = item.scope == "project"
@@ -241,6 +259,7 @@ class MemoryExecutor:
             taint=item.taint, source=item.source,
         )  # fmt: skip
         self._log.append(call.run, draft(event, actor=call.principal.key, call=call.id), parent=call.parent)
+        self._news.changed(item)
 
 
 async def _source(call: Call) -> MemorySource:

@@ -14,7 +14,7 @@ from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.memory import SERVER
 
 TRIES_LIMIT = 1000  # events that hold the words
-_WRITERS = frozenset({"remember", "share", "revise"})
+_SENT_AS = {"remember": "text", "share": "text", "revise": "text", "promote": "quote"}  # by tool: where a text stands
 _LOOKED_AT_CHARS = 4000  # the log's index holds the beginning of a text
 _WORDS = 6
 _WORD = re.compile(r"\w+")
@@ -29,17 +29,18 @@ def words_for(text: str) -> str:
 def calls_among(events: Sequence[RunEvent]) -> list[tuple[str, str]]:
     """Return (run, call) of each call that *events* ask for with a tool that writes."""
     asked = (event for event in events if event.kind == "tool_call" and event.call is not None)
-    return list(dict.fromkeys((event.run, event.call or "") for event in asked if _name_of(event) in _WRITERS))
+    return list(dict.fromkeys((event.run, event.call or "") for event in asked if _name_of(event) in _SENT_AS))
 
 
 def has_failed_with(call: Sequence[RunEvent], text: str) -> bool:
     """Whether the events of a *call* say that it sent exactly *text* to the memory and that nothing came of it."""
     payloads = {event.code or event.kind: event.payload or {} for event in call}
-    sent = (payloads.get("tool_call", {}).get("arguments") or {}).get("text")
+    arguments = payloads.get("tool_call", {}).get("arguments") or {}
+    sent = [arguments.get(name) for name in set(_SENT_AS.values())]
     decided = payloads.get("policy_decided")  # none: refused before that, so that nothing ran
     to_memory = decided is None or decided.get("server") == SERVER
     failed = "tool_error" in payloads or bool(payloads.get("tool_result", {}).get("is_error"))
-    return sent == text and to_memory and failed
+    return text in sent and to_memory and failed
 
 
 def _name_of(asked: RunEvent) -> str:

@@ -14,7 +14,7 @@ from omni_mcp.serving.asgi import Exchange, accepts
 from omni_mcp.serving.calls import KINDS
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.event_answer import KEEPALIVE_S, answer_events
-from omni_mcp.serving.first_word import First, first_word, reply_of
+from omni_mcp.serving.first_word import answer_in_time
 from omni_mcp.serving.session import Nowhere
 from omni_mcp.serving.streams import EventStream
 
@@ -56,18 +56,21 @@ class ModernHttp:
         stream.attach()
         outlet = stream if takes_events else Nowhere()
         session = self._edge.open(principal=exchange.principal, profile=profile, transport="http", outlet=outlet)
-        task = self._edge.begin(session, frame, outlet, headers=exchange.headers, era="modern")
+
+        async def as_stream() -> None:
+            await answer_events(exchange, stream, keepalive_s=self._quiet_s)
+
         try:
-            first = await first_word(exchange, stream, task, quiet_s=self._quiet_s if takes_events else 3600.0)
-            if first is First.REPLY:
-                await _send_reply(exchange, reply_of(task, frame.id, stopping=self._edge.draining))
-            elif first is First.STREAM:
-                task.add_done_callback(lambda done: stream.finish(reply_of(done, frame.id).body))
-                await answer_events(exchange, stream, keepalive_s=self._quiet_s)
+            reply = await answer_in_time(
+                exchange, stream, self._edge.answer(session, frame, outlet, headers=exchange.headers, era="modern"),
+                quiet_s=self._quiet_s if takes_events else None, as_stream=as_stream, on_gone=session.cancel_calls,
+            )  # fmt: skip
+            if reply is not None:
+                await _send_reply(exchange, reply)
             if frame.method in KINDS:
                 reach("replied")
         finally:
-            await self._edge.close(session)  # cancels the call if the client has gone
+            await self._edge.close(session)
 
 
 async def _send_reply(exchange: Exchange, reply: Reply) -> None:

@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import BadRequest
-from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.store import SqliteRunLog
 
@@ -24,9 +23,9 @@ FAR_EVENTS = 10_000  # of others, which a stream that comes back may have to pas
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events with their ids; `more` are there already; `closed`: none will come after these."""
+    """Events in JSON with their ids; `more` are there already; `closed`: none will come after these."""
 
-    events: Sequence[tuple[str, RunEvent]]
+    events: Sequence[tuple[str, bytes]]
     more: bool
     closed: bool
 
@@ -72,8 +71,8 @@ class RunSource:
         """As the protocol says."""
         found = await self._log.follow_run(self._run, after=self._after)
         self._after = found.reached
-        self._closed = self._closed or any(event.code == "run_closed" for event in found.events)
-        return Page([(str(event.seq), event) for event in found.events], found.more, self._closed and not found.more)
+        self._closed = self._closed or found.closed
+        return Page([(str(line.place), line.text) for line in found.lines], found.more, self._closed and not found.more)
 
 
 class PrincipalSource:
@@ -105,9 +104,9 @@ class PrincipalSource:
         """As the protocol says."""
         found = await self._log.follow_principal(self._principal, after=self._after)
         self._after = found.reached
-        self._told = found.events[-1].gid if found.events else self._told
+        self._told = found.lines[-1].place if found.lines else self._told
         seal = self._places.seal
-        return Page([(seal(event.gid, self._principal), event) for event in found.events], found.more, False)
+        return Page([(seal(line.place, self._principal), line.text) for line in found.lines], found.more, False)
 
 
 class Places:

@@ -8,21 +8,16 @@ from collections.abc import Sequence
 from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject, canonical
+from omni_mcp.engines.runlog.shown import shown_payload
 
 PAGE_BYTES = 512 * 1024  # an answer over the output limit would be kept as an artifact: a copy that outlives an erasure
-_DECIDED = ("code", "verdict", "method", "target")
 
 
 def for_caller(event: RunEvent) -> JsonObject:
     """Return an event as its own caller sees it. A missing tool and a forbidden one leave the same view."""
     shown = event.model_dump(include={"run", "seq", "kind", "code", "call", "parent", "actor"})
     shown["at"] = iso_time(event.at_ns)
-    payload = dict(event.payload) if event.payload is not None else None
-    if payload is not None and event.kind == "tool_error":
-        payload.pop("detail", None)
-    if payload is not None and event.kind == "system_event" and event.code in ("policy_decided", "access_refused"):
-        payload = {key: payload[key] for key in _DECIDED if key in payload}
-    shown["payload"] = payload
+    shown["payload"] = None if event.payload is None else shown_payload(event.kind, event.code, event.payload)
     return shown
 
 

@@ -56,7 +56,7 @@ class Session:
         self.thread: str | None = None  # which its runs belong to
         self.run_users: Counter[str] = Counter()  # requests under way by run: a full run makes way for another
         self.opening = asyncio.Lock()
-        self.calls: dict[RequestId, asyncio.Task[Reply]] = {}
+        self.calls: dict[RequestId, asyncio.Future[Reply]] = {}
         self.subscriptions: set[str] = set()
         self.closed = False
         self.on_close: Callable[[], None] | None = None  # the transport lets go of what it holds
@@ -130,6 +130,11 @@ class Session:
         else:
             waiting.set_exception(AskRefused(_reason(frame.error)))
         return True
+
+    def cancel_calls(self) -> None:
+        """Cancel everything that is under way for this client."""
+        for call in list(self.calls.values()):
+            call.cancel()
 
     def hang_up(self) -> None:
         """Nobody will answer any more: every open question fails."""

@@ -1,7 +1,7 @@
 """The local socket: mode 0600 in a directory of ours, the kernel says who calls, one hello line, then MCP lines.
 
 A connection begins with one line of JSON, either a hello (`{"omni": 1, "agent", "profile", "server", "version"}`) or,
-for the command line, a control request (`{"omni": 1, "control": "status" | "ping" | "drain"}`, or `"replay"` with
+for the command line, a control request (`{"omni": 1, "control": "status"}`; `"replay"` and `"drain"` take
 `"arguments"`). Both are answered with one line; after the answer to a hello the connection carries MCP.
 """
 

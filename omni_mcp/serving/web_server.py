@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from omni_mcp.serving.asgi import AsgiApp
+from omni_mcp.deadline import Deadline
+from omni_mcp.serving.asgi import ON_GONE, AsgiApp
 
 HEADER_DEADLINE_S = 10.0
 BODY_DEADLINE_S = 30.0
@@ -31,16 +33,20 @@ _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with an end to every wait for the client (uvicorn itself waits for a request without one)."""
+    """uvicorn's HTTP/1.1, with an end to every wait for the client (uvicorn itself waits for a request without one).
+
+    An application learns at once that the client has gone, without a task that waits for it: by the extension `ON_GONE`.
+    """
 
     header_deadline_s = HEADER_DEADLINE_S
     body_deadline_s = BODY_DEADLINE_S
     stall_deadline_s = STALL_DEADLINE_S
     connections_limit: int | None = None  # None: as many as this process has descriptors for
 
-    _timer: asyncio.TimerHandle | None = None
+    _deadline: Deadline | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _hearers: set[Callable[[], None]]
 
     def connection_made(self, transport: Any) -> None:
         limit = connections_cap() if self.connections_limit is None else self.connections_limit
@@ -50,13 +56,29 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport = transport
             return
         super().connection_made(transport)
+        self._hearers = set()
+        self._deadline = Deadline()
         self._arm(self.header_deadline_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
+        if self._deadline is not None:
+            self._deadline.end()
         self._stop_stall_timer()
-        if self in self.connections:
-            super().connection_lost(exc)
+        if self not in self.connections:
+            return
+        super().connection_lost(exc)
+        hearers, self._hearers = self._hearers, set()
+        for told in hearers:
+            told()
+        if self.scope is not None:
+            self.scope["extensions"] = {}  # it refers to what refers to it
+
+    def on_gone(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Call *told* when the client has closed the connection; returns how to stop hearing of that."""
+        if self not in self.connections:
+            self.loop.call_soon(told)
+        self._hearers.add(told)
+        return partial(self._hearers.discard, told)
 
     def data_received(self, data: bytes) -> None:
         if self in self.connections:
@@ -83,6 +105,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._header_bytes = 0
         self._arm(self.header_deadline_s)
         super().on_message_begin()
+        self.scope["extensions"] = {ON_GONE: {"tell": self.on_gone}}
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -103,9 +126,23 @@ class BoundedHttp(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._disarm()
+        if self.cycle is not None and self.cycle.response_complete:
+            self._await_next()  # it was answered before all of it was there
+        else:
+            self._disarm()
         if self.cycle is not None:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, with this connection's one timer in place of a new one for each answer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self.cycle.more_body:
+            self._await_next()
 
     def _count(self, size: int) -> None:
         self._header_bytes += size
@@ -113,13 +150,19 @@ class BoundedHttp(HttpToolsProtocol):
             self._give_up(_LARGE)
 
     def _arm(self, deadline_s: float) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(deadline_s, self._give_up, _LATE)
+        if self._deadline is not None:
+            self._deadline.set(deadline_s, self._come_late)
+
+    def _await_next(self) -> None:
+        if self._deadline is not None:
+            self._deadline.set(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _come_late(self) -> None:
+        self._give_up(_LATE)
 
     def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._deadline is not None:
+            self._deadline.clear()
 
     def _give_up(self, answer: bytes) -> None:
         self._disarm()
@@ -188,7 +231,7 @@ async def serve_http(
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio: no delay for TCP only
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -11,7 +11,7 @@ import structlog
 
 from omni_mcp import __version__
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import Paused
+from omni_mcp.contracts.errors import Paused, Quarantined
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.lock import item_name
 from omni_mcp.contracts.ports import Completer, Executor, Source
@@ -94,11 +94,15 @@ class Behind:
 
         Raises:
             Paused: an operator paused it.
+            Quarantined: it is a plugin's, and other code was installed since it was accepted.
             UpstreamUnavailable: what its server offers is not known, for too long.
         """
         if (pause := self._lock.now.find_pause(entry.server, item_name(entry.kind, entry.name))) is not None:
             detail = f"{entry.server}/{entry.name}: paused by {pause.by} at {pause.at}: {pause.note or 'no note'}"
             raise Paused("an operator paused this tool, or its server; try again later", detail=detail)
+        if not self._plugins.is_as_read(entry.server):
+            detail = f"a package of the plugin {entry.server} changed since the start; start again, then accept it"
+            raise Quarantined("the tool changed and is not accepted as it is now", detail=detail)
         if entry.binding == "mcp_remote":
             await self._news.settled(entry.server)
 

@@ -39,11 +39,24 @@ async def test_without_a_rule_nothing_is_read_and_nothing_is_done(tmp_path: Path
     assert not [event for event in new if event.kind in ("user_message", "artifact_ref") or event.code == "log_read"]
 
 
-async def test_a_run_may_be_begun_without_a_rule_as_a_client_may_connect_without_one(tmp_path: Path) -> None:
-    async with api_world(tmp_path, "// no rule") as world:
-        begun = await world.ann.post("/api/runs", json={})
+async def test_a_run_is_begun_and_ended_by_those_who_may_say_something_in_it(tmp_path: Path) -> None:
+    says = '@id("says") permit (principal, action, resource == Omni::Tool::"messages__say");'
+    async with api_world(tmp_path, says) as world:
+        begun = await world.ann.post("/api/runs", json={"title": "one"})
         assert begun.status_code == 201
-        assert (await world.ann.post(f"/api/runs/{begun.json()['id']}/end")).status_code == 204
+        world.here.write_policy("// no rule any more")
+        await world.here.gateway.reload()
+        before = len(await world.here.gateway.log.runs(limit=100))
+        refused = [
+            await world.ann.post("/api/runs", json={"title": "two"}),
+            await world.ann.post(f"/api/runs/{begun.json()['id']}/end"),
+        ]
+        events = await world.here.events()
+        after = len(await world.here.gateway.log.runs(limit=100))
+    assert [answer.json()["code"] for answer in refused] == ["access_refused"] * 2
+    targets = [(event.payload or {})["method"] for event in events if event.code == "access_refused"]
+    assert targets == ["POST /api/runs", "POST /api/runs/{run}/end"]
+    assert after == before, "no run was made for the one that was refused"
 
 
 async def test_a_rule_for_one_server_opens_the_routes_of_no_other(tmp_path: Path) -> None:

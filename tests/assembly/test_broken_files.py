@@ -10,6 +10,7 @@ import pytest
 
 from omni_mcp.config import LimitSettings, Settings, load_settings
 from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.openapi import OpenApiSettings
 from omni_mcp.testing import ALLOW_ALL, WAIT_S, Canary, LocalGateway, error_of, home_in, local_gateway, write_private
 
 BROKEN_POLICY = '@id("good") permit (principal, action, resource);\n\npermit (principal, action resource);\n'
@@ -22,6 +23,12 @@ input_schema: {type: object}
 binding: {kind: sandbox_job, entry_point: "files:files_list", workspace: none}
 """
 BROKEN_MANIFEST = MANIFEST.replace("version: 1.0.0", "version: one") + "colour: red\n"
+DOCUMENT = """openapi: 3.1.0
+info: {title: Shop, version: "1"}
+paths:
+  /one:
+    get: {operationId: getOne, responses: {"200": {description: One.}}}
+"""
 BROKEN_SETTINGS = "[limits]\ncalls_per_minute = 5\ncals_per_minute = 6\n"
 
 
@@ -176,6 +183,52 @@ async def test_a_reload_that_is_asked_for_names_every_problem_at_once(tmp_path: 
         assert files == {"test.cedar", "words.yaml"}
 
 
+BROKEN = {"policy": BROKEN_POLICY, "manifest": BROKEN_MANIFEST, "servers": "[servers", "lock": '{"omni_lock": 2}',
+          "settings": BROKEN_SETTINGS, "document": "openapi: 3.1.0\ninfo: [\n"}  # fmt: skip
+GOOD = {"policy": '@id("two") permit (principal, action, resource);', "manifest": MANIFEST,
+        "servers": '[servers.up]\nurl = "http://127.0.0.1:9/mcp"\n',
+        "lock": '{"omni_lock": 1, "paused": {"up": {"by": "ann", "at": "2026-11-21T12:00:00Z"}}}',
+        "settings": "[limits]\ncalls_per_minute = 5\n",
+        "document": DOCUMENT.replace("getOne", "getTwo")}  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", [*GOOD, ""])
+async def test_a_part_that_is_broken_keeps_its_last_good_one_and_holds_no_other_back(
+    broken: str, tmp_path: Path
+) -> None:
+    home = home_in(tmp_path)
+    files = {
+        "policy": home.policies / "test.cedar", "manifest": home.manifests / "words.yaml",
+        "servers": home.config / "servers.toml", "lock": home.lock_file, "settings": home.settings_file,
+        "document": home.config / "shop.yaml",
+    }  # fmt: skip
+    write_private(files["document"], DOCUMENT)
+    shop = OpenApiSettings(document="shop.yaml", base_url="https://shop.example.org")
+    async with local_gateway(ALLOW_ALL, directory=tmp_path, settings=Settings(openapi={"shop": shop})) as here:
+        before = here.gateway.policy_version
+        for part, text in GOOD.items():
+            write_private(files[part], BROKEN[part] if part == broken else text)
+        refused: set[str] = set()
+        try:
+            await here.gateway.reload()
+        except ConfigError as error:
+            refused = {os.path.basename(problem.file) for problem in error.problems}
+        status, catalog = here.gateway.status(), here.gateway.catalog
+        in_force = {
+            "policy": here.gateway.policy_version != before,
+            "manifest": catalog.get("tool", "tools", "words") is not None,
+            "servers": "up" in status["servers"],
+            "lock": "up" in status["paused"],
+            "settings": not status["settings"]["problems"],
+            "document": catalog.get("tool", "shop", "getTwo") is not None,
+        }
+        kept = catalog.get("tool", "shop", "getOne") is not None
+
+    assert in_force == {part: part != broken for part in GOOD}
+    assert refused == ({files[broken].name} if broken else set())
+    assert kept is (broken == "document")
+
+
 @pytest.mark.parametrize(
     "value", ["*", "https://*", "*.example.org", "app.example.org", "https://app.example.org/path"]
 )
@@ -190,8 +243,8 @@ async def test_settings_that_change_while_it_runs_are_named_as_waiting_for_the_n
     home = home_in(tmp_path)
     write_private(home.settings_file, "[limits]\ncalls_per_minute = 9\n")
     async with local_gateway(ALLOW_ALL, directory=tmp_path) as here:
-        async with asyncio.timeout(10):
-            here.gateway.check_settings()
+        async with asyncio.timeout(30):
+            here.gateway.upkeep.check_settings()
             write_private(home.settings_file, "[limits]\ncalls_per_minute = 8\n")
             while here.gateway.status()["settings"]["at_next_start"] != ["limits.calls_per_minute"]:
                 await asyncio.sleep(0.05)

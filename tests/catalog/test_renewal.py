@@ -297,13 +297,13 @@ async def test_a_source_that_refuses_keeps_what_it_brought_and_holds_nobody_else
     bad.problem, bad.names, good.files.names = "is broken", ["lost"], ["two"]
     with pytest.raises(ConfigError):
         await made.renew()
-    as_before = sorted(entry.name for entry in made.all_entries())
+    meanwhile = sorted(entry.name for entry in made.all_entries())
     await made.renew(good)
     problems = [problem.message for problem in made.problems]
     bad.problem = ""
     await made.renew(bad)
 
-    assert as_before == ["kept", "one"]
+    assert meanwhile == ["kept", "two"]
     assert problems == ["is broken"]
     assert made.problems == ()
     assert sorted(entry.name for entry in made.all_entries()) == ["lost", "two"]

@@ -193,12 +193,12 @@ async def test_a_denied_call_is_over_and_the_next_one_is_asked_about_anew(tmp_pa
         _, reply = await client.start("tools/call", {"name": "canary__dangerous", "arguments": {}})
         await here.until("approval_requested")
         here.answer(False)
-        assert error_of(await asyncio.wait_for(reply, 10))["code"] == "approval_denied"
+        assert error_of(await asyncio.wait_for(reply, 30))["code"] == "approval_denied"
         _, reply = await client.start("tools/call", {"name": "canary__dangerous", "arguments": {}})
         await here.until("approval_requested", count=2)
         assert canary.touched == []
         here.answer(True)
-        assert not (await asyncio.wait_for(reply, 10))["result"]["isError"]
+        assert not (await asyncio.wait_for(reply, 30))["result"]["isError"]
         assert canary.touched == ["tool canary__dangerous"]
         calls = list(await here.outcomes())
         assert await here.words(calls[0]) == [*ASKED, "approval_decided:denied", "tool_error:approval_denied"]
@@ -228,7 +228,7 @@ async def test_a_question_that_nobody_answers_in_time_expires(tmp_path: Path) ->
 async def test_a_call_that_is_cancelled_after_dispatch_says_so(here: LocalGateway) -> None:
     async with here.client() as client:
         number, _ = await client.start("tools/call", {"name": "canary__forever", "arguments": {}})
-        await asyncio.wait_for(STARTED.wait(), 10)
+        await asyncio.wait_for(STARTED.wait(), 30)
         await client.notify("notifications/cancelled", {"requestId": number})
     call = await last_call(here)
     end = await here.end_of(call)
@@ -417,7 +417,7 @@ async def test_a_freeze_stops_a_call_that_was_approved_and_spares_other_projects
         reply = await waiting_for_a_person(here, client)
         here.gateway.freeze.set(frozenset({"default"}))
         here.answer(True)
-        assert error_of(await asyncio.wait_for(reply, 10))["code"] == "frozen"
+        assert error_of(await asyncio.wait_for(reply, 30))["code"] == "frozen"
         assert canary.touched == []
         assert not (await other.call("canary__answers"))["isError"]
         here.gateway.freeze.set(frozenset())

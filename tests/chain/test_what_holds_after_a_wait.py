@@ -51,7 +51,7 @@ async def person(here: LocalGateway, *words: str) -> Any:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -141,7 +141,7 @@ async def test_cancelling_one_request_does_not_lose_the_answer_of_another_that_w
             await asyncio.sleep(0.05)
             lock.execute("ROLLBACK")
             lock.close()
-            assert "result" in await asyncio.wait_for(answer, 10)
+            assert "result" in await asyncio.wait_for(answer, 30)
 
 
 async def test_one_principal_never_holds_every_place() -> None:

@@ -276,6 +276,6 @@ async def test_a_subscription_to_anothers_run_hears_nothing_of_it(here: LocalGat
         assert "result" in await client.request("resources/subscribe", {"uri": uri})
         await other.request("resources/subscribe", {"uri": uri})
         await client.call("canary__one")
-        await asyncio.wait_for(client.heard.wait(), 10)
+        await asyncio.wait_for(client.heard.wait(), 30)
         assert client.notifications[-1]["params"] == {"uri": uri}
         assert other.notifications == []

@@ -11,6 +11,7 @@ ROUNDS = 8
 
 @pytest.mark.sandbox
 @pytest.mark.slow
+@pytest.mark.long
 async def test_ten_clients_that_come_and_go_leave_nothing_and_one_copy_of_each_server_ran(cells: None) -> None:
     with shared_servers() as (yard, starts):
         seen = Seen()

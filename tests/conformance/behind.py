@@ -16,7 +16,8 @@ from omni_mcp.gateway import Gateway
 from omni_mcp.paths import Home
 from omni_mcp.server_definition import ServerDefinition
 from tests.conformance.definitions import SERVER, WATCHED
-from tests.matrix.front import ROOT, in_front_of
+from tests.matrix.front import in_front_of
+from tests.upstream.world import ROOT
 
 COMMAND = (sys.executable, "-m", "tests.conformance.everything")
 

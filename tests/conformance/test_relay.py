@@ -62,7 +62,7 @@ async def test_each_request_of_a_kept_connection_gets_the_token_whatever_frames_
         writer.write(b"POST /a HTTP/1.1\r\nContent-Length: 4\r\n\r\n\r\n\r\n")
         writer.write(b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
         writer.write(b"POST /c HTTP/1.1\r\nContent-Length: 4\r\n\r\nLAST")
-        await asyncio.wait_for(enough.wait(), 10)
+        await asyncio.wait_for(enough.wait(), 30)
         writer.close()
 
     token = b"Authorization: Bearer sesame\r\n\r\n"
@@ -89,11 +89,11 @@ async def test_a_stream_arrives_event_by_event_and_hanging_up_reaches_the_server
     async with behind(handler) as relay:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
         writer.write(b"GET /mcp HTTP/1.1\r\n\r\n")
-        first = await asyncio.wait_for(reader.readexactly(9), 10)  # would hang if the relay waited for more
+        first = await asyncio.wait_for(reader.readexactly(9), 30)  # would hang if the relay waited for more
         go_on.set()
-        second = await asyncio.wait_for(reader.readexactly(9), 10)
+        second = await asyncio.wait_for(reader.readexactly(9), 30)
         writer.close()
-        await asyncio.wait_for(gone.wait(), 10)
+        await asyncio.wait_for(gone.wait(), 30)
 
     assert (first, second) == (b"data: 1\n\n", b"data: 2\n\n")
 
@@ -108,11 +108,11 @@ async def test_what_is_no_http_ends_its_own_connection_only() -> None:
         for nonsense in (b"POST / HTTP/1.1\r\nContent-Length: lots\r\n\r\n", b"x" * 200_000):
             reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
             writer.write(nonsense)
-            await asyncio.wait_for(_end_of(reader), 10)
+            await asyncio.wait_for(_end_of(reader), 30)
             writer.close()
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
-        assert await asyncio.wait_for(reader.read(), 10) == b"served"
+        assert await asyncio.wait_for(reader.read(), 30) == b"served"
         writer.close()
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from tests.node.presence import needed_node
 
+LONG = pytest.mark.long
 RUN = Path(__file__).with_name("run.py")
-LIMIT_S = 110
+LIMIT_S = 280
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.node
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["1", "2", "3"])
+@pytest.mark.parametrize("suite", [pytest.param("1", marks=LONG), pytest.param("2", marks=LONG), "3"])
 def test_every_scored_scenario_passes_through_the_gateway(suite: str) -> None:
     needed_node()
     end = run("--json", "--suite", suite)
@@ -37,7 +38,7 @@ def test_every_scored_scenario_passes_through_the_gateway(suite: str) -> None:
 
 @pytest.mark.node
 @pytest.mark.slow
-@pytest.mark.parametrize(("road", "suite"), [("stdio/modern", "2"), ("http/handshake", "3")])
+@pytest.mark.parametrize(("road", "suite"), [pytest.param("stdio/modern", "2", marks=LONG), ("http/handshake", "3")])
 def test_every_scenario_but_the_excused_passes_though_client_and_server_are_of_different_eras(
     road: str, suite: str
 ) -> None:

@@ -163,7 +163,7 @@ async def test_a_client_that_closes_its_end_of_stdout_ends_the_conversation(home
         os.close(sink)
         assert await asyncio.to_thread(os.read, source, 100) == b"hello\n"
         os.close(source)
-        await asyncio.wait_for(ended.wait(), 20)
+        await asyncio.wait_for(ended.wait(), 30)
         assert await shim.wait() == 0
         assert shim.stdin is not None
         shim.stdin.close()

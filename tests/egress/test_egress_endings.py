@@ -315,7 +315,7 @@ async def test_a_job_that_sends_all_of_a_refused_body_first_can_still_read_why()
 
 
 def send_then_read(port: int, data: bytes) -> Answer:
-    with socket.create_connection((HERE, port), timeout=20) as sock:
+    with socket.create_connection((HERE, port), timeout=60) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)  # so that all is sent only when it is read
         sock.sendall(data)
         return Answer(raw=b"".join(iter(lambda: sock.recv(1 << 16), b"")))

@@ -233,7 +233,7 @@ async def test_oddly_framed_chunks_end_the_request_before_the_host_sees_its_end(
         head = get(f"http://{HOST}:{origin.port}/", "Transfer-Encoding: chunked", method="POST")
         answer = await here.ask(head + body)
         report = await here.report()
-        await asyncio.wait_for(origin.last_over.wait(), 10)
+        await asyncio.wait_for(origin.last_over.wait(), 30)
 
     assert answer.status == 400
     assert report.reason == "bad_request"

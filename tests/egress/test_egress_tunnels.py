@@ -75,7 +75,7 @@ async def test_a_tunnel_to_another_name_or_to_none_is_ended_before_the_host_gets
         got = await read_all(reader)
         writer.transport.abort()
         report = await here.report()
-        await asyncio.wait_for(origin.last_over.wait(), 10)
+        await asyncio.wait_for(origin.last_over.wait(), 30)
 
     assert got.raw == ALERT
     assert (report.verdict, report.reason, report.bytes_sent) == ("refused", "sni_mismatch", 0)
@@ -136,7 +136,7 @@ async def test_a_tunnel_to_a_name_that_is_not_tls_is_ended_before_the_host_gets_
         got = await read_all(reader)
         writer.transport.abort()
         report = await here.report()
-        await asyncio.wait_for(origin.last_over.wait(), 10)
+        await asyncio.wait_for(origin.last_over.wait(), 30)
 
     assert got.raw == b""
     assert (report.verdict, report.reason, report.bytes_sent) == ("refused", "not_tls", 0)

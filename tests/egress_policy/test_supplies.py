@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from omni_mcp.assembly import supplies_of
 from omni_mcp.config import Settings, load_settings, read_secrets
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.sandbox import Credential
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.sandbox.supplies import Supplies
+from omni_mcp.opening.supplies import supplies_of
 from omni_mcp.paths import Home, bundled
 from omni_mcp.testing import error_of, home_in, local_gateway, write_private
 from tests.egress_policy.sandbox_double import SandboxDouble, a_gateway, fetch, grant

@@ -41,6 +41,7 @@ async def test_a_probe_is_stopped(probe: Probe, place: Place, ground: Grounds, i
     assert verdict.word == "STOPPED", verdict.why
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("probe", "place"), trials("user"))
 def test_a_probe_is_stopped_by_an_ordinary_users_gateway(probe: Probe, place: Place, by_user: Found) -> None:
     verdict = by_user(probe.name)["verdicts"][probe.name]

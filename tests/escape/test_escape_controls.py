@@ -11,7 +11,7 @@ from tests.escape.probe import Probe, judge
 from tests.escape.suite import BITING
 from tests.sandbox.conftest import lacking
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.long]
 
 
 @pytest.mark.parametrize("probe", BITING, ids=lambda probe: probe.name)

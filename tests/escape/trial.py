@@ -175,7 +175,7 @@ async def _beside(probe: Probe, where: Ground) -> AsyncIterator[_Given | None]:
     running = asyncio.ensure_future(where.sandbox.run(_job(probe, probe.beside, where, given)))
     try:
         either: set[asyncio.Future[Any]] = {running, _readable(given.fifo)}
-        await asyncio.wait(either, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         if running.done() or survivors(given.fifo) != "alive":
             raise AssertionError(f"the job beside it did not start, or did not stay: {running}")
         yield given

@@ -38,6 +38,8 @@ EXPECTED = {
 CRASHES: list[tuple[str, Road]] = [(point, "http") for point in POINTS] + [
     ("dispatched", road) for road in ROADS if road != "http"
 ]
+FEW: list[tuple[str, Road]] = [("intent_durable", "http"), ("dispatched", "http"), ("result_durable", "http")]
+ALL = pytest.param(CRASHES, id="every point", marks=pytest.mark.long)
 BESIDE = [f"beside-{number}" for number in range(6)]
 
 
@@ -45,6 +47,7 @@ BESIDE = [f"beside-{number}" for number in range(6)]
 class Aftermath:
     """What one home looks like after all crashes, one after the other, and one call more."""
 
+    crashes: list[tuple[str, Road]]
     replies: dict[str, Reply]
     stories: dict[str, Story]
     effects: list[str]
@@ -55,19 +58,20 @@ def mark_of(point: str, road: Road) -> str:
     return f"{point}-{road}"
 
 
-@pytest.fixture(scope="module")
-def aftermath() -> Aftermath:
+@pytest.fixture(scope="module", params=[pytest.param(FEW, id="three points"), ALL])
+def aftermath(request: pytest.FixtureRequest) -> Aftermath:
     """Each start after a crash is the recovery from it: starting once more for each would double the time."""
     replies: list[Reply] = []
     with new_field() as field:
-        for point, road in CRASHES:
+        for point, road in request.param:
             replies += field.crash(point, 1, road, [mark_of(point, road)])
-        replies += field.crash("result_received", 3, "http", BESIDE)
+        if request.param == CRASHES:
+            replies += field.crash("result_received", 3, "http", BESIDE)
         with field.serving() as running:
             replies.append(call_http(running, PUBLIC_NAME, "after"))
             broken, stories = judge(field.place, field.record, replies)
         effects = [mark for _, mark in read_record(field.record)]
-    return Aftermath({reply.mark: reply for reply in replies}, stories, effects, broken)
+    return Aftermath(request.param, {reply.mark: reply for reply in replies}, stories, effects, broken)
 
 
 def outcome_of(story: Story | None) -> str | None:
@@ -80,14 +84,12 @@ def outcome_of(story: Story | None) -> str | None:
     return "maybe dispatched" if event["payload"]["dispatched"] else "not dispatched"
 
 
-@pytest.mark.parametrize(("point", "road"), CRASHES)
-def test_a_kill_at_each_point_of_a_call_leaves_the_truth_on_record(
-    aftermath: Aftermath, point: str, road: Road
-) -> None:
-    expected, mark = EXPECTED[point], mark_of(point, road)
-    assert aftermath.replies[mark].ok is expected.answered
-    assert aftermath.effects.count(mark) == expected.effects, "nothing is run a second time"
-    assert outcome_of(aftermath.stories.get(mark)) in expected.outcomes
+def test_a_kill_at_each_point_of_a_call_leaves_the_truth_on_record(aftermath: Aftermath) -> None:
+    for point, road in aftermath.crashes:
+        expected, mark = EXPECTED[point], mark_of(point, road)
+        assert aftermath.replies[mark].ok is expected.answered, mark
+        assert aftermath.effects.count(mark) == expected.effects, f"{mark}: nothing is run a second time"
+        assert outcome_of(aftermath.stories.get(mark)) in expected.outcomes, mark
 
 
 def test_no_promise_is_broken_by_any_of_the_crashes(aftermath: Aftermath) -> None:
@@ -102,10 +104,12 @@ def test_the_next_call_is_served_and_follows_every_recovered_outcome(aftermath: 
             assert story.outcomes[0]["gid"] < after, mark
 
 
+@pytest.mark.parametrize("aftermath", [ALL], indirect=True)
 def test_a_client_behind_the_shim_hears_that_the_outcome_is_unknown(aftermath: Aftermath) -> None:
     assert aftermath.replies[mark_of("dispatched", "stdio")].code == "outcome_unknown"
 
 
+@pytest.mark.parametrize("aftermath", [ALL], indirect=True)
 def test_calls_beside_the_crashing_one_have_one_outcome_each(aftermath: Aftermath) -> None:
     asked = [mark for mark in BESIDE if mark in aftermath.stories]
     assert len(asked) >= 3, "the third result was received, so three were asked"

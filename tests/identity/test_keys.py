@@ -148,7 +148,7 @@ def test_a_file_of_another_user_is_refused(file: Path) -> None:
         "",
         "{",
         "[]",
-        '{"version": 2, "keys": []}',
+        '{"version": 3, "keys": []}',
         '{"version": 1, "keys": [], "extra": 1}',
         '{"version":1,"keys":[{}]}',
     ],
@@ -166,10 +166,29 @@ def test_the_first_start_mints_one_token_and_the_second_none(file: Path) -> None
     token_file = file.with_name("token")
     assert mint_first_token(file, token_file, uid=1000)
     token = read_token(token_file)
-    assert token is not None and KeyRing(file).principal_of(token) == local_user(1000)
+    assert token is not None and KeyRing(file).principal_of(token) == local_user(1000, roles=("operator",))
     assert token_file.stat().st_mode & 0o777 == 0o600
     assert not mint_first_token(file, token_file, uid=1000)
     assert read_token(token_file) == token
+
+
+def test_of_a_file_from_before_there_were_operators_the_first_key_is_one_and_no_other(file: Path) -> None:
+    tokens = [KeyRing(file).create(name, local_user(1000)) for name in ("first", "laptop")]
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({**stored, "version": 1}))
+    ring = KeyRing(file)
+    found = [ring.principal_of(token) for token in tokens]
+    assert [one is not None and one.is_operator for one in found] == [True, False]
+    ring.create("tablet", local_user(1000))
+    again = [ring.principal_of(token) for token in tokens]
+    assert again == found, "a file that was written again still says so"
+
+
+def test_a_key_called_first_is_no_operator_by_its_name(file: Path) -> None:
+    mint_first_token(file, file.with_name("token"), uid=1000)
+    KeyRing(file).revoke("first")
+    who = KeyRing(file).principal_of(KeyRing(file).create("first", local_user(1000)))
+    assert who is not None and not who.is_operator
 
 
 def test_a_first_token_that_was_revoked_does_not_come_back(file: Path) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from omni_mcp.contracts.call import Era
 from omni_mcp.server_definition import ServerDefinition
 from tests.matrix.caller import Caller
-from tests.matrix.front import ROOT
 from tests.matrix.node_client import CLIENT, SERVER, NodeClient, node_command
 from tests.matrix.pairs import End, Transport
 from tests.matrix.sdk_client import SdkClient
 from tests.matrix.world import World
 from tests.node.setup import Node
+from tests.upstream.world import ROOT
 
 PYTHON = (sys.executable, "-m", "tests.matrix.peers.sdk")
 

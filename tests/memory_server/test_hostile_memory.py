@@ -81,6 +81,16 @@ async def test_the_first_try_of_what_is_forgotten_goes_too(wrong: dict[str, obje
         verified(here)
 
 
+async def test_a_quote_that_was_sent_in_vain_goes_with_what_it_became(tmp_path: Path) -> None:
+    """Its first try names an event that does not hold the quote; the next one says it in other words."""
+    async with remembering(tmp_path) as here, here.client(principal=AGENT, version=HANDSHAKE) as client:
+        assert (await refused(client, "promote", run=client.run, seq=1, quote=TEXT))[0] == "invalid_arguments"
+        made = await done(client, "remember", text=TEXT)
+        await forget(here, client, made["id"])
+        assert files_with(tmp_path, *WORDS) == []
+        verified(here)
+
+
 async def test_a_revision_that_came_too_late_is_forgotten_with_its_item(tmp_path: Path) -> None:
     async with remembering(tmp_path) as here, here.client(principal=AGENT) as client:
         made = await done(client, "remember", text="harmless")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from omni_mcp.assembly import supplies_of
 from omni_mcp.config import Settings, load_settings, read_secrets
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.openapi import check_base_url
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.opening.supplies import supplies_of
 from omni_mcp.testing import home_in, write_private
 from tests.openapi.world import PETSTORE, tools_of
 

@@ -93,7 +93,7 @@ async def send_listen(client: MemoryClient, twin: Twin) -> list[dict[str, Any]]:
     """Listen for one resource; the stream is ended by its own client."""
     wanted = {"notifications": {"resourceSubscriptions": ["note://a"]}}
     number, _ = await client.start("subscriptions/listen", wanted)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await client.heard.wait()
     acknowledged = client.notifications[0]["params"]["notifications"]
     twin.here.gateway.changes.resource_updated("note://a")
@@ -296,7 +296,7 @@ async def send_batch(client: MemoryClient) -> list[dict[str, Any]]:
             client.frame("prompts/get", {"name": "canary__greet"}),
         ]
     )
-    answers: list[dict[str, Any]] = await asyncio.wait_for(client.unasked.get(), 10)
+    answers: list[dict[str, Any]] = await asyncio.wait_for(client.unasked.get(), 30)
     return answers
 
 
@@ -305,7 +305,7 @@ async def test_a_batch_of_any_other_version_dispatches_nothing(version: str, ope
     before = opened.signs()
     async with opened.here.client(version=version) as client:
         await client.tell([client.frame("tools/call", {"name": "canary__touch", "arguments": {}})])
-        answer = await asyncio.wait_for(client.unasked.get(), 10)
+        answer = await asyncio.wait_for(client.unasked.get(), 30)
     assert answer["error"]["data"]["reason"] == "batch"
     assert opened.signs() == before
 
@@ -328,12 +328,12 @@ async def test_a_batch_of_any_other_version_dispatches_nothing(version: str, ope
 async def test_a_frame_that_two_parsers_could_read_differently_dispatches_nothing(frame: bytes, tmp_path: Path) -> None:
     async with a_twin(tmp_path, permits=True) as twin, twin.here.client(version="2025-11-25") as client:
         await client.tell(frame)
-        answer = await asyncio.wait_for(client.unasked.get(), 10)
+        answer = await asyncio.wait_for(client.unasked.get(), 30)
         await twin.here.until("request_rejected")
         assert answer["error"]["code"] in (-32700, -32600, -32602)
         assert twin.signs() == []
         await client.tell(b'{"jsonrpc":"2.0","id":8,"method":"tools/call","params":{"name":"canary__touch"}}')
-        assert (await asyncio.wait_for(client.unasked.get(), 10))["id"] == 8  # the next one is served
+        assert (await asyncio.wait_for(client.unasked.get(), 30))["id"] == 8  # the next one is served
         assert twin.signs() == ["tool canary__touch"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from omni_mcp.engines.artifacts.blobs import BlobStore
 from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.keys import find_keys
 from omni_mcp.engines.runlog.projections import digest_of_projections
+from omni_mcp.engines.runlog.retiring import BYTES_TOGETHER, erased_together
 from omni_mcp.engines.runlog.store import SqliteRunLog, open_ledger, rebuild_projections
 from omni_mcp.engines.runlog.verify import Tombstone, verify_database
 from tests.runlog.conftest import ANNA, Place, answered, asked, new_run, said, texts
@@ -181,6 +183,42 @@ async def test_retention_erases_old_runs_once_and_says_so_in_the_gateways_run(pl
         }  # fmt: skip
         await log.append(own["id"], said("the gateway goes on in the same chain")).durable()
     assert verify_database(place.file, find_keys(place.keys)).ok
+
+
+async def test_retention_fills_the_search_tables_once_for_many_runs(place: Place, blobs: BlobStore) -> None:
+    async with place.open() as log:
+        runs = [await new_run(log) for _ in range(20)]
+        for run in runs:
+            await log.append(run, said(f"an old story of {run}")).durable()
+        kept = await new_run(log)
+        await log.append(kept, asked(new_id())).durable()
+        assert len(await log.search("story", limit=50)) == 20
+        statements: list[str] = []
+        with _eraser(place, blobs, later_s=2 * DAY_S) as eraser:
+            eraser._connection.set_trace_callback(statements.append)
+            assert sorted(eraser.retention(older_than_s=DAY_S, older_than="1d").runs) == sorted(runs)
+        assert sum(one.startswith("DROP TABLE IF EXISTS search_") for one in statements) == 1
+        assert await log.search("story", limit=50) == []
+        for run in runs:
+            assert await texts(log, run) == []
+            assert [event.code async for event in log.read(run)][-1] == "erased"
+    assert verify_database(place.file, find_keys(place.keys)).ok
+
+
+def test_runs_are_erased_together_up_to_a_bound_and_a_large_one_alone() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(
+        "CREATE TABLE run_keys (run INTEGER PRIMARY KEY, id TEXT);"
+        "CREATE TABLE events (gid INTEGER PRIMARY KEY, run INTEGER, erased_by INTEGER);"
+        "CREATE TABLE texts (gid INTEGER PRIMARY KEY, body BLOB)"
+    )
+    sizes = {"a": 3, "b": 2, "large": BYTES_TOGETHER + 1, "c": 1, "d": BYTES_TOGETHER - 1, "e": 1}
+    for number, (run, size) in enumerate(sizes.items()):
+        connection.execute("INSERT INTO run_keys VALUES (?, ?)", (number, run))
+        connection.execute("INSERT INTO events VALUES (?, ?, NULL)", (number, number))
+        connection.execute("INSERT INTO texts VALUES (?, zeroblob(?))", (number, size))
+    assert list(erased_together(connection, list(sizes))) == [["a", "b"], ["large"], ["c", "d"], ["e"]]
+    connection.close()
 
 
 async def test_a_text_that_vanished_without_an_erasure_on_record_is_named(place: Place, blobs: BlobStore) -> None:

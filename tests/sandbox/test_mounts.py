@@ -225,12 +225,12 @@ class Started:
 
     async def be_ready(self) -> None:
         """Wait until the template has its mounts and has imported what it needs."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await self.channel.send(self.setup)
             await self.channel.receive()
 
     async def last_words(self) -> bytes:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await self.exited
         return os.read(self.words, 4096)
 
@@ -321,7 +321,7 @@ async def test_a_request_that_is_too_long_fails_alone(sandbox: BubblewrapSandbox
 
     streams = Streams(stdin=reader, stdout=on_output, stderr=on_output)
     other = asyncio.create_task(sandbox.run(in_shell("echo up; read word; echo $word"), streams=streams))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await up.wait()
     before = sandbox.spawner_pid
 

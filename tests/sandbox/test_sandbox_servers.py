@@ -35,7 +35,7 @@ async def said_to(stdin: int, stdout: int, line: bytes) -> bytes:
     try:
         answer = b""
         while not answer.endswith(b"\n"):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 await readable.wait()
             readable.clear()
             part = os.read(stdout, 4096)

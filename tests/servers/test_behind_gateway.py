@@ -34,8 +34,7 @@ from tests.upstream_faults.yard import (
 )
 
 pytestmark = [
-    pytest.mark.sandbox, pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(300),
-    pytest.mark.xdist_group("servers"),
+    pytest.mark.sandbox, pytest.mark.node, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900),
 ]  # fmt: skip
 
 RULES = """
@@ -80,7 +79,7 @@ def behind(cells: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
         prepare(place, servers, settings=f"{GENEROUS}{SURFACE}[egress]\nnetworks = {networks}\n", policy=RULES)
         write_profiles(place)
         with serving(place) as running:
-            until_listed(place, servers, limit_s=240.0)
+            until_listed(place, servers, limit_s=600.0)
             accept_listed(place, READS)
             yard = Yard(place, running)
             until(lambda: offers_all(yard, servers), "accepted tools in force", place)

@@ -22,7 +22,7 @@ from tests.servers.launches import from_pypi, npx, offline, to_json
 from tests.servers.sources import Source, npm_source, npx_path, npx_prefix, pypi_source, uv_mounts, uv_read
 from tests.servers.world import World, given, owned, repository
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.node, pytest.mark.slow, pytest.mark.xdist_group("servers")]
+pytestmark = [pytest.mark.sandbox, pytest.mark.node, pytest.mark.slow, pytest.mark.long]
 
 CANARY = "the canary of the host"
 

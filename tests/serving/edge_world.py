@@ -30,7 +30,8 @@ from omni_mcp.serving.runbook import Runbook
 
 ANN = Principal(kind="User", id="ann")
 BOB = Principal(kind="User", id="bob")
-TOKENS = {"ann-token": ANN, "bob-token": BOB}
+OPS = Principal(kind="User", id="ops", roles=("operator",))
+TOKENS = {"ann-token": ANN, "bob-token": BOB, "ops-token": OPS}
 MODERN = "2026-07-28"
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
 
@@ -86,10 +87,14 @@ class MemoryLog:
 
     async def until(self, code: str) -> None:
         """Wait for an event with *code*."""
-        async with asyncio.timeout(5):
-            while code not in self.codes():
-                self._appended.clear()
-                await self._appended.wait()
+        while code not in self.codes():
+            await self.next()
+
+    async def next(self) -> None:
+        """Wait for one more event."""
+        self._appended.clear()
+        async with asyncio.timeout(30):
+            await self._appended.wait()
 
     def codes(self) -> list[str]:
         return [draft.code or draft.kind for _, draft in self.events]
@@ -325,7 +330,7 @@ class World:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with (
             self.served(**more) as base,
-            httpx2.AsyncClient(base_url=base, headers=headers, timeout=10) as http,
+            httpx2.AsyncClient(base_url=base, headers=headers, timeout=60) as http,
         ):
             yield http
 
@@ -335,7 +340,7 @@ class World:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         transport = httpx2.ASGITransport(app=self.http(**more), raise_app_exceptions=True)
         async with httpx2.AsyncClient(
-            transport=transport, base_url="http://127.0.0.1:6464", headers=headers, timeout=10
+            transport=transport, base_url="http://127.0.0.1:6464", headers=headers, timeout=60
         ) as http:
             yield http
             await self.edge.drain(timeout_s=1.0)

@@ -40,7 +40,7 @@ class LineClient:
         finally:
             if not writer.is_closing():
                 writer.write_eof()
-            await asyncio.wait_for(server, 10)
+            await asyncio.wait_for(server, 30)
             for side in (writer, their_writer):
                 side.close()
                 with suppress(ConnectionError):
@@ -53,7 +53,7 @@ class LineClient:
 
     async def receive(self) -> Any:
         """Return the next message."""
-        line = await asyncio.wait_for(self.reader.readline(), 10)
+        line = await asyncio.wait_for(self.reader.readline(), 30)
         assert line, "the server closed the connection"
         return orjson.loads(line)
 

@@ -132,7 +132,7 @@ async def test_commits_become_updates_of_their_run_but_quiet_ones_never_do() -> 
     log.append("r3", cast(Draft, _Draft()))
     for _ in range(100):
         log.append("r1", cast(Draft, _Draft()))
-    await asyncio.wait_for(ear.told.wait(), 5)
+    await asyncio.wait_for(ear.told.wait(), 30)
     assert sorted(params["uri"] for _, params in ear.heard) == ["run://r1", "run://r1/events"], "one notice for the lot"
     changes.unsubscribe(ear, "run://r1")
     changes.leave(ear)

@@ -266,7 +266,7 @@ async def test_draining_ends_calls_with_their_outcome_and_takes_no_more() -> Non
     world = World()
     session = await handshaken(world)
     slow = world.edge.begin(session, Request(1, "tools/call", {"name": "t__slow"}), Nowhere())
-    await asyncio.wait_for(world.started.wait(), 5)
+    await asyncio.wait_for(world.started.wait(), 30)
     assert await world.edge.drain(timeout_s=0.01) == 1
     assert slow.cancelled() and world.cancelled == [world.calls[0].id]
     assert world.log.codes() == ["run_closed"]

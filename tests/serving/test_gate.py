@@ -175,7 +175,7 @@ async def raw(port: int, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
     try:
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 30)
     finally:
         writer.close()
         await writer.wait_closed()
@@ -204,7 +204,7 @@ async def test_health_readiness_and_metrics_tell_how_it_stands() -> None:
     async with world.direct() as http:
         await post(http)
         await http.post("/mcp", content=b"{", headers={"Content-Type": "application/json"})
-        metrics = (await http.get("/metrics")).text
+        metrics = (await http.get("/metrics", headers={"Authorization": "Bearer ops-token"})).text
         ready = await http.get("/readyz")
         world.log.broken = True
         unready = await http.get("/readyz")
@@ -214,6 +214,16 @@ async def test_health_readiness_and_metrics_tell_how_it_stands() -> None:
     assert 'omni_calls_total{kind="tool",outcome="ok"} 1.0' in metrics
     assert 'omni_rejected_total{reason="not_json",transport="http"} 1.0' in metrics
     assert "omni_open_sessions" in metrics and "omni_http_sessions 0.0" in metrics
+
+
+async def test_metrics_count_everybodys_calls_and_are_for_operators() -> None:
+    world = World()
+    async with world.direct() as http:
+        refused = await http.get("/metrics")
+        told = await http.get("/metrics", headers={"Authorization": "Bearer ops-token"})
+    assert refused.status_code == 403 and "--operator" in refused.json()["detail"]
+    assert "omni_" not in refused.text
+    assert told.status_code == 200 and told.text.count("omni_") > 5
 
 
 async def test_mounted_routes_are_behind_the_same_gate() -> None:

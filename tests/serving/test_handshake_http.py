@@ -107,13 +107,15 @@ async def test_there_are_only_so_many_sessions() -> None:
 
 
 async def test_an_idle_session_ends_and_one_with_a_call_under_way_does_not() -> None:
-    world = World(session_idle_s=0.05)
+    world = World(session_idle_s=0.1)
     async with world.client() as http:
+        while not world.started.is_set():  # a slow machine may end the session before the call is made
+            slow = asyncio.create_task(call(http, await opened(http), "slow"))
+            begun = asyncio.create_task(world.started.wait())
+            await asyncio.wait({slow, begun}, return_when=asyncio.FIRST_COMPLETED)
         await opened(http)
-        busy = await opened(http)
-        slow = asyncio.create_task(call(http, busy, "slow"))
-        await asyncio.wait_for(world.started.wait(), 5)
-        await world.log.until("run_closed")
+        while len(world.log.runs_made) - world.log.codes().count("run_closed") > 1:
+            await world.log.next()
         world.release.set()
         assert "done" in (await slow).text
     assert world.log.events[0][1].payload.reason == "idle"
@@ -183,7 +185,7 @@ async def test_a_new_get_stream_takes_over_from_the_old_one() -> None:
             async with http.stream("GET", "/mcp", headers=session) as new:
                 new_lines = new.aiter_lines()
                 await anext(new_lines)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     assert not [line async for line in old_lines if line.startswith("data: {")], "the old one ended"
                 world.changes.lists_changed(["prompts"])
                 assert (await next_event(new_lines))["method"] == "notifications/prompts/list_changed"
@@ -194,7 +196,7 @@ async def test_a_cancel_stops_the_call_and_ends_its_answer() -> None:
     async with world.client() as http:
         session = await opened(http)
         slow = asyncio.create_task(call(http, session, "slow", id=9))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 9}}
         assert (await http.post("/mcp", json=note, headers=session)).status_code == 202
         assert "-32800" in (await slow).text
@@ -206,7 +208,7 @@ async def test_one_session_cannot_cancel_the_call_of_another_with_the_same_id() 
     async with world.client() as http:
         mine, other = await opened(http), await opened(http)
         slow = asyncio.create_task(call(http, mine, "slow", id=9))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 9}}
         await http.post("/mcp", json=note, headers=other)
         world.release.set()
@@ -219,7 +221,7 @@ async def test_two_requests_under_way_with_one_id_are_told_apart_by_refusing_the
     async with world.client() as http:
         session = await opened(http)
         slow = asyncio.create_task(call(http, session, "slow", id=9))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         second = await call(http, session, "echo", id=9)
         world.release.set()
         assert "done" in (await slow).text
@@ -231,7 +233,7 @@ async def test_deleting_a_session_cancels_its_calls() -> None:
     async with world.client() as http:
         session = await opened(http)
         slow = asyncio.create_task(call(http, session, "slow"))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         await http.delete("/mcp", headers=session)
         assert "-32800" in (await slow).text
     assert world.cancelled == [world.calls[0].id]
@@ -298,7 +300,7 @@ async def test_modern_methods_are_not_found_in_a_session() -> None:
 
 
 async def next_event(lines: Any) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async for line in lines:
             if line.startswith("data:") and line[5:].strip():
                 return orjson.loads(line[5:])

@@ -87,7 +87,7 @@ async def test_a_slow_call_does_not_hold_up_the_next_one() -> None:
     async with LineClient.open(world) as client:
         await client.start()
         client.send(request("tools/call", {"name": "t__slow"}, id="slow"))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         assert (await client.ask("tools/call", {"name": "t__echo"}, id="fast"))["id"] == "fast"
         world.release.set()
         assert (await client.receive())["id"] == "slow"
@@ -98,9 +98,9 @@ async def test_a_cancelled_request_gets_no_answer() -> None:
     async with LineClient.open(world) as client:
         await client.start()
         client.send(request("tools/call", {"name": "t__slow"}, id="slow"))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "slow"}})
-        await asyncio.wait_for(world.stopped.wait(), 5)
+        await asyncio.wait_for(world.stopped.wait(), 30)
         client.send(request("ping", id="after"))
         assert (await client.receive())["id"] == "after"
         assert (await client.ask("tools/call", {"name": "t__echo"}, id="slow"))["result"], "the id is free again"
@@ -121,9 +121,9 @@ async def test_the_end_of_input_cancels_what_is_under_way_and_closes_the_run() -
     async with LineClient.open(world, eof_grace_s=0.01) as client:
         await client.start()
         client.send(request("tools/call", {"name": "t__slow"}))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         client.writer.write_eof()
-        await asyncio.wait_for(client.server, 5)
+        await asyncio.wait_for(client.server, 30)
     assert world.cancelled == [world.calls[0].id]
     assert world.log.codes() == ["run_closed"]
     assert world.edge.open_sessions == 0
@@ -158,8 +158,8 @@ async def test_a_client_that_does_not_read_is_dropped_and_its_calls_end() -> Non
         await client.start()
         cast(Any, client.reader)._transport.pause_reading()
         client.send(request("tools/call", {"name": "t__slow", "_meta": {"progressToken": 1}}))
-        await asyncio.wait_for(world.stopped.wait(), 10)
-        await asyncio.wait_for(client.server, 10)
+        await asyncio.wait_for(world.stopped.wait(), 30)
+        await asyncio.wait_for(client.server, 30)
         cast(Any, client.reader)._transport.resume_reading()
     assert world.edge.open_sessions == 0
 
@@ -318,6 +318,6 @@ def reader_in_steps(data: bytes, step: int) -> Any:
 
 async def holding(world: World, size_bytes: int) -> None:
     """Wait until the gateway holds *size_bytes* of messages."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while world.edge.room.taken_bytes < size_bytes:
             await asyncio.sleep(0)

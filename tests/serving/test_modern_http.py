@@ -106,12 +106,12 @@ async def test_closing_the_answer_cancels_the_call_and_only_that_call() -> None:
     world = World()
     async with world.client() as http:
         other = asyncio.create_task(send(http, modern("tools/call", {"name": "t__slow"}, id="same")))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         world.started.clear()
         given_up = asyncio.create_task(send(http, modern("tools/call", {"name": "t__slow"}, id="same")))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         given_up.cancel()
-        await asyncio.wait_for(world.stopped.wait(), 5)
+        await asyncio.wait_for(world.stopped.wait(), 30)
         world.release.set()
         assert (await other).json()["result"]["structuredContent"] == {"value": "done"}
     assert world.cancelled == [world.calls[1].id]
@@ -245,7 +245,7 @@ def events(text: str) -> list[Any]:
 
 
 async def next_event(lines: Any) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async for line in lines:
             if line.startswith("data:") and line[5:].strip():
                 return orjson.loads(line[5:])

@@ -150,9 +150,9 @@ async def test_a_modern_listener_hears_what_it_named_and_nothing_else() -> None:
         client.listen(tools_list_changed=True, resource_subscriptions=["note://a", "no://such"]) as heard,
     ):
         world.changes.lists_changed(["prompts", "tools"])
-        first = await asyncio.wait_for(anext(aiter(heard)), 5)
+        first = await asyncio.wait_for(anext(aiter(heard)), 30)
         world.changes.resource_updated("note://a")
-        second = await asyncio.wait_for(anext(aiter(heard)), 5)
+        second = await asyncio.wait_for(anext(aiter(heard)), 30)
     assert type(first).__name__ == "ToolsListChanged"
     assert type(second).__name__ == "ResourceUpdated" and second.uri == "note://a"  # type: ignore[union-attr]
     assert world.log.codes()[:1] == ["access_refused"], "the unknown resource was refused on record"
@@ -171,17 +171,17 @@ async def test_a_handshake_client_hears_of_lists_and_of_its_subscriptions() -> N
         await until_listening(world)
         world.changes.lists_changed(["tools"])
         world.changes.resource_updated("note://a")
-        got = {await asyncio.wait_for(heard.get(), 5), await asyncio.wait_for(heard.get(), 5)}
+        got = {await asyncio.wait_for(heard.get(), 5), await asyncio.wait_for(heard.get(), 30)}
         await client.unsubscribe_resource("note://a")
         world.changes.resource_updated("note://a")
         world.changes.lists_changed(["prompts"])
-        assert await asyncio.wait_for(heard.get(), 5) == "notifications/prompts/list_changed"
+        assert await asyncio.wait_for(heard.get(), 30) == "notifications/prompts/list_changed"
     assert got == {"notifications/tools/list_changed", "notifications/resources/updated"}
 
 
 async def until_listening(world: World) -> None:
     """Wait until the client's GET stream is there."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not any(session.notify("notifications/message", {"level": "debug", "data": "are you there"})
                       for session in world.edge._sessions):  # fmt: skip
             await asyncio.sleep(0)
@@ -192,10 +192,10 @@ async def test_a_call_that_the_client_gives_up_is_cancelled(mode: str) -> None:
     world = World()
     async with connected(world, mode) as client:
         call = asyncio.create_task(client.call_tool("t__slow", {}))
-        await asyncio.wait_for(world.started.wait(), 5)
+        await asyncio.wait_for(world.started.wait(), 30)
         call.cancel()
         await asyncio.wait({call})
-        await asyncio.wait_for(world.stopped.wait(), 5)
+        await asyncio.wait_for(world.stopped.wait(), 30)
         assert (await client.call_tool("t__echo", {})).structured_content == {"value": {}}, "the next call is served"
     assert world.cancelled == [world.calls[0].id]
 

@@ -73,7 +73,7 @@ async def test_the_older_transport_carries_a_session_over_its_event_stream() -> 
 
 
 async def next_data(lines: Any) -> str:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async for line in lines:
             if line.startswith("data:") and line[5:].strip():
                 return str(line[5:].strip())

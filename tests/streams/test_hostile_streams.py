@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from omni_mcp.contracts.api import MessageDraft, StreamQuery
@@ -122,4 +123,4 @@ async def test_the_place_of_a_silent_stream_does_not_say_that_others_write(world
     assert not (await source.next()).events and source.place == before
     await world.say(run, "ann's")
     ((place, event),) = (await source.next()).events
-    assert source.place == place != before and event.run == run
+    assert source.place == place != before and orjson.loads(event)["run"] == run

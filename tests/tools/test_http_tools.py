@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,36 +116,61 @@ def test_what_the_gateway_refuses_is_said_and_not_tried_again(tmp_path: Path) ->
     assert "private_address" in result["error"] and len(requests) == 1
 
 
+@dataclass(frozen=True, slots=True)
+class Endless:
+    """A server that never comes to its end: what it sends at once, and then again and again; without drips, nothing."""
+
+    begins: bytes
+    drips: bytes = b""
+
+    def answers(self, room: Path) -> tuple[dict[str, Any], int]:
+        """Return what a call of it comes to, and how often it was asked."""
+        room.mkdir()
+        with LoopbackProxy(always(self.begins), keep_open=not self.drips, drips=self.drips).listening() as proxy:
+            return proxy.call("http_fetch", {"url": URL}, room), len(proxy.requests)
+
+
+Ends = dict[Endless, tuple[dict[str, Any], int]]
+SILENT = [Endless(said) for said in (b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nA: ")]
+HEADS = [Endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), Endless(b"HTTP/1.1 200 OK\r\nX: ", b"y")]
+DRIPPING_BODY = Endless(respond(200, length=10_000, Content_Type="text/plain"), b"a")
+UNENDED_BODY = Endless(respond(200, b"so far", length=100, Content_Type="text/plain"))
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    """What became of a call of each endless server, all at once: each takes the whole of its deadline."""
+    servers = [*SILENT, *HEADS, DRIPPING_BODY, UNENDED_BODY]
+    rooms = [tmp_path_factory.mktemp("endless") / "room" for _ in servers]
+    with ThreadPoolExecutor(len(servers)) as workers:
+        return dict(zip(servers, workers.map(Endless.answers, servers, rooms), strict=True))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nA: "])
+@pytest.mark.parametrize("server", SILENT, ids=["nothing", "half a line", "half a header"])
 def test_a_server_that_never_answers_costs_one_attempt_and_no_more_than_the_deadline(
-    tmp_path: Path, said: bytes
+    ends: Ends, server: Endless
 ) -> None:
-    result, requests = call(always(said), tmp_path, keep_open=True)
-    assert "no answer in time" in result["error"] and len(requests) == 1
+    result, requests = ends[server]
+    assert "no answer in time" in result["error"] and requests == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("begins", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX: "])
-def test_a_head_that_never_ends_ends_the_call(tmp_path: Path, begins: bytes) -> None:
+@pytest.mark.parametrize("server", HEADS, ids=["many headers", "one header"])
+def test_a_head_that_never_ends_ends_the_call(ends: Ends, server: Endless) -> None:
     """Each byte comes in time, and there is always another: only a deadline for all of it can end this."""
-    drips = b"X: y\r\n" if begins.endswith(b"\n") else b"y"
-    with LoopbackProxy(always(begins), drips=drips).listening() as proxy:
-        result = proxy.call("http_fetch", {"url": URL}, tmp_path)
-    assert "error" in result
+    assert "error" in ends[server][0]
 
 
 @pytest.mark.slow
-def test_a_body_that_drips_is_returned_as_far_as_it_came(tmp_path: Path) -> None:
-    with LoopbackProxy(always(respond(200, length=10_000, Content_Type="text/plain")), drips=b"a").listening() as proxy:
-        result = proxy.call("http_fetch", {"url": URL}, tmp_path)
+def test_a_body_that_drips_is_returned_as_far_as_it_came(ends: Ends) -> None:
+    result, _ = ends[DRIPPING_BODY]
     assert result["truncated"] and set(result["text"]) == {"a"}
 
 
 @pytest.mark.slow
-def test_a_body_that_does_not_end_is_returned_as_far_as_it_came(tmp_path: Path) -> None:
-    page = respond(200, b"so far", length=100, Content_Type="text/plain")
-    result, _ = call(always(page), tmp_path, keep_open=True)
+def test_a_body_that_does_not_end_is_returned_as_far_as_it_came(ends: Ends) -> None:
+    result, _ = ends[UNENDED_BODY]
     assert (result["text"], result["truncated"]) == ("so far", True)
 
 

@@ -150,7 +150,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_server(link: str, sdk_url: s
         connection = here.pool._connections["up", ""]
         await until(lambda: connection.busy)
         await client.notify("notifications/cancelled", {"requestId": id})
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while True:
                 seen = await client.call("up__meta")
                 if mark in seen["structuredContent"]["cancelled"]:

@@ -83,7 +83,7 @@ async def test_a_server_that_nobody_uses_is_stopped_and_started_again_when_it_is
     timing = Timing(idle_s=0.1, patience=QUICK.patience)
     async with world({"up": raw()}, timing=timing) as here, here.client() as client:
         first = here.children.started[0]
-        await asyncio.wait_for(first.wait(), 10)
+        await asyncio.wait_for(first.wait(), 30)
         again = await client.call("up__echo", {"text": "awake"})
 
     assert again["content"][0]["text"] == "awake"

@@ -113,7 +113,7 @@ async def test_calls_of_everybody_on_a_dead_connection_fail_at_once() -> None:
         connection = here.pool._connections["up", ""]
         await until(lambda: connection.facts()["pending"] == 5)
         here.children.started[-1].kill()
-        replies = await asyncio.wait_for(asyncio.gather(*hanging), 10)
+        replies = await asyncio.wait_for(asyncio.gather(*hanging), 30)
 
     assert {error_of(reply)["code"] for reply in replies} == {"outcome_unknown"}
 

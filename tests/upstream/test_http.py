@@ -228,7 +228,7 @@ async def test_cancelling_a_modern_call_closes_its_answer_and_a_handshake_call_g
                 id, reply = await client.start("tools/call", {"name": "up__it", "arguments": {}})
                 await until(lambda: any(one.rpc == "tools/call" for one in server.asked))
                 await client.notify("notifications/cancelled", {"requestId": id})
-                await asyncio.wait_for(gone.wait(), 2)
+                await asyncio.wait_for(gone.wait(), 30)
                 reply.cancel()
             told = [one.message["params"]["requestId"] for one in server.asked if one.rpc == "notifications/cancelled"]
             sent = next(one.message["id"] for one in server.asked if one.rpc == "tools/call")

@@ -75,7 +75,7 @@ async def test_a_process_that_nobody_needs_goes_away() -> None:
     await parser.parse(b"1", limit_bytes=100)
     process = parser._process
     assert process is not None
-    await asyncio.wait_for(process.wait(), 10)
+    await asyncio.wait_for(process.wait(), 30)
 
     assert await parser.parse(b"2", limit_bytes=100) == 2
     await parser.close()

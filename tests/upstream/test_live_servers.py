@@ -204,7 +204,7 @@ async def test_a_server_that_never_lists_again_keeps_calls_waiting_for_a_bounded
         await town.accepted("up")
         shop.listing.clear()
         await client.call("up__announce")
-        refused = await asyncio.wait_for(client.call("up__it"), 20)
+        refused = await asyncio.wait_for(client.call("up__it"), 30)
         event = await town.here.end_of(error_of(refused)["call"])
         shop.listing.set()
 

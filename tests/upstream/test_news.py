@@ -35,7 +35,7 @@ async def test_a_new_tool_is_listed_and_an_updated_resource_is_told(link: str, s
         before = {tool["name"] for tool in await client.listed("tools")}
         await client.call("up__change")
         await here.heard.until("list_changed", "up")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not (new := {tool["name"] for tool in await client.listed("tools")} - before):
                 client.heard.clear()
                 await client.heard.wait()
@@ -55,7 +55,7 @@ async def test_watching_survives_a_server_that_dies() -> None:
         await client.call("up__echo")
         here.children.started[-1].kill()
         await until(lambda: len(here.children.started) == 2 and here.pool._connections["up", ""].state == "ready")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 seen = (await client.call("up__seen"))["structuredContent"]["seen"]
                 if "resources/subscribe" in [message["method"] for message in seen]:

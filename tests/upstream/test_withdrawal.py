@@ -151,7 +151,7 @@ async def test_no_call_reaches_the_new_command_of_a_server_under_what_was_accept
         async with a_town(tmp_path, f'[servers.up]\nurl = "{one.url}"\n') as town, town.here.client() as client:
             await town.accepted("up")
             town.writes(f'[servers.up]\nurl = "{two.url}"\n')
-            live = town.here.gateway._live_servers
+            live = town.here.gateway.upkeep.live_servers
             assert live is not None
             assert await live.follow()  # and the list that is in force has not been made anew since
             refused = await client.call("up__it")

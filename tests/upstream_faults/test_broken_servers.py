@@ -13,7 +13,7 @@ from omni_mcp.testing import error_of
 from tests.bench.soak import grown_beyond, settled
 from tests.upstream_faults.yard import Yard, as_json, ask, text_of, until
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.xdist_group("upstream_faults")]
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
 TRANSPORTS = ("lines", "http")
 REPLY_LIMIT_S = 15.0  # for a call whose server has a second; more is no deadline at all

@@ -12,7 +12,7 @@ from omni_mcp.testing import error_of
 from tests.bench.soak import grown_beyond, settled
 from tests.upstream_faults.yard import Yard, ask, open_yard, over_http, stdio, text_of
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.xdist_group("upstream_faults")]
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
 LARGEST, AGAIN = 100_000_000, (30_000_000,) * 3
 MORE_MIB = 64  # what the allocator may do; the results that come again are 86 in all

@@ -10,7 +10,7 @@ import pytest
 from tests.bench.soak import grown_beyond, settled
 from tests.upstream_faults.yard import Yard, ask, listed, open_yard, over_http, stdio, text_of, until
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.xdist_group("upstream_faults")]
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
 NAME_LIMIT = 64
 TICKS = 4

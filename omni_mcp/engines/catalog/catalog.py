@@ -103,7 +103,8 @@ class MemoryCatalog:
         """Ask every source again and put the new state in force in one step; tells the listeners if it differs.
 
         Raises:
-            ConfigError: with the problems of every source that refused; nothing has changed then.
+            ConfigError: with the problems of every source that refused: what each of these brought before, and what
+                the others bring now, is in force then.
         """
         found: dict[int, Sequence[Entry] | ConfigError] = {}
         for number, source in enumerate(self._sources):
@@ -112,7 +113,8 @@ class MemoryCatalog:
             except ConfigError as error:
                 found[number] = error
         brought = self._take(found)
-        return self._put(brought, finish(_snapshot(_all(brought), self._profiles, self._pins(), self._now)))
+        diff = self._put(brought, finish(_snapshot(_all(brought), self._profiles, self._pins(), self._now)))
+        return _unless_refused(diff, found)
 
     async def renew(self, *asked: Source) -> CatalogDiff:
         """The same as `reload` without keeping the loop from others: they get their turn while the state is made.
@@ -123,26 +125,25 @@ class MemoryCatalog:
             asked: sources of this catalog that have something new; all of them if none is named.
 
         Raises:
-            ConfigError: with the problems of every source that was asked and refused; nothing has changed then.
+            ConfigError: as `reload`, with the problems of every source that was asked and refused.
         """
         async with self._renewing:
             while True:
                 states = self._states
-                brought = self._take({
+                found = {
                     number: await _ask(source)
                     for number, source in enumerate(self._sources)
                     if not asked or number not in self._brought or any(source is one for one in asked)
-                })  # fmt: skip
+                }
+                brought = self._take(found)
                 made = await in_turns(_snapshot(_all(brought), self._profiles, self._pins(), self._now))
                 if states == self._states:
-                    return self._put(brought, made)
+                    return _unless_refused(self._put(brought, made), found)
 
     def _take(self, found: Mapping[int, Sequence[Entry] | ConfigError]) -> dict[int, Sequence[Entry]]:
-        """Return what all sources bring, those that were not asked what they brought before."""
+        """Return what all sources bring; those that refused or were not asked, what they brought before."""
         refused = {number: tuple(one.problems) for number, one in found.items() if isinstance(one, ConfigError)}
         self._problems = {number: one for number, one in self._problems.items() if number not in found} | refused
-        if refused:
-            raise ConfigError([problem for problems in refused.values() for problem in problems])
         return self._brought | {number: one for number, one in found.items() if not isinstance(one, ConfigError)}
 
     def _put(self, brought: dict[int, Sequence[Entry]], made: _Snapshot) -> CatalogDiff:
@@ -214,6 +215,13 @@ async def _ask(source: Source) -> Sequence[Entry] | ConfigError:
         return await asyncio.to_thread(_load, source)
     except ConfigError as error:
         return error
+
+
+def _unless_refused(diff: CatalogDiff, found: Mapping[int, Sequence[Entry] | ConfigError]) -> CatalogDiff:
+    refused = [problem for one in found.values() if isinstance(one, ConfigError) for problem in one.problems]
+    if refused:
+        raise ConfigError(refused)
+    return diff
 
 
 def _load(source: Source) -> Sequence[Entry]:

@@ -22,7 +22,7 @@ from typing import Literal
 import orjson
 from pydantic import Field, ValidationError
 
-from omni_mcp.contracts.call import Principal
+from omni_mcp.contracts.call import OPERATOR, Principal
 from omni_mcp.contracts.errors import BadRequest, ConfigError, Conflict, NotFound, Problem
 from omni_mcp.contracts.manifest import Closed
 from omni_mcp.paths import write_private
@@ -61,8 +61,17 @@ class Key(Closed):
 
 
 class _Stored(Closed):
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     keys: tuple[Key, ...] = ()
+
+    @property
+    def present_keys(self) -> tuple[Key, ...]:
+        """The keys as they count now. Version 1 knew no operators; its first key is the one that commands use."""
+        if self.version == 1:
+            return tuple(
+                key.model_copy(update={"roles": (OPERATOR,)}) if key.name == FIRST_KEY else key for key in self.keys
+            )
+        return self.keys
 
 
 class KeyRing:
@@ -164,13 +173,13 @@ def new_token() -> str:
     return TOKEN_PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(TOKEN_BYTES)).rstrip(b"=").decode()
 
 
-def local_user(uid: int, *, project: str = "default") -> Principal:
+def local_user(uid: int, *, project: str = "default", roles: tuple[str, ...] = ()) -> Principal:
     """Return who the person at this machine is."""
-    return Principal(kind="User", id=str(uid), project=project)
+    return Principal(kind="User", id=str(uid), project=project, roles=roles)
 
 
 def mint_first_token(keys_file: Path, token_file: Path, *, uid: int) -> bool:
-    """Make the first token, for the user *uid*, unless one was ever made; returns whether one was made now.
+    """Make the first token, an operator's, for the user *uid*, unless one was ever made; returns whether one was.
 
     The token is written before its hash, so a crash between the two leaves a token that nobody accepts and the next
     start mints again.
@@ -184,7 +193,7 @@ def mint_first_token(keys_file: Path, token_file: Path, *, uid: int) -> bool:
     token = new_token()
     _write_private(token_file, token.encode() + b"\n")
     try:
-        ring.create(FIRST_KEY, local_user(uid), token=token)
+        ring.create(FIRST_KEY, local_user(uid, roles=(OPERATOR,)), token=token)
     except Conflict:
         return False
     return True
@@ -212,7 +221,7 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     if fault is None and file.exists():
         try:
             data = _read_bounded(file)
-            return _Stored.model_validate(orjson.loads(data)).keys
+            return _Stored.model_validate(orjson.loads(data)).present_keys
         except FileNotFoundError:
             return ()
         except (ValueError, OSError) as error:

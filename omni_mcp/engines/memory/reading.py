@@ -83,6 +83,24 @@ def all_items(
     return _items(connection, where, values, limit)
 
 
+def expired(connection: sqlite3.Connection, now_ns: int, limit: int) -> list[MemoryItem]:
+    """Return the items that a sweep would remove now, in its order."""
+    sql = f"SELECT {ITEM_COLUMNS} FROM {ITEM_TABLES} WHERE i.expires_at_ns <= ? ORDER BY i.n LIMIT ?"
+    return [item_of(row) for row in connection.execute(sql, (now_ns, limit))]
+
+
+def runs_with_items(connection: sqlite3.Connection) -> list[str]:
+    """Return the runs that have items of their own."""
+    sql = "SELECT DISTINCT owner FROM places WHERE scope = 'run' AND items > 0"
+    return [owner for (owner,) in connection.execute(sql)]
+
+
+def items_of_run(connection: sqlite3.Connection, run: str, limit: int) -> list[MemoryItem]:
+    """Return the first items that a run has of its own."""
+    sql = f"SELECT {ITEM_COLUMNS} FROM {ITEM_TABLES} WHERE p.scope = 'run' AND p.owner = ? ORDER BY i.n LIMIT ?"
+    return [item_of(row) for row in connection.execute(sql, (run, limit))]
+
+
 def written_by(connection: sqlite3.Connection, run: str, call: str | None) -> list[str]:
     """Return the ids of the items of which a run, or one of its calls, wrote something that still stands."""
     sql = (

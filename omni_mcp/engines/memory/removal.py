@@ -31,8 +31,8 @@ def empty(connection: sqlite3.Connection, table: str, column: str, number: int) 
 
 def remove(connection: sqlite3.Connection, n: int, *, change: int) -> list[Pair]:
     """Remove one item in the caller's transaction; its calls are kept to be erased, and returned."""
-    sql = "SELECT place, body, mark, writer, size FROM items WHERE n = ?"
-    place, body, mark, writer, size = connection.execute(sql, (n,)).fetchone()
+    sql = "SELECT place, body, mark, writer, size, principal FROM items WHERE n = ?"
+    place, body, mark, writer, size, principal = connection.execute(sql, (n,)).fetchone()
     if writer is not None:
         connection.execute("INSERT OR IGNORE INTO carried VALUES (?, ?)", (n, writer))
     sql = "SELECT c.carrier, c.run, c.call FROM carried JOIN carriers c USING (carrier) WHERE n = ? ORDER BY c.carrier"
@@ -43,6 +43,7 @@ def remove(connection: sqlite3.Connection, n: int, *, change: int) -> list[Pair]
     for table in ("items", "tags", "carried", "earlier_writers"):
         connection.execute(f"DELETE FROM {table} WHERE n = ?", (n,))
     connection.execute("UPDATE places SET items = items - 1, bytes = bytes - ? WHERE place = ?", (size, place))
+    connection.execute("UPDATE writers SET items = items - 1, bytes = bytes - ? WHERE writer = ?", (size, principal))
     connection.execute("INSERT INTO gone VALUES (?, ?, ?)", (change, place, n))
     return [(run, call) for _, run, call in calls]
 

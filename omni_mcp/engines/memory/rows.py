@@ -9,24 +9,41 @@ from typing import Any, get_args
 import orjson
 
 from omni_mcp.contracts.errors import BadRequest
-from omni_mcp.contracts.memory import MemoryItem, MemoryKind, MemorySource, Taint
+from omni_mcp.contracts.memory import MemoryItem, MemoryKind, MemorySettings, MemorySource, Taint
 
 KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 TAINTS: tuple[Taint, ...] = get_args(Taint)
 ITEM_COLUMNS = (
     "i.id, p.scope, p.owner, p.project, i.kind, i.taint, i.importance, i.at_ns, i.created_at_ns, i.revised_at_ns, "
-    "i.expires_at_ns, i.version, b.json"
+    "i.expires_at_ns, i.version, w.principal, b.json"
 )
-ITEM_TABLES = "items i JOIN places p ON p.place = i.place JOIN bodies b ON b.body = i.body"
+ITEM_TABLES = (
+    "items i JOIN places p ON p.place = i.place JOIN bodies b ON b.body = i.body "
+    "LEFT JOIN writers w ON w.writer = i.principal"
+)
+MIB = 1024 * 1024
 _INT64 = 1 << 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much one owner may keep in one scope. The index in memory takes about as many bytes as what was written."""
+    """How much one owner may keep in one scope, and one principal in all scopes but its own.
+
+    The index in memory takes about as many bytes as what was written.
+    """
 
     items: int = 250_000
     bytes: int = 128 * 1024 * 1024
+    shared_items: int = 50_000
+    shared_bytes: int = 32 * 1024 * 1024
+
+    @classmethod
+    def of(cls, settings: MemorySettings) -> Limits:
+        """Return the limits that an operator set."""
+        return cls(
+            items=settings.items, bytes=settings.mib * MIB, shared_items=settings.shared_items,
+            shared_bytes=settings.shared_mib * MIB,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +110,11 @@ def text_and_subject(body: bytes) -> tuple[str, str | None]:
 
 def item_of(row: tuple[Any, ...]) -> MemoryItem:
     """Return the item of a row of ITEM_COLUMNS."""
-    id_, scope, owner, project, kind, taint, importance, at, created, revised, expires, version, body = row
+    id_, scope, owner, project, kind, taint, importance, at, created, revised, expires, version, writer, body = row
     written = orjson.loads(body)
     return MemoryItem(
         id=id_, kind=KINDS[kind], scope=scope, owner=owner, project=project, text=written["text"], key=written["key"],
         subject=written["subject"], session=written["session"], tags=tuple(written["tags"]), importance=importance,
         taint=taint_of(taint), source=MemorySource(**written["source"]), at_ns=at,
-        created_at_ns=created, revised_at_ns=revised, expires_at_ns=expires, version=version,
+        created_at_ns=created, revised_at_ns=revised, expires_at_ns=expires, version=version, writer=writer,
     )  # fmt: skip

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from omni_mcp.engines.memory.core import Core
 
 T = TypeVar("T")
+SWEPT_AT_ONCE = 500  # a commit of so many holds the lock for some ten milliseconds
+BEFORE_ALL_NS = -(1 << 63)
 
 
 class SqliteMemory:
@@ -62,9 +64,9 @@ class SqliteMemory:
         """Store many in one commit; see the port. *on_progress* hears from a thread how many are prepared."""
         return len(await self._write(lambda core: core.writer.put(items, on_progress=on_progress)))
 
-    async def get(self, item: str, *, readers: Readers) -> MemoryItem:
+    async def get(self, item: str, *, readers: Readers, even_expired: bool = False) -> MemoryItem:
         """Return an item by id; see the port."""
-        now = self._now_ns()
+        now = BEFORE_ALL_NS if even_expired else self._now_ns()
         return await self._read(lambda core: core.read(lambda db: reading.get_item(db, _plain(item), readers, now)))
 
     async def list_items(
@@ -95,9 +97,9 @@ class SqliteMemory:
         """Remove an item from the disk; see the port."""
         return await self._write(lambda core: core.writer.forget(_plain(item), readers))
 
-    async def sweep(self, *, now_ns: int) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
-        """Remove every expired item; see the port."""
-        return await self._write(lambda core: core.writer.sweep(now_ns))
+    async def sweep(self, *, now_ns: int, limit: int = SWEPT_AT_ONCE) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
+        """Remove expired items; see the port."""
+        return await self._write(lambda core: core.writer.sweep(now_ns, limit))
 
     async def duplicates(self, *, readers: Readers, limit: int = 20) -> list[tuple[MemoryItem, MemoryItem, float]]:
         """Return pairs that say nearly the same; see the port."""
@@ -136,6 +138,18 @@ class SqliteMemory:
             )
         )
 
+    async def expired(self, *, now_ns: int, limit: int = SWEPT_AT_ONCE) -> list[MemoryItem]:
+        """Return the items of any place that `sweep` would remove."""
+        return await self._read(lambda core: core.read(lambda db: reading.expired(db, now_ns, limit)))
+
+    async def runs_with_items(self) -> list[str]:
+        """Return the runs that have items of their own, whether they are over or not."""
+        return await self._read(lambda core: core.read(reading.runs_with_items))
+
+    async def items_of_run(self, run: str, *, limit: int = SWEPT_AT_ONCE) -> list[MemoryItem]:
+        """Return the first items that a run has of its own."""
+        return await self._read(lambda core: core.read(lambda db: reading.items_of_run(db, run, limit)))
+
     async def written_by(self, run: str, call: str | None = None) -> list[str]:
         """Return the ids of the items of which a run, or one of its calls, wrote something that still stands."""
         return await self._read(lambda core: core.read(lambda db: reading.written_by(db, run, call)))
@@ -147,6 +161,10 @@ class SqliteMemory:
             NotFound: there is none.
         """
         return await self._write(lambda core: core.writer.forget(_plain(item), None))
+
+    async def forget_all(self, items: Sequence[str]) -> int:
+        """Remove items of any place in one commit, as far as they are there; returns how many were."""
+        return await self._write(lambda core: core.writer.forget_all(items))
 
     async def settle(self) -> bool:
         """Give room back and cut the write-ahead log; False if it was read all the time and may hold old pages."""

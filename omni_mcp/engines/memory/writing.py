@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni_mcp.contracts.errors import Conflict, NotFound, QuotaExceeded
+from omni_mcp.contracts.errors import Conflict, NotFound
 from omni_mcp.contracts.memory import MemoryItem, Readers
 from omni_mcp.engines.memory.connection import cut_log, open_writer, translated
 from omni_mcp.engines.memory.marking import Marker
+from omni_mcp.engines.memory.quotas import Quotas, Replaced
 from omni_mcp.engines.memory.reading import places_of
 from omni_mcp.engines.memory.removal import Pair, compact, empty, remove, save_change
 from omni_mcp.engines.memory.renewing import Marked, Recipes, renew
@@ -31,13 +32,6 @@ from omni_mcp.engines.memory.rows import (
 NO_SUCH_ITEM = "there is no such item"
 
 
-@dataclass(slots=True)
-class _Place:
-    number: int
-    items: int
-    bytes: int
-
-
 @dataclass(frozen=True, slots=True)
 class _Stored:
     n: int
@@ -50,20 +44,21 @@ class _Stored:
     created_at_ns: int
     expires_at_ns: int | None
     size: int
+    principal: int | None
 
 
 _VALUES = (
     "body", "mark", "recipe", "writer", "kind", "importance", "key", "session", "subject", "at_ns", "expires_at_ns",
-    "size", "change",
+    "size", "principal", "change",
 )  # fmt: skip
-_STORED = "n, place, body, mark, writer, version, taint, created_at_ns, expires_at_ns, size"
+_STORED = "n, place, body, mark, writer, version, taint, created_at_ns, expires_at_ns, size, principal"
 
 
 class Writer:
     """Writes through a connection of its own; belongs to one thread.
 
     Args:
-        limits: how much one owner may keep in one scope.
+        limits: how much may be kept.
 
     Raises:
         MemoryUnavailable: as `open_writer`, here and from every method.
@@ -73,10 +68,9 @@ class Writer:
         self._file = file
         self._marker = marker
         self._now_ns = now_ns
-        self._limits = limits
         self._connection = open_writer(file)
+        self._quotas = Quotas(self._connection, limits)
         self._change = 0
-        self._places: dict[tuple[str, str, str], _Place] = {}
         self._log_is_cut = True
         with self._translating():
             self.recipes = Recipes(
@@ -97,7 +91,7 @@ class Writer:
         prepared = self._marker.prepared(items, on_progress)
         with self._transaction():
             numbers = [self._put(one, expected_version) for one in prepared]
-            self._save_places()
+            self._quotas.save()
             stored = [self._item(n) for n in numbers]
         self._tidy()
         return stored
@@ -127,11 +121,21 @@ class Writer:
         self._tidy()
         return pairs
 
-    def sweep(self, now_ns: int) -> list[tuple[MemoryItem, list[Pair]]]:
+    def forget_all(self, items: Sequence[str]) -> int:
+        """Remove *items* in one commit, as far as they are there; returns how many were."""
+        with self._transaction():
+            numbers = [n for item in items if (n := self._number_of(item)) is not None]
+            for n in numbers:
+                remove(self._connection, n, change=self._next_change())
+        self._log_is_cut = self._log_is_cut and not numbers
+        self._tidy()
+        return len(numbers)
+
+    def sweep(self, now_ns: int, limit: int) -> list[tuple[MemoryItem, list[Pair]]]:
         """Remove what expired up to *now_ns*; see the port."""
         with self._transaction():
-            sql = f"SELECT i.n, {ITEM_COLUMNS} FROM {ITEM_TABLES} WHERE i.expires_at_ns <= ? ORDER BY i.n"
-            found = [(n, item_of(tuple(row))) for n, *row in self._connection.execute(sql, (now_ns,))]
+            sql = f"SELECT i.n, {ITEM_COLUMNS} FROM {ITEM_TABLES} WHERE i.expires_at_ns <= ? ORDER BY i.n LIMIT ?"
+            found = [(n, item_of(tuple(row))) for n, *row in self._connection.execute(sql, (now_ns, limit))]
             swept = [
                 (item.model_copy(update={"text": ""}), remove(self._connection, n, change=self._next_change()))
                 for n, item in found
@@ -176,18 +180,13 @@ class Writer:
 
     def _put(self, new: Prepared, expected_version: int | None) -> int:
         item = new.item
-        place = self._place(item.scope, item.owner, item.project)
-        stored = self._target(item, place.number, expected_version)
-        place.items += stored is None
-        place.bytes += len(new.body) - (stored.size if stored else 0)
-        if place.items > self._limits.items or place.bytes > self._limits.bytes:
-            raise QuotaExceeded(
-                "the memory is full: forget something first",
-                detail=f"{item.scope} {item.owner}: {self._limits.items} items and {self._limits.bytes} bytes at most",
-            )
-        n = self._insert(new, place.number) if stored is None else self._replace(new, stored)
+        place = self._quotas.place_of(item)
+        stored = self._target(item, place, expected_version)
+        replaced = None if stored is None else Replaced(principal=stored.principal, size=stored.size)
+        principal = self._quotas.exchange(item, len(new.body), replaced)
+        n = self._insert(new, place, principal) if stored is None else self._replace(new, stored, principal)
         if item.tags:
-            rows = [(place.number, name_hash(tag), n) for tag in set(item.tags)]
+            rows = [(place, name_hash(tag), n) for tag in set(item.tags)]
             self._connection.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?, ?)", rows)
         return n
 
@@ -209,8 +208,9 @@ class Writer:
             raise Conflict("somebody else revised the item", detail=f"it is at version {stored.version}")
         return stored
 
-    def _insert(self, new: Prepared, place: int) -> int:
-        values = (new.item.id, place, new.item.created_at_ns, 1, taint_bits(new.item.taint), *self._values(new))
+    def _insert(self, new: Prepared, place: int, principal: int | None) -> int:
+        facts = (new.item.id, place, new.item.created_at_ns, 1, taint_bits(new.item.taint))
+        values = (*facts, *self._values(new, principal))
         sql = (
             f"INSERT INTO items (id, place, created_at_ns, version, taint, {', '.join(_VALUES)}) "
             f"VALUES ({', '.join('?' for _ in values)})"
@@ -219,7 +219,7 @@ class Writer:
         assert n is not None
         return n
 
-    def _replace(self, new: Prepared, stored: _Stored) -> int:
+    def _replace(self, new: Prepared, stored: _Stored, principal: int | None) -> int:
         if not self._keeps_something(new.item, stored):
             self._connection.execute("DELETE FROM earlier_writers WHERE n = ?", (stored.n,))
         elif stored.writer is not None:
@@ -230,7 +230,7 @@ class Writer:
         if stored.writer is not None:
             self._connection.execute("INSERT OR IGNORE INTO carried VALUES (?, ?)", (stored.n, stored.writer))
         taint = taint_bits(new.item.taint) | stored.taint
-        values = (self._now_ns(), stored.version + 1, taint, *self._values(new), stored.n)
+        values = (self._now_ns(), stored.version + 1, taint, *self._values(new, principal), stored.n)
         sql = (
             "UPDATE items SET revised_at_ns = ?, version = ?, taint = ?, "
             f"{', '.join(f'{name} = ?' for name in _VALUES)} WHERE n = ?"
@@ -245,13 +245,13 @@ class Writer:
         said = {old.text, old.subject, old.session, *old.tags} - {None}
         return not said.isdisjoint({new.text, new.subject, new.session, *new.tags})
 
-    def _values(self, new: Prepared) -> tuple[object, ...]:
+    def _values(self, new: Prepared, principal: int | None) -> tuple[object, ...]:
         """Return the values of _VALUES; the body and the mark are appended on the way."""
         item = new.item
         return (
             self._insert_body(new.body), self._insert_mark(new.mark), self.recipes.of(new.mark), self._writer_of(item),
             KINDS.index(item.kind), item.importance, optional_hash(item.key), optional_hash(item.session),
-            optional_hash(item.subject), item.at_ns, item.expires_at_ns, len(new.body), self._next_change(),
+            optional_hash(item.subject), item.at_ns, item.expires_at_ns, len(new.body), principal, self._next_change(),
         )  # fmt: skip
 
     def _insert_body(self, body: bytes) -> int:
@@ -288,19 +288,6 @@ class Writer:
     def _has_expired(self, stored: _Stored) -> bool:
         return stored.expires_at_ns is not None and stored.expires_at_ns <= self._now_ns()
 
-    def _place(self, scope: str, owner: str, project: str) -> _Place:
-        key = (scope, owner, project)
-        if key not in self._places:
-            sql = "INSERT OR IGNORE INTO places (scope, owner, project, items, bytes) VALUES (?, ?, ?, 0, 0)"
-            self._connection.execute(sql, key)
-            sql = "SELECT place, items, bytes FROM places WHERE scope = ? AND owner = ? AND project = ?"
-            self._places[key] = _Place(*self._connection.execute(sql, key).fetchone())
-        return self._places[key]
-
-    def _save_places(self) -> None:
-        rows = [(place.items, place.bytes, place.number) for place in self._places.values()]
-        self._connection.executemany("UPDATE places SET items = ?, bytes = ? WHERE place = ?", rows)
-
     def _writer_of(self, item: MemoryItem) -> int | None:
         source = item.source
         return self._carrier(source.run, source.call) if source.run and source.call else None
@@ -326,7 +313,7 @@ class Writer:
         with self._translating():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self._places.clear()
+                self._quotas.begin()
                 self._change = before = self._connection.execute("SELECT change FROM state").fetchone()[0]
                 yield
                 if self._change != before:

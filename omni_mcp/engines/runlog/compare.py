@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +20,8 @@ from omni_mcp.engines.runlog.search_index import (
     payloads_between,
     shards,
 )
+from omni_mcp.engines.runlog.sheet_making import derived
+from omni_mcp.engines.runlog.sheets import NO_SHEET, SHEET_EVENTS, SheetFiles, salt_of
 from omni_mcp.migrations import migrate, read_migrations
 
 NAMED_EACH = 1000
@@ -39,7 +42,7 @@ def projection_faults(file: Path) -> list[tuple[str, str]]:
     with _scratch(file) as scratch:
         try:
             scratch.execute("BEGIN")
-            return [*_rows(scratch), *_index(scratch)][: NAMED_EACH + 1]
+            return [*_rows(scratch), *_sheets(scratch, file), *_index(scratch)][: NAMED_EACH + 1]
         except sqlite3.Error as error:
             raise translated(error, file) from error
 
@@ -72,6 +75,24 @@ def _rows(scratch: sqlite3.Connection) -> Iterator[tuple[str, str]]:
                 row = expected.get(key) or found[key]
                 differs = _difference(columns, found.get(key), expected.get(key))
                 yield names.get(row[run_at], ""), f"{label} says otherwise than its events ({differs}); {MEND}"
+
+
+def _sheets(scratch: sqlite3.Connection, file: Path) -> Iterator[tuple[str, str]]:
+    """Make each sheet once more. One whose file is gone is none that anybody reads."""
+    files = SheetFiles(file)
+    rows = scratch.execute(
+        "SELECT k.id, s.run, s.number, s.digest FROM log.sheets s LEFT JOIN log.run_keys k ON k.run = s.run "
+        "WHERE s.digest != ? ORDER BY s.run, s.number",
+        (NO_SHEET,),
+    )
+    for name, key, number, digest in rows:
+        data = files.stored(key, number)
+        if data is None:
+            continue
+        expected = derived(scratch, key, number, salt_of(data))
+        if data != expected or hashlib.sha256(data).digest() != digest:
+            first = number * SHEET_EVENTS + 1
+            yield name or "", f"the sheet of events {first} to {first + SHEET_EVENTS - 1} is not theirs; {MEND}"
 
 
 def _difference(columns: list[str], found: Row | None, expected: Row | None) -> str:

@@ -27,8 +27,10 @@ from omni_mcp.contracts.manifest import Closed
 from omni_mcp.engines.runlog.bodies import DIRECTORY, BodyFiles
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Transaction
 from omni_mcp.engines.runlog.projections import project_run_again, values_of
+from omni_mcp.engines.runlog.retiring import erased_together
 from omni_mcp.engines.runlog.rows import SALT_BYTES
 from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, refill_shards
+from omni_mcp.engines.runlog.sheets import sheet_of
 from omni_mcp.engines.runlog.tickets import Ticket
 
 TRUNCATE_WAIT_S = 10.0
@@ -143,8 +145,9 @@ class Eraser:
             LogUnavailable: it could not be done; runs before the one that failed are erased.
         """
         done = Erasure()
-        for run in self._older_than(self._now_ns() - int(older_than_s * _NS_PER_S)):
-            self._erase({run: None}, f"retention: older than {older_than}", done)
+        old = self._older_than(self._now_ns() - int(older_than_s * _NS_PER_S))
+        for together in erased_together(self._connection, old):
+            self._erase(dict.fromkeys(together), f"retention: older than {older_than}", done)
         if done.runs:
             payload = RetentionRun(
                 older_than=older_than, runs=len(done.runs), events=done.events, artifacts=len(done.artifacts)
@@ -204,6 +207,7 @@ class Eraser:
             erased_by = self._note(group, run, payload)
             group.flush()
             self._overwrite(run_key, places, erased_by)
+            self._ledger.sheets.forget(run_key, {sheet_of(seq) for seq, _ in places})
             if calls is None:
                 self._destroy_key(run_key)
             project_run_again(self._connection, run_key)

@@ -25,6 +25,8 @@ from omni_mcp.engines.runlog.keys import LogKeys
 from omni_mcp.engines.runlog.projections import Fact, project
 from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, in_portions, sealed_row
 from omni_mcp.engines.runlog.search_index import index_payloads, index_up_to, indexed_gid
+from omni_mcp.engines.runlog.sheet_making import SheetMaker
+from omni_mcp.engines.runlog.sheets import SHEET_EVENTS
 from omni_mcp.engines.runlog.tickets import Ticket, seq_of_parent
 
 HEADS_KEPT = 10_000
@@ -90,6 +92,7 @@ class Ledger:
         self._unindexed: list[tuple[int, bytes | None]] = []
         self._unindexed_bytes = 0
         self._bodies = Bodies(connection, file.parent / DIRECTORY, keys.bodies)
+        self.sheets = SheetMaker(connection, file)
         with self.transaction():
             pass
 
@@ -133,6 +136,20 @@ class Ledger:
         with self.transaction() as group:
             group.index()
 
+    def make_sheet(self) -> None:
+        """Make one sheet that is due, in a transaction of its own.
+
+        Raises:
+            LogUnavailable, LogCorrupt: it could not be made.
+        """
+        with self.transaction():
+            self.sheets.make_one()
+
+    def make_sheets(self) -> None:
+        """Make every sheet that is due."""
+        while self.sheets.is_due:
+            self.make_sheet()
+
     def probe(self) -> None:
         """Write without changing anything.
 
@@ -166,6 +183,7 @@ class Ledger:
         self._total = load_global_head(self.connection, self._keys)
         self._heads.clear()
         self._bodies.forget()
+        self.sheets.look_again()
         self._next_run = (self.connection.execute("SELECT max(run) FROM run_keys").fetchone()[0] or 0) + 1
         rows = self.connection.execute("SELECT call FROM open_calls")
         self._open_calls = {call for (call,) in rows}
@@ -201,6 +219,7 @@ class Transaction:
         self._closed: set[str] = set()
         self._flushed = 0
         self._index_wanted = False
+        self._fills_sheet = False
 
     def __enter__(self) -> Transaction:
         connection = self._ledger.connection
@@ -232,7 +251,7 @@ class Transaction:
         if isinstance(error, sqlite3.Error):
             raise self._ledger.translated(error) from error
         if isinstance(error, OSError):
-            raise LogUnavailable("the run log cannot be written", detail=f"a sealed body: {error}") from error
+            raise LogUnavailable("the run log cannot be written", detail=f"a file beside it: {error}") from error
         raise error
 
     def add(self, entry: Entry) -> None:
@@ -329,6 +348,7 @@ class Transaction:
             prev=head.hash, body_digest=body_digest,
         )  # fmt: skip
         self._rows.append(row)
+        self._fills_sheet = self._fills_sheet or seq % SHEET_EVENTS == 0
         head.count, head.hash = seq, row[-2]
         self._total.count, self._total.hash = gid, roll(self._total.hash, row[-2])
         if entry.kind in ("run_created", "tool_call", "tool_result", "tool_error") or entry.code == "run_closed":
@@ -367,6 +387,8 @@ class Transaction:
     def _adopt(self) -> None:
         ledger = self._ledger
         ledger.commits += 1
+        if self._fills_sheet:
+            ledger.sheets.look_again()
         ledger._total, ledger._next_run = self._total, self._next_run
         ledger._heads.update(self._heads)
         while len(ledger._heads) > HEADS_KEPT:

@@ -107,6 +107,8 @@ def digest_of_projections(connection: sqlite3.Connection) -> str:
     for table, order in (("runs", "run"), ("open_calls", "call")):
         for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}"):
             digest.update(orjson.dumps(row))
+    for row in connection.execute("SELECT run, number, length(digest) FROM sheets ORDER BY run, number"):
+        digest.update(orjson.dumps(row))
     digest.update(digest_of_index(connection))
     return digest.hexdigest()
 

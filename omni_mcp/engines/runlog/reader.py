@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -18,11 +18,16 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.connection import open_reader, translated
 from omni_mcp.engines.runlog.finding import Finder
 from omni_mcp.engines.runlog.following import Followed, events_of_principal, events_of_run
+from omni_mcp.engines.runlog.paging import EventsPage, page_of_run
 from omni_mcp.engines.runlog.rows import SALT_BYTES, SELECT_EVENT, Row, event_of, payload_of
 from omni_mcp.engines.runlog.search_index import Query
+from omni_mcp.engines.runlog.sheets import SheetFiles
 
 RUNS_LIMIT, EVENTS_LIMIT, SEARCH_LIMIT = 1000, 10_000, 1000
+PAGE_BYTES = 1024 * 1024
 TAIL_POLL_S = 0.1
+
+T = TypeVar("T")
 
 _SELECT_RUN = (
     "SELECT k.id, r.created_at_ns, r.closed_seq, r.erased, h.count, r.calls, coalesce(c.open, 0), "
@@ -49,6 +54,7 @@ class LogReader:
         self._file = file
         self._connection = open_reader(file)
         self._finder = Finder(self._connection, self.owner_of)
+        self._sheets = SheetFiles(file)
 
     def __enter__(self) -> LogReader:
         return self
@@ -95,19 +101,29 @@ class LogReader:
 
     def follow_run(self, run: str, *, after: int) -> Followed:
         """Return a page of events of a run behind the seq *after*, bounded in bytes."""
-        return self._followed(lambda: events_of_run(self._connection, run, after=after))
+        return self._one(lambda: events_of_run(self._connection, self._sheets, run, after=after))
+
+    def page_of_run(self, run: str, *, after: int = 0, limit: int = 1000, limit_bytes: int = PAGE_BYTES) -> EventsPage:
+        """Return events of a run as their own caller sees them, from the one after seq *after*, ready to be passed on.
+
+        The page ends with the event that reaches *limit* or *limit_bytes*.
+        """
+        most = _between(limit, EVENTS_LIMIT)
+        return self._one(
+            lambda: page_of_run(self._connection, self._sheets, run, after=after, limit=most, limit_bytes=limit_bytes)
+        )
 
     def follow_principal(self, principal: str, *, after: int) -> Followed:
         """Return a page of events of a principal's runs behind the global number *after*, bounded in bytes."""
-        return self._followed(
+        return self._one(
             lambda: events_of_principal(
                 self._connection, principal, after=after,
                 is_theirs=lambda run: bool(self.get_run(run)["principal"] == principal),
             )
         )  # fmt: skip
 
-    def _followed(self, read: Callable[[], Followed]) -> Followed:
-        found: Followed = self._reading(lambda: [read()])[0]
+    def _one(self, read: Callable[[], T]) -> T:
+        found: T = self._reading(lambda: [read()])[0]
         return found
 
     def get_run(self, run: str) -> JsonObject:

@@ -28,6 +28,7 @@ from omni_mcp.engines.runlog.following import Followed
 from omni_mcp.engines.runlog.guards import SCHEMA, mend_triggers
 from omni_mcp.engines.runlog.keys import LogKeys, find_keys, make_keys
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
+from omni_mcp.engines.runlog.paging import EventsPage
 from omni_mcp.engines.runlog.projections import rebuild, values_of
 from omni_mcp.engines.runlog.provenance import Place
 from omni_mcp.engines.runlog.provenance_influence import influence
@@ -36,6 +37,7 @@ from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.recovery import orphan_drafts
 from omni_mcp.engines.runlog.reserve import Reserve
 from omni_mcp.engines.runlog.search_index import drop_index, find_indexed_gid
+from omni_mcp.engines.runlog.sheets import SheetFiles
 from omni_mcp.engines.runlog.storable import storable
 from omni_mcp.engines.runlog.subscriptions import Subscription
 from omni_mcp.engines.runlog.tickets import Ticket
@@ -167,8 +169,9 @@ class SqliteRunLog:
         await self._writer.call(rebuild_projections)
 
     async def flush_index(self) -> None:
-        """Bring the search index up to date now."""
+        """Bring the search index and the sheets up to date now."""
         await self._writer.call(lambda ledger: ledger.index())
+        await self._writer.call(lambda ledger: ledger.make_sheets())
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -196,6 +199,10 @@ class SqliteRunLog:
         return await self._read(
             lambda reader: reader.thread_runs(thread, principal=principal, since_ns=since_ns, after=after, limit=limit)
         )
+
+    async def page_of_run(self, run: str, *, after: int, limit: int) -> EventsPage:
+        """Return a page of events of a run as their own caller sees them; see `LogReader.page_of_run`."""
+        return await self._read(lambda reader: reader.page_of_run(run, after=after, limit=limit))
 
     async def follow_run(self, run: str, *, after: int) -> Followed:
         """Return a page of events of a run behind the seq *after*, bounded in bytes."""
@@ -310,6 +317,7 @@ async def open_run_log(
     try:
         anchor = AnchorKeeper(keys, opened.keys, kept=opened.anchored)
         await asyncio.to_thread(BodyFiles(file.parent / DIRECTORY).sweep, opened.ledger.connection)
+        await asyncio.to_thread(SheetFiles(file).sweep, opened.ledger.connection)
         unreserved = await asyncio.to_thread(Reserve(file.parent).hold)
         notices = (*opened.notices, unreserved) if unreserved else opened.notices
         log = SqliteRunLog(file, opened, anchor, notices, masker, now_ns, gateway_version)
@@ -374,10 +382,12 @@ def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> OpenedLedger:
 
 
 def rebuild_projections(ledger: Ledger) -> None:
-    """Drop everything derived and derive it anew, in one transaction."""
+    """Drop everything derived and derive it anew, in one transaction; then make the sheets, one after the other."""
     with ledger.transaction():
         rebuild(ledger.connection)
+        ledger.sheets.forget_all()
         ledger.reload_index_state()
+    ledger.make_sheets()
 
 
 def _mend_index(connection: sqlite3.Connection) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
@@ -26,7 +27,8 @@ RETRY_S = 0.5  # how often writing is tried, while it fails or outcomes wait, wh
 BUSY_TIMEOUT_UNAVAILABLE_S = 0.1  # who comes while the log is known to be locked does not wait for it once more
 LINGER_BELOW_EVENTS = 64  # a group of so many is worth a commit at once
 LINGER_S = 0.002  # the loop's time to run its callers to their next wait: at most this late is what is queued already
-IDLE_S = 0.1  # after so long without an event the search index is brought up to date
+IDLE_S = 0.1  # after so long without an event the search index is brought up to date, and sheets are made
+SHEET_EVERY_S = 0.5  # one takes some milliseconds: so often at most while events keep coming
 
 T = TypeVar("T")
 
@@ -56,6 +58,8 @@ class Writer:
         self._backlog: deque[Entry] = deque()
         self._backlog_bytes = 0
         self._index_failed = False
+        self._sheets_failed = False
+        self._next_sheet_s = 0.0
         self._failing = False
         self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
 
@@ -136,6 +140,7 @@ class Writer:
                 self._probe()
             elif idle:
                 self._index_if_idle()
+            self._make_sheets(idle=idle)
             while self._jobs:
                 self._jobs.popleft()()
             self._anchor_if_due()
@@ -148,6 +153,8 @@ class Writer:
         if self._backlog or self._failing:
             return RETRY_S
         if self._ledger.index_is_behind and not self._index_failed:
+            return IDLE_S
+        if self._ledger.sheets.is_due and not self._sheets_failed:
             return IDLE_S
         return self._anchor.due_in_s(self._ledger.head.count)
 
@@ -174,7 +181,7 @@ class Writer:
         with self._guard:
             for _ in waiting:
                 self._backlog_bytes -= self._backlog.popleft().size
-        self._index_failed = False
+        self._index_failed = self._sheets_failed = False
         self._tell(group, notices)
 
     def _probe(self) -> None:
@@ -231,6 +238,20 @@ class Writer:
                 self._index_failed = True  # nothing is lost: search reads past it. Tried again after the next event
                 if isinstance(error, LogUnavailable):
                     self._stands(failing=True)
+
+    def _make_sheets(self, *, idle: bool) -> None:
+        """Make what is due while nobody waits; one now and then while the log is busy."""
+        while self._may_make_sheet(idle=idle):
+            self._next_sheet_s = time.monotonic() + SHEET_EVERY_S
+            try:
+                self._ledger.make_sheet()
+            except OmniError:
+                self._sheets_failed = True  # nothing is lost: readers take the rows. Tried again after the next event
+
+    def _may_make_sheet(self, *, idle: bool) -> bool:
+        if self._queue or self._jobs or self._closing or self._failing or self._backlog or self._sheets_failed:
+            return False
+        return self._ledger.sheets.is_due and (idle or time.monotonic() >= self._next_sheet_s)
 
 
 def _finish(done: asyncio.Future[T], result: T) -> None:

@@ -75,7 +75,7 @@ class Exchange:
         self._small = 0  # progress and log messages among the news
         self._fault: Exception | None = None
         self._over = False
-        self._changed = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def over(self) -> bool:
@@ -91,8 +91,8 @@ class Exchange:
         while not self._news:
             if self._fault is not None:
                 raise self._fault
-            self._changed.clear()
-            await self._changed.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         news = self._news.popleft()
         if isinstance(news, Progress | Logged):
             self._small -= 1
@@ -127,7 +127,7 @@ class Exchange:
             self._small -= 1
         self._small += 1
         self._news.append(news)
-        self._changed.set()
+        self._wake()
 
     def ask(self, question: Question) -> bool:
         """Add a question; False if too many are open."""
@@ -135,28 +135,32 @@ class Exchange:
             return False
         self.open_questions[question.id] = question
         self._news.append(question)
-        self._changed.set()
+        self._wake()
         return True
 
     def withdraw(self, id: RequestId) -> None:
         """Take a question back."""
         if self.open_questions.pop(id, None) is not None:
             self._news.append(Withdrawn(id))
-            self._changed.set()
+            self._wake()
 
     def settle(self, result: JsonObject, large: LargeResult | None = None) -> None:
         """Add the answer."""
         if not self._over:
             self._over = True
             self._news.append(Answered(result, large))
-            self._changed.set()
+            self._wake()
 
     def fail(self, fault: Exception) -> None:
         """There will be no answer."""
         if not self._over:
             self._over = True
             self._fault = fault
-            self._changed.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 async def _whole(large: LargeResult) -> JsonObject:

@@ -66,7 +66,7 @@ def build_api(parts: ApiParts) -> ApiFace:
     return ApiFace(
         edge,
         {
-            **about_handlers(parts.status, version=parts.version),
+            **about_handlers(parts.status, version=parts.version, is_draining=lambda: not edge.takes_calls),
             **LookupRoutes(parts.desk, edge).handlers(),
             **RunRoutes(log, runbook, parts.threads, parts.messages).handlers(),
             **ArtifactRoutes(parts.artifacts, log, runbook, places).handlers(),

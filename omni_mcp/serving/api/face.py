@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from omni_mcp.contracts.api import MessageKind, NewEvents
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import BadRequest, NotForClients, NotFound, OmniError, Overloaded, RateLimited, TooLarge
+from omni_mcp.contracts.errors import BadRequest, Draining, NotForClients, NotFound, OmniError, RateLimited, TooLarge
 from omni_mcp.contracts.json import JsonValue, canonical, json_path
 from omni_mcp.protocol.frames import BadFrame
 from omni_mcp.protocol.rpc import RpcError
@@ -93,7 +93,7 @@ class ApiFace:
         principal = exchange.principal
         assert principal is not None
         if self._edge.draining:
-            raise Overloaded("the gateway is stopping")
+            raise Draining()
         self._admit(principal)
         with self._edge.room.claim(principal.key) as claim:
             sent: JsonValue = None

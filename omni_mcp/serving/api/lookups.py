@@ -22,8 +22,14 @@ from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.lists import LISTINGS
 
 
-def about_handlers(status: Callable[[], JsonObject], *, version: str) -> dict[str, Handler]:
-    """Return what needs nothing but the gateway's own word."""
+def about_handlers(
+    status: Callable[[], JsonObject], *, version: str, is_draining: Callable[[], bool]
+) -> dict[str, Handler]:
+    """Return what needs nothing but the gateway's own word.
+
+    Args:
+        status: how the whole gateway stands, for operators. Others learn whether it serves them, and no name.
+    """
     described = cache(lambda: document(ROUTES, version=version))  # 60 ms, and few ask
     errors = api.ErrorPage(
         items=tuple(
@@ -39,7 +45,9 @@ def about_handlers(status: Callable[[], JsonObject], *, version: str) -> dict[st
         return await asyncio.to_thread(described)
 
     async def get_status(asking: Asking) -> JsonObject:
-        return status()
+        found = status()
+        who = asking.principal
+        return found if who.is_operator else status_for(who, found, version=version, is_draining=is_draining())
 
     async def list_errors(asking: Asking) -> api.ErrorPage:
         return errors
@@ -56,6 +64,19 @@ def about_handlers(status: Callable[[], JsonObject], *, version: str) -> dict[st
         "get_document": get_document, "get_status": get_status, "list_errors": list_errors,
         "list_projects": list_projects, "get_project": get_project,
     }  # fmt: skip
+
+
+def status_for(principal: Principal, status: JsonObject, *, version: str, is_draining: bool) -> JsonObject:
+    """Return what everybody with a token may know of a gateway: whether it serves them, and as whom."""
+    log = status.get("log")
+    is_healthy = bool(log.get("healthy", True)) if isinstance(log, dict) else True
+    return {
+        "version": version,
+        "ready": is_healthy and not is_draining,
+        "log": "ok" if is_healthy else "unavailable",
+        "draining": is_draining,
+        "principal": principal.key,
+    }
 
 
 def project_of(principal: Principal) -> api.ProjectShown:

@@ -73,7 +73,10 @@ def _part(part: str) -> str:
 
 ROUTES: tuple[ApiRoute, ...] = (
     ApiRoute("get_document", "GET", "/api/openapi.json", "This document.", api.Anything, "about"),
-    ApiRoute("get_status", "GET", "/api/status", "How the gateway stands.", api.Anything, "about"),
+    ApiRoute(
+        "get_status", "GET", "/api/status", "Whether the gateway serves you; for an operator's key, how all of it "
+        "stands.", api.Anything, "about",
+    ),
     ApiRoute("list_errors", "GET", "/api/errors", "What each code means and what to do.", api.ErrorPage, "about"),
     ApiRoute("list_projects", "GET", "/api/projects", "Your projects.", api.ProjectPage, "projects"),
     ApiRoute("get_project", "GET", "/api/projects/{project}", "One project.", api.ProjectShown, "projects"),
@@ -102,18 +105,18 @@ ROUTES: tuple[ApiRoute, ...] = (
     ),
     ApiRoute(
         "begin_run", "POST", "/api/runs", "Begin a run for calls and messages that name it.", api.RunShown, "runs",
-        body=api.NewRun, status=201,
+        like=SAY, body=api.NewRun, status=201,
     ),
     ApiRoute(
         "get_run", "GET", "/api/runs/{run}", "One run.", api.RunShown, "runs", like=READ_RUN, reads_log=True
     ),
     ApiRoute(
         "end_run", "POST", "/api/runs/{run}/end", "End a run that you began: nothing more is recorded in it.", None,
-        "runs", status=204,
+        "runs", like=SAY, status=204,
     ),
     ApiRoute(
         "list_events", "GET", "/api/runs/{run}/events", "The events of a run in order.", api.EventPage, "events",
-        like=READ_RUN, reads_log=True, query=api.PageQuery,
+        like=READ_RUN, reads_log=True, query=api.EventQuery,
     ),
     ApiRoute(
         "report_events", "POST", "/api/runs/{run}/events",

@@ -11,10 +11,9 @@ from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.engines.state.threads import StoredThreads, Thread
-from omni_mcp.serving.api.asking import CLIENT, Asking, Handler
+from omni_mcp.serving.api.asking import CLIENT, NO_STORE, Asking, Handler
 from omni_mcp.serving.messages import NO_RUN, Messages
 from omni_mcp.serving.runbook import Runbook
-from omni_mcp.serving.runs_view import for_caller
 
 SEQ_DIGITS = 12
 
@@ -69,17 +68,15 @@ class RunRoutes:
 
     # --- events ---
 
-    async def _list_events(self, asking: Asking) -> api.EventPage:
-        query: api.PageQuery = asking.query
+    async def _list_events(self, asking: Asking) -> None:
+        """Answer an `EventPage` from bytes: its events are stored as they are shown."""
+        query: api.EventQuery = asking.query
         run = asking.place["run"]
         await own_run(self._log, run, asking.principal)
-        page = await self._log.follow_run(run, after=seq_in(query.cursor))
-        events = page.events[: query.limit]
-        more = page.more or len(page.events) > len(events)
-        return api.EventPage(
-            items=tuple(api.EventShown.model_validate(for_caller(event)) for event in events),
-            next=str(events[-1].seq) if more and events else None,
-        )
+        page = await self._log.page_of_run(run, after=seq_in(query.cursor), limit=query.limit)
+        following = b'"%d"' % page.last if page.more else b"null"
+        body = b'{"items":[%b],"next":%b}' % (page.text, following)
+        await asking.exchange.answer_json(200, body, [NO_STORE])
 
     async def _report_events(self, asking: Asking) -> api.EventsStored:
         run, wanted = asking.place["run"], asking.body

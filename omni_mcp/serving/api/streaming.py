@@ -8,8 +8,6 @@ from typing import Any
 
 from omni_mcp.contracts import api
 from omni_mcp.contracts.errors import BadRequest, OmniError
-from omni_mcp.contracts.events import RunEvent
-from omni_mcp.contracts.json import canonical
 from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.serving.api.access import Access
 from omni_mcp.serving.api.asking import Asking, Handler
@@ -18,7 +16,6 @@ from omni_mcp.serving.api.runs import own_run, seq_in
 from omni_mcp.serving.event_answer import EVENT_HEADERS, WRITE_TIMEOUT_S
 from omni_mcp.serving.run_sources import Page, Places, PrincipalSource, RunSource, Source
 from omni_mcp.serving.run_streams import RunStreams, Waiting
-from omni_mcp.serving.runs_view import for_caller
 
 HEARTBEAT_S = 10.0
 PORTION_BYTES = 64 * 1024  # about what a page of the log is
@@ -123,7 +120,7 @@ class StreamRoutes:
 
     async def _send(self, chunk: Callable[[bytes], Awaitable[None]], page: Page) -> None:
         """Send a page at once: what would wait for its turn here could be erased meanwhile, or be another's to see."""
-        portion = b"".join(encoded(event_id, event) for event_id, event in page.events)
+        portion = b"".join(encoded(event_id, line) for event_id, line in page.events)
         if portion:
             await self._within(chunk(portion))
 
@@ -152,9 +149,9 @@ class _Right:
         return ""
 
 
-def encoded(event_id: str, event: RunEvent) -> bytes:
+def encoded(event_id: str, line: bytes) -> bytes:
     """Return one event as it goes to its own caller."""
-    return b"id: %s\r\ndata: %s\r\n\r\n" % (event_id.encode(), canonical(for_caller(event)))
+    return b"id: %s\r\ndata: %s\r\n\r\n" % (event_id.encode(), line)
 
 
 def _result(work: asyncio.Future[str]) -> str | None:

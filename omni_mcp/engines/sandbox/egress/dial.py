@@ -90,7 +90,8 @@ async def _connect(addresses: list[Address], port: int, attempt: Attempt) -> soc
 
 
 async def _connect_to(address: Address, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio: no delay for TCP only
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (str(address), port))

@@ -16,7 +16,7 @@ from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.engines.upstream.wire.reading import FrameReader
 from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Outgoing, Receiver, WireFault
 from omni_mcp.engines.upstream.wire.spool import Spool, ends_of, gathered
-from omni_mcp.engines.upstream.wire.web import Reply, Web, place_of
+from omni_mcp.engines.upstream.wire.web import Asked, Reply, Web, place_of
 from omni_mcp.protocol.eras import at_least
 from omni_mcp.protocol.frames import Response
 from omni_mcp.protocol.headers import VERSION_HEADER
@@ -27,6 +27,7 @@ RETRY_LIMIT_S = 30.0
 ERROR_BODY_BYTES = 64 * 1024
 SMALL_ANSWER_S = 10.0  # for a message that gets no answer but a status
 REDIRECTS_LIMIT = 3
+HEADS_KEPT = 64
 
 Headers = Callable[[], Mapping[str, str]]
 
@@ -56,6 +57,8 @@ class StreamableWire:
         self._version = ""
         self._session: str | None = None
         self._work: dict[int, asyncio.Task[None]] = {}
+        self._asked: dict[int, Asked] = {}
+        self._heads: dict[object, bytes] = {}
         self._standing: asyncio.Task[None] | None = None
 
     @property
@@ -77,15 +80,14 @@ class StreamableWire:
             self._standing = asyncio.create_task(self._stand())
 
     async def send(self, message: Outgoing) -> None:
-        """Send one message; a request's exchange goes on in a task of its own.
+        """Send one message; a request's exchange goes on in a task of its own, where it takes one.
 
         Raises:
             WireFault: a message that gets no answer was not taken.
         """
         if message.id is not None:
-            task = asyncio.create_task(self._exchange(message.id, message))
-            self._work[message.id] = task
-            task.add_done_callback(partial(self._forget_task, message.id))
+            if not self._ask_at_once(message.id, message):
+                self._ask(message.id, message)
             return
         async with asyncio.timeout(SMALL_ANSWER_S):
             reply = await self._post(message)
@@ -101,6 +103,9 @@ class StreamableWire:
         task = self._work.get(id)
         if task is not None:
             task.cancel()
+        asked = self._asked.pop(id, None)
+        if asked is not None:
+            asked.forget()
 
     async def close(self) -> None:
         """End the session, with a word to the server, and every connection."""
@@ -108,6 +113,8 @@ class StreamableWire:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for id in list(self._asked):
+            self.forget(id)
         if self._session is not None:
             try:
                 async with asyncio.timeout(1.0):
@@ -122,10 +129,45 @@ class StreamableWire:
 
     # --- one request ---
 
-    async def _exchange(self, id: int, message: Outgoing) -> None:
+    def _ask_at_once(self, id: int, message: Outgoing) -> bool:
+        """Send a request over a kept connection; False if there is none. What most answers take needs no task."""
+        if message.method == "initialize":
+            return False
+        try:
+            asked = self._web.post_at_once(self._head(message), message.data)
+        except WireFault:
+            return False  # the task tells of it
+        if asked is None:
+            return False
+        self._asked[id] = asked
+        asked.told(partial(self._heard, id, message, asked))
+        return True
+
+    def _heard(self, id: int, message: Outgoing, asked: Asked, is_complete: bool) -> None:
+        assert self._receiver is not None
+        self._asked.pop(id, None)
+        reply = asked.begun if is_complete else None
+        if reply is None or reply.status != 200 or reply.media_type != "application/json":
+            self._ask(id, message, asked)
+            return
+        watch = _Watch(self._receiver, id)
+        try:
+            FrameReader(watch, large=self._large, limit_bytes=self._limit).take_small(reply.taken(), id)
+        except Exception as error:  # a fault of ours must not leave the caller waiting
+            self._receiver.failed(id, WireFault(f"{type(error).__name__}: {error}", sent=True))
+            return
+        if not watch.answered:
+            self._receiver.failed(id, WireFault("no answer came", sent=True))
+
+    def _ask(self, id: int, message: Outgoing, asked: Asked | None = None) -> None:
+        task = asyncio.create_task(self._exchange(id, message, asked))
+        self._work[id] = task
+        task.add_done_callback(partial(self._forget_task, id))
+
+    async def _exchange(self, id: int, message: Outgoing, asked: Asked | None) -> None:
         assert self._receiver is not None
         try:
-            reply = await self._post(message)
+            reply = await self._post(message, asked)
             try:
                 await self._answer(id, message.method, reply)
             finally:
@@ -237,14 +279,12 @@ class StreamableWire:
 
     # --- HTTP ---
 
-    async def _post(self, message: Outgoing) -> Reply:
-        extra = {
-            "content-type": "application/json",
-            "accept": "application/json, text/event-stream",
-            **message.headers,
-        }
+    async def _post(self, message: Outgoing, asked: Asked | None = None) -> Reply:
         for _ in range(REDIRECTS_LIMIT + 1):
-            reply = await self._web.send("POST", self._target, self._common(extra), message.data)
+            if asked is not None:
+                reply, asked = await asked.reply(), None
+            else:
+                reply = await self._web.send("POST", self._target, self._posted(message), message.data)
             if reply.status not in (307, 308):
                 return reply
             reply.close()
@@ -263,6 +303,21 @@ class StreamableWire:
 
     def _origin(self) -> str:
         return f"{'https' if self._place.secure else 'http'}://{self._place.authority}"
+
+    def _head(self, message: Outgoing) -> bytes:
+        """Return the head of a POST, made once for all that are alike."""
+        given = self._headers()
+        key = (self._target, self._version, self._session, tuple(given.items()), tuple(message.headers.items()))
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) >= HEADS_KEPT:
+                self._heads.clear()
+            head = self._heads[key] = self._web.head_of("POST", self._target, self._posted(message))
+        return head
+
+    def _posted(self, message: Outgoing) -> list[tuple[str, str]]:
+        accepted = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+        return self._common({**accepted, **message.headers})
 
     def _common(self, extra: Mapping[str, str]) -> list[tuple[str, str]]:
         headers = {name.lower(): value for name, value in self._headers().items()}

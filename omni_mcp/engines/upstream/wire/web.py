@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
+from omni_mcp.deadline import Deadline
 from omni_mcp.engines.upstream.wire.seam import WireFault
 
 CONNECT_TIMEOUT_S = 10.0
@@ -22,6 +23,7 @@ IDLE_S = 4.0  # the servers of both SDKs close an idle connection after 5 s
 IDLE_LIMIT = 32
 HEADERS_LIMIT_BYTES = 64 * 1024
 UNREAD_LIMIT_BYTES = 256 * 1024  # of an answer, before its sender has to wait
+AT_ONCE_BYTES = 32 * 1024  # an answer over that is worth a task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def place_of(url: str) -> Place:
 class Reply:
     """One answer: its status and headers are there, its body comes while it is read."""
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.status = connection.status
         self.headers = connection.headers
@@ -91,9 +93,46 @@ class Reply:
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def taken(self) -> bytes:
+        """Return the body of an answer that is there in full, and let go of it."""
+        body = self._connection.taken()
+        self.close()
+        return body
+
     def close(self) -> None:
         """Let go of the answer: its connection is kept if the body is complete, else closed."""
         self._connection.release()
+
+
+class Asked:
+    """A request that was sent at once; its answer is told of. One of `reply` and `forget` ends it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def told(self, told: Callable[[bool], None]) -> None:
+        """Call *told*, once: with True when the whole answer is there, with False when more has to be done for it:
+        it is large, comes in parts, or broke off.
+        """
+        self._connection.on_answer = told
+
+    @property
+    def begun(self) -> Reply:
+        """The answer, when its head is there."""
+        return Reply(self._connection)
+
+    async def reply(self) -> Reply:
+        """Return the answer, once its head is there.
+
+        Raises:
+            WireFault: the connection broke before the answer began.
+        """
+        return await _begun(self._connection)
+
+    def forget(self) -> None:
+        """Nobody waits for the answer: close the connection."""
+        self._connection.on_answer = None
+        self._connection.abort()
 
 
 class Web:
@@ -105,8 +144,8 @@ class Web:
         self._context = context
         self._connect_timeout_s = connect_timeout_s
         self._idle_s = idle_s
-        self._idle: list[_Connection] = []
-        self._all: set[_Connection] = set()
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
 
     @property
     def open_connections(self) -> int:
@@ -119,20 +158,31 @@ class Web:
         Raises:
             WireFault: no connection, or it broke before the answer began.
         """
+        data = self.head_of(method, target, headers) + _framed(method, body)
+        connection = self._kept() or await self._connected()
+        connection.ask(data)
+        return await _begun(connection)
+
+    def post_at_once(self, head: bytes, body: bytes) -> Asked | None:
+        """Send a POST request over a kept connection; None if there is none. *head* is from `head_of`."""
+        connection = self._kept()
+        if connection is None:
+            return None
+        connection.ask(head + _framed("POST", body))
+        return Asked(connection)
+
+    def head_of(self, method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
+        """Return the lines of a request's head that are the same for each body.
+
+        Raises:
+            WireFault: a header has characters that do not belong there.
+        """
         head = [f"{method} {target} HTTP/1.1", f"host: {self.place.authority}"]
         head += [f"{name}: {value}" for name, value in headers]
-        if body or method == "POST":
-            head.append(f"content-length: {len(body)}")
         text = "\r\n".join(head)
         if len(text.splitlines()) != len(head) or not text.isascii():
             raise WireFault("a header holds characters that do not belong there", sent=False)
-        connection = await self._take()
-        try:
-            await connection.ask(text.encode("ascii") + b"\r\n\r\n" + body)
-        except BaseException:
-            connection.abort()
-            raise
-        return Reply(connection)
+        return text.encode("ascii")
 
     async def close(self) -> None:
         """Close every connection."""
@@ -140,11 +190,14 @@ class Web:
             connection.abort()
         await asyncio.sleep(0)  # connections hear of their end in the next turn of the loop
 
-    async def _take(self) -> _Connection:
+    def _kept(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.reuse():
                 return connection
+        return None
+
+    async def _connected(self) -> Connection:
         loop = asyncio.get_running_loop()
         place = self.place
         if place.secure and self._context is None:
@@ -152,7 +205,7 @@ class Web:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, protocol = await loop.create_connection(
-                    lambda: _Connection(self), place.host, place.port, ssl=self._context if place.secure else None
+                    lambda: Connection(self), place.host, place.port, ssl=self._context if place.secure else None
                 )
         except TimeoutError:
             raise WireFault(f"no connection within {self._connect_timeout_s:g} s", sent=False) from None
@@ -160,29 +213,51 @@ class Web:
             raise WireFault(f"no connection: {error}", sent=False) from error
         return protocol
 
-    def _keep(self, connection: _Connection) -> None:
+    def keep(self, connection: Connection) -> None:
+        """Keep a connection for the next request."""
         if len(self._idle) >= IDLE_LIMIT:
             connection.abort()
             return
         self._idle.append(connection)
         connection.rest(self._idle_s)
 
-    def _made(self, connection: _Connection) -> None:
+    def made(self, connection: Connection) -> None:
+        """Hear of a new connection."""
         self._all.add(connection)
 
-    def _lost(self, connection: _Connection) -> None:
+    def lost(self, connection: Connection) -> None:
+        """Hear that a connection is closed."""
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
 
-class _Connection(asyncio.Protocol):
+def _framed(method: str, body: bytes) -> bytes:
+    """Return the rest of a request behind the head that `head_of` makes."""
+    if body or method == "POST":
+        return b"\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    return b"\r\n\r\n"
+
+
+async def _begun(connection: Connection) -> Reply:
+    """Wait for the head of the answer; cancelling closes the connection."""
+    try:
+        await connection.begun()
+    except BaseException:
+        connection.abort()
+        raise
+    return Reply(connection)
+
+
+class Connection(asyncio.Protocol):
     """One connection, one request at a time."""
 
     def __init__(self, web: Web) -> None:
         self._web = web
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._idle = Deadline()
+        self._rests = False
+        self.on_answer: Callable[[bool], None] | None = None  # told once, of the answer that is awaited without a task
         self._waiter: asyncio.Future[None] | None = None
         self._gone: str | None = None
         self._begin()
@@ -201,10 +276,13 @@ class _Connection(asyncio.Protocol):
 
     # --- for whoever asks ---
 
-    async def ask(self, data: bytes) -> None:
-        """Send a request and wait for the head of the answer."""
+    def ask(self, data: bytes) -> None:
+        """Send a request."""
         assert self._transport is not None
         self._transport.write(data)
+
+    async def begun(self) -> None:
+        """Wait for the head of the answer."""
         while not self._has_head:
             if self._gone is not None:
                 raise WireFault(f"the connection broke before an answer: {self._gone}", sent=True)
@@ -214,9 +292,8 @@ class _Connection(asyncio.Protocol):
         """Return more of the body; None at its end."""
         while True:
             if self._chunks:
-                chunks, self._chunks, self._unread = self._chunks, [], 0
                 self._resume()
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                return self.taken()
             if self._complete:
                 self.release()
                 return None
@@ -226,18 +303,17 @@ class _Connection(asyncio.Protocol):
 
     def release(self) -> None:
         """The answer is not read any further."""
-        if self._transport is None or self._timer is not None:
+        if self._transport is None or self._rests:
             return
         if self._complete and self._reusable and self._gone is None and not self._chunks:
-            self._web._keep(self)
+            self._web.keep(self)
         else:
             self.abort()
 
     def reuse(self) -> bool:
         """Make ready for another request; False if the server has closed it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._rests = False
+        self._idle.clear()
         if self._gone is not None or self._transport is None or self._transport.is_closing():
             return False
         self._begin()
@@ -245,13 +321,18 @@ class _Connection(asyncio.Protocol):
 
     def rest(self, idle_s: float) -> None:
         """Wait for another request, for a while."""
-        self._timer = asyncio.get_running_loop().call_later(idle_s, self.abort)
+        self._rests = True
+        self._idle.set(idle_s, self.abort)
+
+    def taken(self) -> bytes:
+        """Return what came of the body and was not read yet."""
+        chunks, self._chunks, self._unread = self._chunks, [], 0
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def abort(self) -> None:
         """Close at once."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._rests = False
+        self._idle.end()
         if self._transport is not None:
             self._transport.abort()
 
@@ -265,6 +346,15 @@ class _Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self.on_answer is not None and (self._complete or self._gone is not None or self._comes_in_parts()):
+            told, self.on_answer = self.on_answer, None
+            told(self._complete)
+
+    def _comes_in_parts(self) -> bool:
+        """Whether the rest of the answer may be long in coming, or long."""
+        return self._unread > AT_ONCE_BYTES or (
+            self._has_head and self.headers.get("content-type", "")[:17].lower() == "text/event-stream"
+        )
 
     def _resume(self) -> None:
         if self._paused and self._transport is not None:
@@ -275,10 +365,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._web._made(self)
+        self._web.made(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._complete or self._timer is not None:  # nothing was asked
+        if self._complete or self._rests:  # nothing was asked
             self._fail("bytes that belong to no answer")
             return
         try:
@@ -295,7 +385,8 @@ class _Connection(asyncio.Protocol):
         if self._has_head and not framed and exc is None:
             self._complete = True  # without a length, the end of the connection is the end of the body
         self._reusable = False
-        self._web._lost(self)
+        self._idle.end()
+        self._web.lost(self)
         self._wake()
 
     def _fail(self, reason: str) -> None:

@@ -1,0 +1,150 @@
+"""`omni-mcp drain` and `undrain`: no new calls, those under way end, then the gateway does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+import orjson
+
+from omni_mcp.cli.launch import control
+from omni_mcp.cli.person import json_option, printable
+from omni_mcp.contracts.errors import Conflict
+from omni_mcp.datalock import read_note
+from omni_mcp.paths import Home, find_home
+
+LOOK_S = 0.2
+REPEAT_S = 10.0  # what is waited for is said again after so long, also if it is the same
+NAMES_SHOWN = 5
+DEADLINE_S = 30.0
+
+deadline_option = click.option(
+    "--deadline", "deadline_s", type=click.FloatRange(0, 24 * 3600), default=DEADLINE_S, show_default=True,
+    metavar="SECONDS", help="How long calls under way may take.",
+)  # fmt: skip
+
+
+@click.command()
+@deadline_option
+@click.option("--stay", is_flag=True, help="Let the gateway run on; `omni-mcp undrain` takes calls again.")
+@json_option
+def drain(deadline_s: float, stay: bool, as_json: bool) -> None:
+    """Take no new calls, wait for those under way, then end the gateway.
+
+    \b
+    omni-mcp drain                    end the gateway once its calls have ended; after 30 s they are cancelled
+    omni-mcp drain --deadline 300     give them five minutes
+    omni-mcp drain --stay             do not end it: before maintenance, or to take it out of a load balancer
+
+    From the first moment new calls are refused (`draining`, with the seconds after which to come back), and
+    `/readyz` answers 503; lists and reads of the log are served. What is waited for is said on stderr.
+
+    Exit code 0 when every call ended by itself, 1 when the deadline came first: then what was left is cancelled,
+    with its outcome on record, or with --stay still under way.
+    """
+    home = find_home()
+    ends_s = time.monotonic() + deadline_s  # before it is asked: the gateway's own clock ends a little later
+    pid = _ask(home, "drain", {"deadline_s": deadline_s, "stay": stay}).get("pid")
+    left = _wait(home, pid, ends_s, stays=stay)
+    if not stay:
+        _until_gone(home, pid)
+    if as_json:
+        click.echo(orjson.dumps({"drained": not left, "ended": not stay, "left": left}))
+    elif left and stay:
+        click.echo(f"{len(left)} calls are still under way; wait on with: omni-mcp drain --stay", err=True)
+    elif left:
+        click.echo(f"{len(left)} calls were cancelled; see: omni-mcp runs list", err=True)
+    sys.exit(1 if left else 0)
+
+
+@click.command()
+@json_option
+def undrain(as_json: bool) -> None:
+    """Take calls again, after `omni-mcp drain`."""
+    _ask(find_home(), "undrain", None)
+    if as_json:
+        click.echo(orjson.dumps({"draining": False}))
+
+
+def calls_inside(home: Home) -> dict[str, Any] | None:
+    """Return what the running gateway says of its calls; None if none runs or it has no local socket."""
+    answer = control(home, "calls")
+    return answer if answer is not None and answer.get("ok") is True else None
+
+
+class Progress:
+    """Says on stderr what is waited for: when it changes, and again now and then."""
+
+    def __init__(self, ends_s: float) -> None:
+        self._ends_s = ends_s
+        self._said: list[str] = []
+        self._said_at_s = 0.0
+
+    def show(self, calls: list[dict[str, Any]], waiting_for_input: int = 0) -> None:
+        """Say it, unless it was said just now."""
+        now_s = time.monotonic()
+        ids = [str(one["call"]) for one in calls] + [f"and {waiting_for_input}"]
+        if ids == self._said and now_s < self._said_at_s + REPEAT_S:
+            return
+        self._said, self._said_at_s = ids, now_s
+        words = [_words(one) for one in calls[:NAMES_SHOWN]]
+        if len(calls) > NAMES_SHOWN:
+            words.append(f"{len(calls) - NAMES_SHOWN} more")
+        if waiting_for_input:
+            words.append(f"{waiting_for_input} that wait for their caller's input")
+        if words:
+            left_s = max(0.0, self._ends_s - now_s)
+            click.echo(f"{left_s:.0f} s left; waiting for: {'; '.join(words)}", err=True)
+
+
+def _words(one: dict[str, Any]) -> str:
+    state = "running" if one["dispatched"] else "not started: waits for a person (omni-mcp approvals list) or a place"
+    return printable(f"{one['name']} of {one['principal']} ({one['since_s']:.0f} s, {state})")
+
+
+def _ask(home: Home, name: str, arguments: dict[str, Any] | None) -> dict[str, Any]:
+    """Ask the running gateway for something that changes it.
+
+    Raises:
+        Conflict: none runs, it has no socket, or it refuses; with the next step.
+    """
+    answer = control(home, name, arguments=arguments)
+    if answer is None:
+        note = read_note(home.daemon_lock)
+        if note is None:
+            raise Conflict("no gateway runs here; see: omni-mcp status")
+        raise Conflict(
+            f"the gateway (process {note.get('pid')}) cannot be asked over its local socket; "
+            f"to end it with 6 s for its calls: kill -TERM {note.get('pid')}"
+        )
+    if answer.get("ok") is not True:
+        raise Conflict(str(answer.get("error")))
+    return answer
+
+
+def _wait(home: Home, pid: object, ends_s: float, *, stays: bool) -> list[dict[str, Any]]:
+    """Say what is waited for until nothing is; returns the calls that were left at the end."""
+    progress = Progress(ends_s)
+    last: list[dict[str, Any]] = []
+    while True:
+        found = calls_inside(home)
+        if found is None or found.get("pid") != pid:
+            return last if time.monotonic() >= ends_s else []
+        if not found["draining"]:
+            raise Conflict("calls are taken again: somebody ran omni-mcp undrain")
+        rounds = int(found["waiting_for_input"])
+        last = [*found["calls"], *({"name": "waits for its caller's input"} for _ in range(rounds))]
+        if not last:
+            return []
+        if stays and time.monotonic() >= ends_s:
+            return last
+        progress.show(found["calls"], rounds)
+        time.sleep(LOOK_S)
+
+
+def _until_gone(home: Home, pid: object) -> None:
+    """Wait until the process has ended: whoever starts the next one finds the data directory free."""
+    while (note := read_note(home.daemon_lock)) is not None and note.get("pid") == pid:
+        time.sleep(LOOK_S)

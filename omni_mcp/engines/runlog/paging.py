@@ -1,0 +1,84 @@
+"""A page of a run's events as their own caller sees them: from sheets where there are any, from rows where not."""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omni_mcp.engines.runlog.sheets import NO_SHEET, SHEET_EVENTS, SheetFiles, Stretch, sheet_of, stretch_of
+from omni_mcp.engines.runlog.shown import SELECT_SHOWN, SEQ, line_of
+
+_ROWS = f"{SELECT_SHOWN} WHERE e.run = ? AND e.seq > ? AND e.seq <= ? ORDER BY e.seq"
+_NO_END = 2**62
+_PORTION = 32  # events at a time: a page may have room for few
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsPage:
+    """Events as JSON objects with a comma between any two, the seq of the last, and whether there are more."""
+
+    text: bytes
+    last: int
+    more: bool
+
+
+def page_of_run(
+    connection: sqlite3.Connection, files: SheetFiles, run: str, *, after: int, limit: int, limit_bytes: int
+) -> EventsPage:
+    """Return events of *run* behind the seq *after*: *limit* of them, or fewer where they exceed *limit_bytes*.
+
+    Raises:
+        LogCorrupt: a text is no JSON.
+    """
+    parts: list[memoryview] = []
+    last, room = after, limit_bytes
+    for stretch in stretches_of_run(connection, files, run, after=after):
+        count = min(limit, len(stretch.seqs), bisect_left(stretch.ends, stretch.start + room) + 1)
+        part = memoryview(stretch.text)[stretch.start : stretch.ends[count - 1]]
+        parts.append(part)
+        last, limit, room = stretch.seqs[count - 1], limit - count, room - len(part)
+        if limit <= 0 or room <= 0:
+            break
+    return EventsPage(text=b",".join(parts), last=last, more=has_more(connection, run, last))
+
+
+def stretches_of_run(connection: sqlite3.Connection, files: SheetFiles, run: str, *, after: int) -> Iterator[Stretch]:
+    """Yield the events of *run* behind the seq *after*, in their order, as they are stored.
+
+    Raises:
+        LogCorrupt: a text is no JSON.
+    """
+    found = connection.execute("SELECT run FROM run_keys WHERE id = ?", (run,)).fetchone()
+    if found is None:
+        return
+    key, at = int(found[0]), max(after, 0)
+    sql = "SELECT number, digest FROM sheets WHERE run = ? AND number >= ? AND digest != ? ORDER BY number"
+    sheets = connection.execute(sql, (key, sheet_of(at + 1), NO_SHEET))
+    try:
+        for number, digest in sheets:
+            if (sheet := files.read(key, number, run=run, digest=digest)) is None:
+                continue
+            if at < number * SHEET_EVENTS:
+                yield from _rows(connection, key, at, number * SHEET_EVENTS)
+            yield sheet.behind(max(at, number * SHEET_EVENTS))
+            at = (number + 1) * SHEET_EVENTS
+    finally:
+        sheets.close()
+    yield from _rows(connection, key, at, _NO_END)
+
+
+def has_more(connection: sqlite3.Connection, run: str, last: int) -> bool:
+    """Whether there are events of *run* behind the seq *last*."""
+    sql = "SELECT EXISTS (SELECT 1 FROM events WHERE run = (SELECT run FROM run_keys WHERE id = ?) AND seq > ?)"
+    return bool(connection.execute(sql, (run, last)).fetchone()[0])
+
+
+def _rows(connection: sqlite3.Connection, key: int, after: int, until: int) -> Iterator[Stretch]:
+    rows = connection.execute(_ROWS, (key, after, until))
+    try:
+        while portion := rows.fetchmany(_PORTION):
+            yield stretch_of([row[SEQ] for row in portion], [line_of(row) for row in portion])
+    finally:
+        rows.close()
