@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -70,7 +69,7 @@ async def _say_started(engines: Engines) -> None:
     started = GatewayStarted(
         gateway_version=__version__,
         pid=os.getpid(),
-        platform=platform.platform(),
+        platform=_platform(),
         policy_version=engines.policy.version,
         catalog_version=engines.catalog.version,
         isolation=engines.sandbox.isolation().as_json(),
@@ -79,6 +78,12 @@ async def _say_started(engines: Engines) -> None:
     await engines.log.append(engines.gateway_run, draft(started, actor="gateway")).durable()
     for notice in engines.log.notices:
         structlog.get_logger("omni_mcp").warning("look at the run log", notice=notice)
+
+
+def _platform() -> str:
+    """Return system, release and machine. The standard library's way would start a process to learn the processor."""
+    facts = os.uname()
+    return f"{facts.sysname}-{facts.release}-{facts.machine}"
 
 
 async def _warm_up(engines: Engines, *, not_yet: bool) -> None:

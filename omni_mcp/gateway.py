@@ -110,7 +110,7 @@ class Gateway:
         self.edge = self._open_edge(settings, stand_ins)
         self.doors = Doors(engines, self._limit, self._record, self.edge, self._named)
         self.http_app = build_http(
-            self.edge, engines.identities, settings.server, status=self.status, api=self._open_api()
+            self.edge, engines.identities, settings.server, status=self.status, api=self._open_api(stand_ins)
         )  # fmt: skip
         self.upkeep = Upkeep(
             settings, home, engines, self.changes, still_asks=self._still_asks, sweep=self._runbook.sweep,
@@ -175,7 +175,7 @@ class Gateway:
             thread_of=ThreadNames(engines.threads).of,
         )
 
-    def _open_api(self) -> ApiFace:
+    def _open_api(self, stand_ins: StandIns | None) -> ApiFace:
         engines = self._engines
         return build_api(
             ApiParts(
@@ -184,6 +184,7 @@ class Gateway:
                 artifacts=engines.artifacts, desk=engines.desk, gateway_run=engines.gateway_run, admit=self._admit,
                 end_round=self._record.end_round, status=self.status, version=__version__,
                 is_frozen=lambda project: project in self.freeze,
+                id_of=stand_ins.id_of if stand_ins is not None else fresh_id,
             )
         )  # fmt: skip
 
@@ -191,6 +192,7 @@ class Gateway:
         self._limit.admit_request(principal.key)
 
     def _completer(self, entry: Entry) -> Completer | None:
+        self._engines.behind.check_open(entry)
         found = self._completers.get(entry.server) or self._engines.behind.completers.get(entry.server)
         return MaskedCompleter(found, self._engines.masker) if found is not None else None
 

@@ -9,12 +9,12 @@ Descriptors on entry: 0, 1 nothing; 2 for last words; 3 the control socket.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import gc
 import importlib
 import os
 import signal
-import socket
 import sys
 from typing import Any, NamedTuple
 
@@ -22,11 +22,12 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import jobs
 import kernel
+import parked
+import rehearsal
 import wall
 import wire
 
 CONTROL_FD = 3
-_DESCRIPTORS_OF_AN_ORDER = 4
 
 _READY = wire.packed({"kind": "ready"})
 
@@ -38,7 +39,7 @@ def main() -> None:
     # Signals from inside a namespace reach its process 1 only where it has a handler: Python's own for SIGINT must go.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(CONTROL_FD, False)
-    control = socket.socket(fileno=CONTROL_FD)
+    control = _socket.socket(fileno=CONTROL_FD)
     with contextlib.suppress(wire.Gone, OSError):
         setup = wire.receive(control)
         prepared = _warm_up(setup)
@@ -71,10 +72,11 @@ def _warm_up(setup: Frame) -> _Prepared:
     return _Prepared(prepared, sealed)
 
 
-def _make_cells(control: socket.socket, setup: Frame, prepared: _Prepared) -> None:
+def _make_cells(control: _socket.socket, setup: Frame, prepared: _Prepared) -> None:
     """Fork a cell for each order that comes. The fork reads the order: what this process touches, no cell shares."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: the forks below, and their cells later
-    while control.recv(1, socket.MSG_PEEK):
+    rehearsed = False
+    while control.recv(1, _socket.MSG_PEEK):
         try:
             child = os.fork()
         except OSError as error:
@@ -84,27 +86,35 @@ def _make_cells(control: socket.socket, setup: Frame, prepared: _Prepared) -> No
             _become_cell(control, setup, prepared)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)  # it has taken the order then
+        if not rehearsed:  # now, because somebody waits for the first cell
+            rehearsal.rehearse(setup, prepared.wall)
+            rehearsed = True
 
 
-def _refuse_cell(control: socket.socket, why: str) -> None:
+def _refuse_cell(control: _socket.socket, why: str) -> None:
     """The system has no room for one more process: only this cell is refused, others of this template run."""
-    channel = socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
+    channel = _socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
     with contextlib.suppress(OSError):
         wire.send(channel, {"kind": "failed", "what": why})
     channel.close()
 
 
-def _become_cell(control: socket.socket, setup: Frame, prepared: _Prepared) -> None:
-    """In the forked child: take the order, enter new namespaces, and fork the process 1 of them. Never returns."""
+def _become_cell(control: _socket.socket, setup: Frame, prepared: _Prepared) -> None:
+    """In the forked child: take the order, enter new namespaces, fork the process 1 of them, furnish. Never returns."""
     channel = None
     try:
-        channel = socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
+        channel = _socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
         control.close()
         os.dup2(0, 2, inheritable=True)
+        outside, inside = _socket.socketpair()
         wall.enter_namespaces()
         if os.fork() == 0:
-            wall.furnish(setup)
-            _serve_one_job(channel, setup, prepared)
+            outside.close()
+            _serve_one_job(channel, setup, prepared, inside)
+        inside.close()
+        wall.furnish(setup)
+        lock = wall.lock(prepared.wall)
+        wire.send(outside, {"kind": "furnished"}, (lock,) if lock is not None else ())
     except (wire.Gone, BrokenPipeError, ConnectionResetError):
         pass
     except BaseException as error:
@@ -114,31 +124,40 @@ def _become_cell(control: socket.socket, setup: Frame, prepared: _Prepared) -> N
     os._exit(0)
 
 
-def _be_the_cell(control: socket.socket, setup: Frame, prepared: _Prepared) -> None:
+def _be_the_cell(control: _socket.socket, setup: Frame, prepared: _Prepared) -> None:
     """Where /proc is masked no further user namespace can be set up: this process is its template's only cell."""
-    channel = socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
+    channel = _socket.socket(fileno=wire.receive_descriptors(control, 1)[0])
     control.close()
     _serve_one_job(channel, setup, prepared)
 
 
-def _serve_one_job(channel: socket.socket, setup: Frame, prepared: _Prepared) -> None:
-    """As process 1 of a cell: finish the wall, wait for the one order, carry it out, wait to be released."""
-    lock = wall.lock(prepared.wall)
-    oom_score = jobs.open_oom_score()
+def _serve_one_job(
+    channel: _socket.socket, setup: Frame, prepared: _Prepared, furnisher: _socket.socket | None = None
+) -> None:
+    """As process 1 of a cell: finish the wall, see to the one job, wait to be released."""
     channel.sendall(_READY)  # from this the gateway knows which process to put into the cgroup
-    wire.receive(channel)
+    if furnisher is None:
+        lock = wall.lock(prepared.wall)
+    else:
+        lock = next(iter(wire.receive_descriptors(furnisher, 1)), None)
+        furnisher.close()
+        wall.mount_proc()
+    oom_score = jobs.open_oom_score()
+    wishes = wire.receive(channel)
     try:
         wall.seal(setup, prepared.wall, lock)
     except (OSError, ValueError) as error:
         wire.send(channel, {"kind": "failed", "what": str(error)})
         return
-    wakeups = jobs.wake_on_child_end()
-    channel.sendall(prepared.sealed)
-    order, given = wire.receive_with(channel, _DESCRIPTORS_OF_AN_ORDER)
-    jobs.run_one_job(
-        channel, order, given, layers=list(prepared.wall.layers), places=setup["tmpfs"], oom_score=oom_score,
-        wakeups=wakeups,
-    )  # fmt: skip
+    layers, places, wakeups = list(prepared.wall.layers), setup["tmpfs"], jobs.wake_on_child_end()
+    waiting = parked.park(channel, prepared.sealed, wakeups, oom_score) if wishes.get("ahead") else None
+    if waiting is not None:
+        parked.see_to_its_end(channel, waiting, wakeups, layers=layers, places=places)
+    else:
+        if not wishes.get("ahead"):
+            channel.sendall(prepared.sealed)
+        order, given = wire.receive_with(channel, parked.DESCRIPTORS_OF_AN_ORDER)
+        jobs.run_one_job(channel, order, given, layers=layers, places=places, oom_score=oom_score, wakeups=wakeups)
     channel.recv(1)  # the gateway reads out/ through the descriptor it was given, then closes
 
 

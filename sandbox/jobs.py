@@ -6,31 +6,35 @@ of the cell dies. `plain.py` runs its jobs through here too. Standard library on
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import fcntl
 import gc
+import importlib
 import os
 import resource
 import select
 import signal
-import socket
 from collections.abc import Callable
 from typing import Any
 
+import ground
 import kernel
 import wire
 import worker
 
 WORKSPACE = "/workspace"
 EXIT_NOT_STARTED = 127
-PROXY_PORT = 3128
-PROXY_BACKLOG = 64
 _STANDARD = 3  # descriptors 0, 1, 2
 _RESULT = 3  # where a function writes what it returns; the order brings it after the three
-_RUN_AS_USUAL = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM)  # we changed these
+_RUN_AS_USUAL = tuple(
+    map(int, (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM))
+)  # we changed these
+_AS_USUAL = int(signal.SIG_DFL)
+_handle: Callable[[int, int], object] = importlib.import_module("_signal").signal  # `signal.signal` looks up enums
 _FREE = 10  # received descriptors are moved to this number and above
-_WORDS_LIMIT_BYTES = 4096
+WORDS_LIMIT_BYTES = 4096
 
 Frame = dict[str, Any]
 
@@ -50,7 +54,7 @@ class NotStarted(Exception):
 
 
 def run_one_job(
-    control: socket.socket,
+    control: _socket.socket,
     order: Frame,
     given: list[int],
     *,
@@ -81,10 +85,7 @@ def run_one_job(
         Gone: the gateway wants no more of it.
     """
     kill = kill or kill_everything
-    for file in order["files"]:
-        _place_file(control, os.path.join(workspace, file["path"]), file["size"])
-    if order["listen"]:
-        _hand_out_listener(control)
+    ground.prepare(control, order, workspace)
     wakeups = wake_on_child_end() if wakeups is None else wakeups
     end: Frame = {"kind": "ended", "status": 0, "not_started": "", "layers": layers}
     try:
@@ -93,17 +94,7 @@ def run_one_job(
         end["not_started"] = str(error)
     else:
         end.update(_wait_for_end(control, wakeups, child, kill))
-    end["full"] = _full_places(places)
-    exported = _open_out(workspace) if order["exports"] else None
-    wire.send(control, {**end, "exported": exported is not None}, (exported,) if exported is not None else ())
-
-
-def _hand_out_listener(control: socket.socket) -> None:
-    """Make the socket on which the gateway serves its proxy: only this cell can reach it, so it needs no password."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind(("127.0.0.1", PROXY_PORT))
-        listener.listen(PROXY_BACKLOG)
-        wire.send(control, {"kind": "listening"}, (listener.fileno(),))
+    ground.report(control, end, places, workspace if order["exports"] else None)
 
 
 def wake_on_child_end() -> int:
@@ -114,7 +105,7 @@ def wake_on_child_end() -> int:
     return reader
 
 
-def _wait_for_end(control: socket.socket, wakeups: int, child: int, kill: Callable[[], None]) -> Frame:
+def _wait_for_end(control: _socket.socket, wakeups: int, child: int, kill: Callable[[], None]) -> Frame:
     """Reap until *child* has ended, kill whatever else lives, and return its status and what all of them used.
 
     Raises:
@@ -155,7 +146,7 @@ def kill_everything() -> None:
 
 
 def _start(
-    control: socket.socket,
+    control: _socket.socket,
     order: Frame,
     given: list[int],
     oom_score: int | None,
@@ -167,26 +158,41 @@ def _start(
     Raises:
         NotStarted, OSError, ValueError: it cannot be started.
     """
-    given = _moved_up(given)
-    argv, held = _command(order, workspace)
-    descriptors = [*given[:_STANDARD], *([given[_RESULT], held] if held else [])] if argv else given
-    os.chdir(workspace)
+    argv, descriptors = command_and_descriptors(order, given, workspace)
     if before_start is None:
         set_limits(order["rlimits"])
-        _be_first_to_go(oom_score, 1000)  # if memory runs out, the job goes, and not process 1
+        be_first_to_go(oom_score, 1000)  # if memory runs out, the job goes, and not process 1
         child = _spawn(argv, order["environment"], descriptors) if argv else os.fork()
         if child == 0:
             _become_job(control, order, argv, descriptors)
-        _be_first_to_go(oom_score, 0)
+        be_first_to_go(oom_score, 0)
     else:
         child = _fork(control, order, argv, descriptors, before_start)
-    for descriptor in (*given, *([held] if held else [])):
+    for descriptor in descriptors:
         os.close(descriptor)
     return child
 
 
+def command_and_descriptors(order: Frame, given: list[int], workspace: str) -> tuple[list[str], list[int]]:
+    """Enter *workspace*, and return what to start (see `_command`) and the descriptors that it has from 0 on.
+
+    Raises:
+        OSError: there is no such directory, or no file for the arguments can be made.
+    """
+    given = _moved_up(given)
+    argv, held = _command(order, workspace)
+    os.chdir(workspace)
+    if not argv:
+        return argv, given
+    for unused in given[_RESULT if not held else _RESULT + 1 :]:
+        os.close(unused)
+    return argv, [*given[:_STANDARD], *([given[_RESULT], held] if held else [])]
+
+
 def _moved_up(descriptors: list[int]) -> list[int]:
     """Move *descriptors* above the numbers that they will have in the job."""
+    if min(descriptors) > _RESULT + 1:
+        return descriptors
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FREE) for descriptor in descriptors]
     for descriptor in descriptors:
         os.close(descriptor)
@@ -216,7 +222,7 @@ def _spawn(argv: list[str], environment: dict[str, str], descriptors: list[int])
 
 
 def _fork(
-    control: socket.socket, order: Frame, argv: list[str], descriptors: list[int], before_start: Callable[[], None]
+    control: _socket.socket, order: Frame, argv: list[str], descriptors: list[int], before_start: Callable[[], None]
 ) -> int:
     """Do as `_spawn`, with *before_start* in between; returns when the job's process is about to be the job."""
     refused, tell = os.pipe2(os.O_CLOEXEC)
@@ -225,7 +231,7 @@ def _fork(
         _become_job(control, order, argv, descriptors, before_start, tell)
     os.close(tell)
     with open(refused, "rb") as pipe:
-        why = pipe.read(_WORDS_LIMIT_BYTES).decode(errors="replace")
+        why = pipe.read(WORDS_LIMIT_BYTES).decode(errors="replace")
     if why:
         reap(child, 0)
         raise NotStarted(why)
@@ -233,21 +239,36 @@ def _fork(
 
 
 def _become_job(
-    control: socket.socket,
+    control: _socket.socket,
     order: Frame,
     argv: list[str],
     descriptors: list[int],
     before_start: Callable[[], None] | None = None,
     tell: int | None = None,
 ) -> None:
-    """In the forked child: a clean state, then the command or the function. Never returns."""
-    status = EXIT_NOT_STARTED
+    """In the forked child: as `become`, from process 1's state."""
     try:
         control.close()
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        for usual in _RUN_AS_USUAL:
-            signal.signal(usual, signal.SIG_DFL)
+        leave_process_1()
+        become(order, argv, descriptors, tell, before_start)
+    finally:
+        os._exit(EXIT_NOT_STARTED)
+
+
+def leave_process_1() -> None:
+    """In a fork of process 1: a session of its own, and signals as any program expects them."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for usual in _RUN_AS_USUAL:
+        _handle(usual, _AS_USUAL)
+
+
+def become(
+    order: Frame, argv: list[str], descriptors: list[int], tell: int | None, before_start: Callable[[], None] | None
+) -> None:
+    """Be the command or the function; *tell* is told why it cannot be. Never returns."""
+    status = EXIT_NOT_STARTED
+    try:
         kernel.set_dumpable(True)  # ordinary programs look at their own /proc entries
         tell = fcntl.fcntl(tell, fcntl.F_DUPFD_CLOEXEC, _FREE) if tell is not None else None
         for number, descriptor in enumerate(descriptors):
@@ -299,7 +320,7 @@ def open_oom_score() -> int | None:
         kernel.set_dumpable(False)
 
 
-def _be_first_to_go(oom_score: int | None, score: int) -> None:
+def be_first_to_go(oom_score: int | None, score: int) -> None:
     if oom_score is not None:
         os.pwrite(oom_score, b"%d" % score, 0)
 
@@ -311,30 +332,3 @@ def set_limits(rlimits: dict[str, list[int]]) -> None:
         _, highest = resource.getrlimit(number)
         ceiling = hard if highest == resource.RLIM_INFINITY else min(hard, highest)
         resource.setrlimit(number, (min(soft, ceiling), ceiling))
-
-
-def _place_file(control: socket.socket, target: str, size: int) -> None:
-    """Write one input file beneath the workspace; nothing has run here yet, so no link can be in the way."""
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    try:
-        wire.copy_to_file(control, descriptor, size)
-    finally:
-        os.close(descriptor)
-
-
-def _full_places(places: list[str]) -> list[str]:
-    """Return those of *places* that have no block or no inode left."""
-    full = []
-    for place in places:
-        facts = os.statvfs(place)
-        if facts.f_bavail == 0 or facts.f_ffree == 0:
-            full.append(place)
-    return full
-
-
-def _open_out(workspace: str) -> int | None:
-    try:
-        return os.open(f"{workspace}/out", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None  # the job left no such directory

@@ -72,17 +72,23 @@ def prepare(setup: Setup) -> Prepared:
 
 def enter_namespaces() -> None:
     """Leave every namespace of the template for a new one; the next fork is process 1 of the cell."""
-    kernel.set_dumpable(True)  # else /proc/self is root's
     kernel.unshare(_NAMESPACES)
-    _write("/proc/self/setgroups", "deny")
-    _write("/proc/self/uid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
-    _write("/proc/self/gid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
+
+
+def mount_proc() -> None:
+    """As process 1 of the new namespaces: they have a /proc of their own, which nobody else can mount."""
+    kernel.mount("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC)
 
 
 def furnish(setup: Setup) -> None:
-    """As process 1 of the new namespaces: own /proc, own empty directories, own loopback."""
-    kernel.set_dumpable(False)
-    kernel.mount("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC)
+    """In the new namespaces: their user, own empty directories, own loopback.
+
+    Not process 1 does this but the one that made the namespaces: what it writes into its memory goes with it.
+    """
+    kernel.set_dumpable(True)  # else /proc/self is root's
+    write("/proc/self/setgroups", "deny")
+    write("/proc/self/uid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
+    write("/proc/self/gid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
     for path in setup["tmpfs"]:
         beneath = [_held(place) for place in _outermost(setup["mounts"]) if place.startswith(f"{path}/")]
         mode = "1777" if path in ("/tmp", "/dev/shm") else "0700"
@@ -92,8 +98,8 @@ def furnish(setup: Setup) -> None:
     kernel.bring_loopback_up()
     if setup["count_memory"]:
         for name in ("tcp_rmem", "tcp_wmem"):
-            _write(f"/proc/sys/net/ipv4/{name}", _SMALL_BUFFERS)
-    _write("/proc/sys/user/max_inotify_instances", _INOTIFY_INSTANCES)
+            write(f"/proc/sys/net/ipv4/{name}", _SMALL_BUFFERS)
+    write("/proc/sys/user/max_inotify_instances", _INOTIFY_INSTANCES)
 
 
 def _outermost(places: list[str]) -> list[str]:
@@ -134,7 +140,7 @@ def seal(setup: Setup, prepared: Prepared, lock: int | None) -> None:
     """
     kernel.unshare(kernel.CLONE_NEWCGROUP)  # by now the cell is in its cgroup, which becomes the root of what it sees
     if setup["proc"]:
-        _write("/proc/sys/user/max_user_namespaces", "0")
+        write("/proc/sys/user/max_user_namespaces", "0")
     else:  # the directories are bubblewrap's, which knows no inodes
         for path in setup["tmpfs"]:
             kernel.mount("tmpfs", path, "tmpfs", kernel.MS_REMOUNT | _HARMLESS, _sizes(setup))
@@ -148,7 +154,7 @@ def seal(setup: Setup, prepared: Prepared, lock: int | None) -> None:
         landlock.enforce(lock)
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())

@@ -17,7 +17,7 @@ from omni_mcp.contracts.ports import Catalog, Executor
 from omni_mcp.contracts.tool import Entry
 
 LOOKS = 3
-GRACE_S = 1.0  # an engine that keeps the deadline itself reports more than this stage can, so it goes first
+GRACE_S = 1.0  # an engine that has a deadline of its own may report more than this stage can, so it goes first
 
 
 async def at_once(entry: Entry) -> None:
@@ -42,7 +42,7 @@ class Execute:
     """Takes the slots, checks freeze, definition, policy and grant, waits for the intents, and dispatches.
 
     Args:
-        executors: by binding.
+        executors: by binding. One that says `keeps_deadlines` ends each call in its time by itself.
         places: how many calls of a binding may run at once in all; unnamed ones are bounded per tool only.
         settled: waits while a definition may be out of date, because its server said that its lists changed.
     """
@@ -116,8 +116,11 @@ class Execute:
     async def _dispatch(self, executor: Executor, call: Call, tool: Entry) -> Result:
         call.trail.dispatched = True
         try:
-            async with asyncio.timeout(tool.limits.timeout_s + GRACE_S):
+            if getattr(executor, "keeps_deadlines", False):
                 result = await executor.execute(call)
+            else:
+                async with asyncio.timeout(tool.limits.timeout_s + GRACE_S):
+                    result = await executor.execute(call)
         except Refused:
             call.trail.dispatched = False
             raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 import structlog
 
 from omni_mcp.config import PluginSettings, Settings, read_secrets
+from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.json import digest
 from omni_mcp.contracts.ports import Source
 from omni_mcp.engines.approvals.desk import ApprovalDesk, open_desk
@@ -124,7 +125,8 @@ def _make_directories(home: Home) -> None:
 
 def _read_ahead(lock: LockFile, manifests: LastGood) -> None:
     """Read what takes longest to read, while others of the start wait; whoever needs it looks at the files again."""
-    lock.reload()
+    with suppress(ConfigError):
+        lock.read()
     manifests.look()
 
 

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from omni_mcp.contracts.errors import ConfigError, NotFound, OmniError, Problem
-from omni_mcp.contracts.json import JsonObject, JsonValue
+from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
 from omni_mcp.contracts.manifest import Closed
+from omni_mcp.engines.catalog.documents import SIZE_LIMIT_BYTES, read_document
 from omni_mcp.engines.runlog.golden import Golden, read_golden
 from omni_mcp.engines.runlog.signing import find_signing_key
 from omni_mcp.paths import Home
 from omni_mcp.replay.recorded import RecordedRun, read_run
 from omni_mcp.replay.rerun import Options, Report, Rerun
 
-LIMIT_BYTES = 1024 * 1024
 _PART = re.compile(r"\.([A-Za-z_$][\w$-]*)|\[(\d+)\]|\[\"([^\"]*)\"\]")
 _ABSENT = object()
 
@@ -111,15 +110,15 @@ def load_suite(file: Path) -> Suite:
     """
     try:
         with file.open("rb") as source:
-            raw = yaml.safe_load(source.read(LIMIT_BYTES))
-        return Suite.model_validate(raw)
+            document = read_document(source.read(SIZE_LIMIT_BYTES + 1), file=str(file))
+    except OSError as error:
+        raise ConfigError([Problem(file=str(file), line=0, path="", message=str(error))]) from error
+    if document.problems:
+        raise ConfigError(document.problems)
+    try:
+        return Suite.model_validate_json(canonical(document.value))
     except ValidationError as error:
-        problems = [
-            _problem(file, "$" + "".join(f".{part}" for part in one["loc"]), one["msg"]) for one in error.errors()
-        ]
-        raise ConfigError(problems) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([_problem(file, "", str(error))]) from error
+        raise ConfigError([document.problem(one["loc"], one["msg"]) for one in error.errors()]) from error
 
 
 def prepare(suite: Suite, home: Home, *, beside: Path) -> list[Prepared]:
@@ -196,7 +195,3 @@ def _at(value: JsonValue, path: str) -> JsonValue:
 
 def _shown(value: JsonValue) -> str:
     return "(nothing)" if value is _ABSENT else repr(value)[:200]
-
-
-def _problem(file: Path, path: str, message: str) -> Problem:
-    return Problem(file=str(file), line=0, path=path, message=message)

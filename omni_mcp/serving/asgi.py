@@ -21,6 +21,7 @@ HeaderList: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 JSON_TYPE = (b"content-type", b"application/json")
 ON_GONE = "omni.on_gone"  # an ASGI extension of our own server: `tell` says who is told when the client has gone
+AT_ONCE = "omni.at_once"  # another: `answer` writes a whole answer, which ASGI has two messages for
 # Headers of which a second one could make two readers disagree.
 SINGLE = frozenset({
     "host", "origin", "authorization", "x-api-key", "content-type", "content-length", "mcp-session-id", "last-event-id",
@@ -150,6 +151,12 @@ class Exchange:
 
     async def answer(self, status: int, body: bytes = b"", headers: HeaderList = ()) -> None:
         """Send a whole answer."""
+        extensions = self.scope.get("extensions")
+        if extensions and AT_ONCE in extensions and not self.started:
+            whole = [*headers, (b"x-request-id", self.request_id.encode())]
+            if extensions[AT_ONCE]["answer"](self.scope, status, whole, body):
+                self.started = True
+                return
         await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
         await self.chunk(body, more=False)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+LABELS_KEPT = 512
 
 
 class Metrics:
@@ -28,18 +30,22 @@ class Metrics:
         self._rejected = Counter(
             "omni_rejected_total", "Messages that were no request.", ("transport", "reason"), registry=self.registry
         )
+        # A look-up by labels takes longer than counting.
+        self._calls_of = lru_cache(maxsize=LABELS_KEPT)(self._calls.labels)
+        self._seconds_of = lru_cache(maxsize=LABELS_KEPT)(self._seconds.labels)
+        self._requests_of = lru_cache(maxsize=LABELS_KEPT)(self._requests.labels)
         self._notices = Counter(
             "omni_run_log_notices_total", "Commits that the run log told its subscribers.", registry=self.registry
         )
 
     def call_ended(self, kind: str, outcome: str, seconds: float) -> None:
         """Count one call; *outcome* is `ok`, `tool_error`, `input_required` or a code of the failure catalogue."""
-        self._calls.labels(kind, outcome).inc()
-        self._seconds.labels(kind).observe(seconds)
+        self._calls_of(kind, outcome).inc()
+        self._seconds_of(kind).observe(seconds)
 
     def request_seen(self, method: str, era: str, transport: str) -> None:
         """Count one request; unknown methods must come as `other`."""
-        self._requests.labels(method, era, transport).inc()
+        self._requests_of(method, era, transport).inc()
 
     def rejected(self, transport: str, reason: str) -> None:
         """Count one message that was refused before it was a request."""

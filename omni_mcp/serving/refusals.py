@@ -22,13 +22,13 @@ class _Window:
 
 
 class Refusals:
-    """Writes down the first refusal of each target within a second, and counts the rest as rejected requests."""
+    """Writes down each principal's first refusal of a target within a second, and counts the rest as rejections."""
 
     def __init__(self, log: RunLog, rejections: Rejections, *, now_s: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._rejections = rejections
         self._now_s = now_s
-        self._windows: dict[str, _Window] = {}
+        self._windows: dict[tuple[str, str], _Window] = {}
 
     async def note(self, run: str, transport: str, refusal: AccessRefusedEvent) -> None:
         """Return when the refusal is on record, or counted.
@@ -37,7 +37,7 @@ class Refusals:
             LogUnavailable: it could not be written.
             QuotaExceeded: the run is full.
         """
-        told = self._window(run).told
+        told = self._window((run, refusal.principal)).told
         key = (refusal.method, refusal.target)
         if key in told or len(told) >= FULL_LIMIT:
             self._rejections.note(transport, "access_refused")
@@ -45,11 +45,12 @@ class Refusals:
         told.add(key)
         await self._log.append(run, draft(refusal, actor=refusal.principal)).durable()
 
-    def _window(self, run: str) -> _Window:
+    def _window(self, whose: tuple[str, str]) -> _Window:
+        """One for each principal, also where several are told apart by nothing else: no one's noise hides another."""
         now = self._now_s()
-        found = self._windows.get(run)
+        found = self._windows.get(whose)
         if found is None or found.began_s <= now - WINDOW_S:
             if len(self._windows) >= RUNS_KEPT:
                 self._windows = {one: w for one, w in self._windows.items() if w.began_s > now - WINDOW_S}
-            found = self._windows[run] = _Window(now)
+            found = self._windows[whose] = _Window(now)
         return found

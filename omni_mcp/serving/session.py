@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from omni_mcp.contracts.call import AskRefused, ClientFacts, Principal
-from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.protocol.eras import ASKS, at_least, may_ask
 from omni_mcp.protocol.frames import RequestId, Response
@@ -44,7 +43,6 @@ class Session:
     """
 
     def __init__(self, *, principal: Principal, profile: str, transport: Transport, outlet: Outlet) -> None:
-        self.id = new_id()
         self.principal = principal
         self.profile = profile
         self.transport: Transport = transport

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from omni_mcp.deadline import Deadline
-from omni_mcp.serving.asgi import ON_GONE, AsgiApp
+from omni_mcp.serving.asgi import AT_ONCE, ON_GONE, AsgiApp, HeaderList, Scope
 
 HEADER_DEADLINE_S = 10.0
 BODY_DEADLINE_S = 30.0
@@ -35,7 +35,8 @@ _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n
 class BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with an end to every wait for the client (uvicorn itself waits for a request without one).
 
-    An application learns at once that the client has gone, without a task that waits for it: by the extension `ON_GONE`.
+    By its extensions an application learns at once that the client has gone, without a task that waits for it, and
+    writes a whole answer in one piece.
     """
 
     header_deadline_s = HEADER_DEADLINE_S
@@ -101,11 +102,33 @@ class BoundedHttp(HttpToolsProtocol):
             self._stall_timer.cancel()
             self._stall_timer = None
 
+    def answer(self, scope: Scope, status: int, headers: HeaderList, body: bytes) -> bool:
+        """Write the whole answer to the request of *scope*; False where it has to take the usual way."""
+        cycle = self.cycle
+        is_plain = status in STATUS_LINE and status not in (204, 304) and scope["method"] != "HEAD"
+        if not is_plain or cycle.scope is not scope or cycle.response_started or self.flow.write_paused:
+            return False
+        if cycle.disconnected:
+            return True
+        lines = [b"%b: %b" % pair for pair in (*self.server_state.default_headers, *headers)]
+        lines.append(b"content-length: %d" % len(body))
+        if not cycle.keep_alive or any(name == b"connection" for name, _ in headers):
+            return False
+        head = b"\r\n".join(lines)
+        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+            return False  # uvicorn refuses it by its own rules
+        self.transport.write(b"%b%b\r\n\r\n%b" % (STATUS_LINE[status], head, body))
+        cycle.waiting_for_100_continue = False
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
+
     def on_message_begin(self) -> None:
         self._header_bytes = 0
         self._arm(self.header_deadline_s)
         super().on_message_begin()
-        self.scope["extensions"] = {ON_GONE: {"tell": self.on_gone}}
+        self.scope["extensions"] = {ON_GONE: {"tell": self.on_gone}, AT_ONCE: {"answer": self.answer}}
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)

@@ -11,7 +11,7 @@ import structlog
 
 from omni_mcp import __version__
 from omni_mcp.contracts.call import Principal
-from omni_mcp.contracts.errors import Paused, Quarantined
+from omni_mcp.contracts.errors import ConfigError, Paused, Quarantined
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.lock import item_name
 from omni_mcp.contracts.ports import Completer, Executor, Source
@@ -59,6 +59,7 @@ class Behind:
         self._reporter = reporter
         self._news = news
         self._plugins = plugins
+        self._reloading = asyncio.Lock()
         self._locked = LockedSource(Together([upstreams.source, plugins]), lock, launch_of=self._launch_of)
         self._locked.listen(reporter.note)
 
@@ -93,9 +94,19 @@ class Behind:
         """Wait until it is known what the server of *entry* offers, if it said that this changed.
 
         Raises:
+            Paused, Quarantined: as `check_open`.
+            UpstreamUnavailable: what its server offers is not known, for too long.
+        """
+        self.check_open(entry)
+        if entry.binding == "mcp_remote":
+            await self._news.settled(entry.server)
+
+    def check_open(self, entry: Entry) -> None:
+        """Refuse what must not be asked for anything now.
+
+        Raises:
             Paused: an operator paused it.
             Quarantined: it is a plugin's, and other code was installed since it was accepted.
-            UpstreamUnavailable: what its server offers is not known, for too long.
         """
         if (pause := self._lock.now.find_pause(entry.server, item_name(entry.kind, entry.name))) is not None:
             detail = f"{entry.server}/{entry.name}: paused by {pause.by} at {pause.at}: {pause.note or 'no note'}"
@@ -103,8 +114,6 @@ class Behind:
         if not self._plugins.is_as_read(entry.server):
             detail = f"a package of the plugin {entry.server} changed since the start; start again, then accept it"
             raise Quarantined("the tool changed and is not accepted as it is now", detail=detail)
-        if entry.binding == "mcp_remote":
-            await self._news.settled(entry.server)
 
     @property
     def source(self) -> Source:
@@ -121,20 +130,26 @@ class Behind:
         return self._locked.quarantined
 
     async def reload_lock(self) -> LockReload:
-        """Read omni.lock again, and put on record what was accepted since.
+        """Read omni.lock again, put on record what was accepted since, and only then put it in force.
 
-        With problems, what was in force before still is.
+        With problems, what was in force before still is. Whatever asks for the catalog anew meanwhile goes by that too.
+
+        Raises:
+            LogUnavailable: it is not on record; what was in force before still is.
         """
-        found = await asyncio.to_thread(self._lock.reload)
-        news = self._recorded.news(self._lock.now)
-        if news:
-            for written in [self._reporter.note(payload) for payload in news]:
+        async with self._reloading:  # or what was read first could be put in force last
+            try:
+                found = await asyncio.to_thread(self._lock.read)
+            except ConfigError as error:
+                return LockReload(problems=error.problems)
+            for written in [self._reporter.note(payload) for payload in self._recorded.news(found)]:
                 await written.durable()
-        try:
-            await asyncio.to_thread(self._recorded.keep, self._lock.now)
-        except OSError as fault:  # it is on record; the next start tells of it again
-            structlog.get_logger("omni_mcp").error("what is on record cannot be noted", problem=str(fault))
-        return found
+            changed = self._lock.put(found)
+            try:
+                await asyncio.to_thread(self._recorded.keep, found)
+            except OSError as fault:  # it is on record; the next start tells of it again
+                structlog.get_logger("omni_mcp").error("what is on record cannot be noted", problem=str(fault))
+            return LockReload(changed=changed)
 
     @property
     def executor(self) -> Executor:

@@ -59,6 +59,17 @@ async def test_a_run_is_begun_and_ended_by_those_who_may_say_something_in_it(tmp
     assert after == before, "no run was made for the one that was refused"
 
 
+async def test_the_refusals_of_one_caller_do_not_hide_those_of_another(tmp_path: Path) -> None:
+    """They are written down in one run, the gateway's own, where a flood is counted instead of written."""
+    async with api_world(tmp_path, "// no rule") as world:
+        paths = ["/api/runs", "/api/threads", "/api/artifacts", "/api/approvals", "/api/stream", "/api/runs/x"]
+        for path in (*paths, "/api/runs/x/events", "/api/runs/x/stream", "/api/threads/x", "/api/approvals/x"):
+            await world.bob.get(path)
+        await world.ann.get("/api/runs")
+        refused = [event.payload or {} for event in await world.here.events() if event.code == "access_refused"]
+    assert [one["method"] for one in refused if one["principal"] == ANN.key] == ["GET /api/runs"]
+
+
 async def test_a_rule_for_one_server_opens_the_routes_of_no_other(tmp_path: Path) -> None:
     async with api_world(tmp_path, ONLY_TOOLS) as world:
         assert (await world.ann.post("/api/calls", json={"name": "canary__echo"})).status_code == 200

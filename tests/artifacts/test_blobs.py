@@ -15,7 +15,8 @@ import pytest
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES
 from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExceeded
 from omni_mcp.contracts.large import KeptFile
-from omni_mcp.engines.artifacts.blobs import REFERENCE_BYTES, BlobStore
+from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.artifacts.references import REFERENCE_BYTES
 from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.secrets.masking import SecretMasker
 

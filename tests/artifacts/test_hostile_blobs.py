@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,61 @@ def test_the_name_of_a_reference_goes_though_the_blob_stays(tmp_path: Path) -> N
     store.put(b"shared", media_type="text/plain", owner=ANN, run="r2", name="other.txt")
     assert store.release("r1", [ref.sha256]) == []
     assert b"my-diagnosis" not in bytes_in(tmp_path) and b"other.txt" in bytes_in(tmp_path)
+    store.close()
+
+
+@pytest.mark.parametrize("seed", [3, 6, 8, 9])
+def test_no_name_that_went_stays_where_rows_moved_from(tmp_path: Path, seed: int) -> None:
+    """Names of all lengths, held in many runs, erased in any order."""
+    dice = random.Random(seed)
+    store = BlobStore(tmp_path / "a")
+    held: dict[str, tuple[str, str]] = {}
+    for number in range(120):
+        run, data = f"r{number}", b"blob %d" % dice.randrange(40)
+        name = f"diagnosis-{number}-" + "x" * dice.randrange(300)
+        held[run] = name, store.put(data, media_type="text/plain", owner=ANN, run=run, name=name).sha256
+    order = list(held)
+    dice.shuffle(order)
+    for run in order[:60]:
+        store.release(run, [held.pop(run)[1]])
+    everything = bytes_in(tmp_path)
+    left = [number for number in range(120) if b"diagnosis-%d-" % number in everything]
+    assert left == [number for number in range(120) if f"r{number}" in held]
+    for run, (name, sha256) in held.items():
+        assert store.held_as(run, [name, "other"]) == [sha256] and store.held_as(run, ["other"]) == []
+    store.close()
+
+
+def test_a_store_of_an_earlier_version_keeps_its_names_and_loses_those_of_what_was_erased(tmp_path: Path) -> None:
+    directory = tmp_path / "a"
+    BlobStore(directory).close()
+    old = sqlite3.connect(directory / "artifacts.db")
+    old.executescript(
+        "DROP TABLE refs; DROP TABLE titles; PRAGMA user_version = 2;"
+        "CREATE TABLE refs (id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL REFERENCES blobs (sha256),"
+        " owner TEXT NOT NULL, run TEXT NOT NULL, name TEXT NOT NULL, media_type TEXT NOT NULL, at_ns INTEGER NOT NULL,"
+        " UNIQUE (sha256, owner, run, name)) STRICT;"
+        "CREATE INDEX refs_owner ON refs (owner, id); CREATE INDEX refs_run ON refs (run);"
+    )
+    data = b"kept"
+    sha256 = hashlib.sha256(data).hexdigest()
+    old.execute("INSERT INTO blobs VALUES (?, ?, ?)", (sha256, len(data), data))
+    for number in range(50):
+        name = f"{'gone' if number % 2 else 'stays'}-{number}-{'y' * 100}"
+        old.execute(
+            "INSERT INTO refs VALUES (?, ?, ?, ?, ?, 'text/plain', 7)", (number, sha256, ANN, f"r{number}", name)
+        )
+    old.execute("DELETE FROM refs WHERE id % 2")
+    old.commit()
+    old.close()
+    store = BlobStore(directory)
+    found = store.page(owner=ANN, limit=100)
+    assert [(number, ref.name, run) for number, ref, run, _ in reversed(found)] == [
+        (number, f"stays-{number}-{'y' * 100}", f"r{number}") for number in range(0, 50, 2)
+    ]
+    assert store.held_bytes(ANN) == len(data) + 25 * 512
+    assert b"gone-" not in bytes_in(tmp_path)
+    assert store.release("r0", [sha256]) == [] and b"stays-0-" not in bytes_in(tmp_path)
     store.close()
 
 

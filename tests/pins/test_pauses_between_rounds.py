@@ -40,3 +40,25 @@ async def test_a_call_that_waits_for_input_finishes_though_its_tool_was_paused_m
     assert error_of(refused)["code"] == "paused"
     assert finished["content"][0]["text"] == "done"
     assert outcomes == ["tool_error:paused", "tool_result"]
+
+
+async def test_a_paused_server_is_not_asked_what_an_argument_could_be(canary: Canary, tmp_path: Path) -> None:
+    canary.prompt("greet")
+    wanted = {
+        "ref": {"type": "ref/prompt", "name": "canary__greet"}, "argument": {"name": "word", "value": "a"},
+    }  # fmt: skip
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path) as here, here.client() as client:
+        before = await client.request("completion/complete", wanted)
+        asked = len(canary.touched)
+        paused = {"canary": Pause(by="ann", at="2026-11-21T12:00:00Z", note="being looked at")}
+        LockFile(here.home.lock_file).edit(lambda now: now.model_copy(update={"paused": paused}))
+        await here.gateway.reload_lock()
+        refused = await client.request("completion/complete", wanted)
+        asked_then = len(canary.touched)
+        LockFile(here.home.lock_file).edit(lambda now: now.model_copy(update={"paused": {}}))
+        await here.gateway.reload_lock()
+        after = await client.request("completion/complete", wanted)
+
+    assert "result" in before and "result" in after
+    assert error_of(refused)["code"] == "paused" and "being looked at" not in str(refused)
+    assert (asked, asked_then, len(canary.touched)) == (1, 1, 2)

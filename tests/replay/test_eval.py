@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,8 @@ async def test_for_each_call_the_record_says_with_what_it_was_made(place: Place)
     [
         "[]", "suite: 2\ncases: [{run: x}]", "suite: 1\ncases: []", "suite: 1\ncases: [{run: x, golden: y}]",
         "suite: 1\ncases: [{}]", "suite: 1\ncases: [{run: x, parity: false}]", "suite: 1\ncases: [{run: x, more: 1}]",
+        "suite: 1\nname: &n x\ncases: [{run: *n}]", "suite: 1\ncases: [{run: x, run: y}]",
+        "suite: 1\ncases: [{run: x}]\n---\nsuite: 1", "suite: 1\ncases: [{<<: {run: x}}]",
         "suite: 1\nthreshold: 2\ncases: [{run: x}]", "a: [", "!!python/object/apply:os.system ['true']", "\x00",
     ],
 )  # fmt: skip
@@ -122,3 +125,25 @@ async def test_a_suite_that_says_something_else_is_refused_as_a_whole(tmp_path: 
 
     with pytest.raises(ConfigError):
         load_suite(file)
+
+
+async def test_a_suite_of_few_bytes_cannot_grow_into_gigabytes(tmp_path: Path) -> None:
+    """Each line names the one before it nine times."""
+    lines = [
+        "suite: 1",
+        "a: &a [x, x]",
+        *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghij")),
+    ]
+    file = tmp_path / "suite.yaml"
+    file.write_text("\n".join([*lines, "cases: *j"]))
+    with pytest.raises(ConfigError) as refused:
+        load_suite(file)
+    assert "alias" in str(refused.value) or "anchor" in str(refused.value)
+
+
+async def test_a_suite_that_is_wrong_says_in_which_line(tmp_path: Path) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text("suite: 1\ncases:\n  - run: x\n  - run: x\n    parity: maybe\n")
+    with pytest.raises(ConfigError) as refused:
+        load_suite(file)
+    assert [one.line for one in refused.value.problems] == [5]

@@ -15,6 +15,7 @@ from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.events import ArtifactStored, draft
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.runlog.bodies import DIRECTORY
 from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.keys import find_keys
 from omni_mcp.engines.runlog.projections import digest_of_projections
@@ -185,11 +186,33 @@ async def test_retention_erases_old_runs_once_and_says_so_in_the_gateways_run(pl
     assert verify_database(place.file, find_keys(place.keys)).ok
 
 
+async def test_an_erasure_of_a_call_that_was_killed_before_its_files_were_gone_ends_the_second_time(
+    place: Place, blobs: BlobStore
+) -> None:
+    """Its events are empty already; only the sealed file of one is still there."""
+    async with place.open() as log:
+        run, call = await new_run(log), new_id()
+        seq = await log.append(run, asked(call)).durable()
+        [gid] = [event.gid async for event in log.read(run) if event.seq == seq]
+        with _eraser(place, blobs) as eraser:
+            eraser.erase(run, call=call, reason="asked for")
+        left_behind = place.file.parent / DIRECTORY / f"{gid}.sealed"
+        left_behind.parent.mkdir(mode=0o700, exist_ok=True)
+        left_behind.write_bytes(b"sealed with a key that is still there")
+        with _eraser(place, blobs) as eraser:
+            done = eraser.erase(run, call=call, reason="asked for again")
+        assert not left_behind.exists() and done.events == 0
+        erasures = [event async for event in log.read(run) if event.code == "erased"]
+        assert len(erasures) == 1, "there was nothing more to say"
+
+
 async def test_retention_fills_the_search_tables_once_for_many_runs(place: Place, blobs: BlobStore) -> None:
     async with place.open() as log:
         runs = [await new_run(log) for _ in range(20)]
         for run in runs:
             await log.append(run, said(f"an old story of {run}")).durable()
+        for number in range(140):  # so much that there is a table
+            await log.append(runs[number % 20], said("filler")).durable()
         kept = await new_run(log)
         await log.append(kept, asked(new_id())).durable()
         assert len(await log.search("story", limit=50)) == 20

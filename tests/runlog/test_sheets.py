@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import canonical
 from omni_mcp.engines.artifacts.blobs import BlobStore
 from omni_mcp.engines.runlog.erase import Eraser
+from omni_mcp.engines.runlog.following import Line
 from omni_mcp.engines.runlog.keys import find_keys
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.sheets import SHEET_EVENTS
@@ -29,6 +31,7 @@ from omni_mcp.engines.runlog.verify import verify_database
 from omni_mcp.serving.runs_view import for_caller
 from tests.runlog.conftest import ANNA, Place, answered, asked, new_run, said
 
+Runs = tuple[str, str]
 EVENTS = 2 * SHEET_EVENTS + 40  # two sheets, and some that are in none yet
 
 
@@ -53,15 +56,35 @@ def _odd() -> Iterator[Draft]:
         yield draft(refused, actor='who"ever')
 
 
-async def _fill(log: SqliteRunLog, *, events: int = EVENTS, runs: int = 2, word: str = "") -> list[str]:
-    """Write runs in turns, with *word* in the first one's, and make every sheet that is due."""
-    names = [await new_run(log) for _ in range(runs)]
-    told = {name: _odd() for name in names}
-    for number in range(events - 1):
-        for name in names:
-            ticket = log.append(name, said(f"{word}{number}") if word and name == names[0] else next(told[name]))
+async def _fill(log: SqliteRunLog) -> Runs:
+    """Write two runs in turns, the second with a word of its own, and make every sheet that is due."""
+    first, second = await new_run(log), await new_run(log)
+    drafts = _odd()
+    for number in range(EVENTS - 1):
+        log.append(first, next(drafts))
+        ticket = log.append(second, said(f"quincewort{number}"))
     await ticket.durable()
     await log.flush_index()
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Runs]:
+    """A home with two runs and their four sheets."""
+    directory = tmp_path_factory.mktemp("written")
+
+    async def write() -> Runs:
+        async with Place(directory).open() as log:
+            return await _fill(log)
+
+    return directory, asyncio.run(write())
+
+
+@pytest.fixture
+def runs(place: Place, written: tuple[Path, Runs]) -> Runs:
+    """The same for one test, which may spoil it."""
+    source, names = written
+    shutil.copytree(source, place.directory, dirs_exist_ok=True)
     return names
 
 
@@ -99,10 +122,9 @@ def _holding(directory: Path, word: str) -> list[str]:
     return [file.name for file in directory.rglob("*") if file.is_file() and word.encode() in file.read_bytes()]
 
 
-async def test_a_page_says_byte_for_byte_what_its_caller_may_see_of_the_rows(place: Place) -> None:
+async def test_a_page_says_byte_for_byte_what_its_caller_may_see_of_the_rows(place: Place, runs: Runs) -> None:
     dice = random.Random(3)
-    async with place.open() as log:
-        run, _ = await _fill(log)
+    run, _ = runs
     assert len(_sheets(place)) == 4
     with LogReader(place.file) as reader:
         for _ in range(60):
@@ -116,10 +138,11 @@ async def test_a_page_says_byte_for_byte_what_its_caller_may_see_of_the_rows(pla
         assert {event["run"] for event in orjson.loads(b"[%b]" % whole)} == {run}
 
 
-async def test_a_stream_gets_the_same_lines_in_portions(place: Place) -> None:
+async def test_a_stream_gets_the_same_lines_in_portions(place: Place, runs: Runs) -> None:
+    run, _ = runs
     async with place.open() as log:
-        run, _ = await _fill(log)
-        lines, after, more = [], 0, True
+        lines: list[Line] = []
+        after, more = 0, True
         while more:
             found = await log.follow_run(run, after=after)
             assert sum(len(line.text) for line in found.lines[:-1]) < 64 * 1024 and not found.closed
@@ -131,9 +154,8 @@ async def test_a_stream_gets_the_same_lines_in_portions(place: Place) -> None:
 
 
 @pytest.mark.parametrize("limit_bytes", [1, 100, 5_000, 200_000])
-async def test_a_page_ends_with_the_event_that_reaches_its_size(place: Place, limit_bytes: int) -> None:
-    async with place.open() as log:
-        run, _ = await _fill(log)
+async def test_a_page_ends_with_the_event_that_reaches_its_size(place: Place, runs: Runs, limit_bytes: int) -> None:
+    run, _ = runs
     with LogReader(place.file) as reader:
         for after in (0, 100, 500):
             told = _told(reader, run, after=after)
@@ -144,10 +166,11 @@ async def test_a_page_ends_with_the_event_that_reaches_its_size(place: Place, li
             assert sum(map(len, shown[:-1])) < limit_bytes
 
 
-async def test_a_sheet_is_what_a_page_is_read_from_and_a_row_that_was_changed_behind_it_is_named(place: Place) -> None:
+async def test_a_page_is_read_from_a_sheet_and_a_row_that_was_changed_behind_it_is_named(
+    place: Place, runs: Runs
+) -> None:
     """The control of these tests: without it all of them might have read rows."""
-    async with place.open() as log:
-        run, _ = await _fill(log)
+    run, _ = runs
     with LogReader(place.file) as reader:
         before = reader.page_of_run(run).text
     with _changing(place) as connection:
@@ -161,9 +184,8 @@ async def test_a_sheet_is_what_a_page_is_read_from_and_a_row_that_was_changed_be
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone", "empty", "anothers", "earlier"])
-async def test_a_sheet_that_is_not_the_one_that_was_made_is_not_read(place: Place, damage: str) -> None:
-    async with place.open() as log:
-        run, _ = await _fill(log)
+async def test_a_sheet_that_is_not_the_one_that_was_made_is_not_read(place: Place, runs: Runs, damage: str) -> None:
+    run, _ = runs
     first, second, others = _sheets(place)[:3]
     kept = first.read_bytes()
     if damage == "gone":
@@ -184,9 +206,8 @@ async def test_a_sheet_that_is_not_the_one_that_was_made_is_not_read(place: Plac
     assert _faults(place) == [] and len(_sheets(place)) == 4
 
 
-async def test_a_sheet_of_anothers_run_is_shown_to_nobody_even_if_the_list_names_it(place: Place) -> None:
-    async with place.open() as log:
-        run, _ = await _fill(log)
+async def test_a_sheet_of_anothers_run_is_shown_to_nobody_even_if_the_list_names_it(place: Place, runs: Runs) -> None:
+    run, _ = runs
     mine, _, others, _ = _sheets(place)
     mine.write_bytes(others.read_bytes())
     with _changing(place) as connection:
@@ -195,20 +216,20 @@ async def test_a_sheet_of_anothers_run_is_shown_to_nobody_even_if_the_list_names
         assert reader.page_of_run(run).text == b",".join(_told(reader, run))
 
 
-async def test_after_an_erasure_no_sheet_and_no_remainder_of_one_holds_the_text(place: Place) -> None:
+async def test_after_an_erasure_no_sheet_and_no_remainder_of_one_holds_the_text(place: Place, runs: Runs) -> None:
+    other, run = runs
+    theirs = {path.name: path.read_bytes() for path in _sheets(place)[:2]}
     async with place.open() as log:
-        run, other = await _fill(log, word="quincewort")
-        theirs = {path.name: path.read_bytes() for path in _sheets(place)[2:]}
-        orphan = place.file.parent / "sheets" / "1-1.part"
+        orphan = place.file.parent / "sheets" / "2-1.part"
         orphan.write_bytes(b"quincewort of a crash")
-        assert set(_holding(place.file.parent, "quincewort")) > {"1-0.sheet", "1-1.sheet", "1-1.part"}
+        assert set(_holding(place.file.parent, "quincewort")) > {"2-0.sheet", "2-1.sheet", "2-1.part"}
         with _eraser(place) as eraser:
             eraser.erase(run, reason="asked for")
         assert _holding(place.file.parent, "quincewort") == []
         page = await log.page_of_run(run, after=0, limit=1000)
         shown = orjson.loads(b"[%b]" % page.text)
         assert [event["payload"] for event in shown[:-1]] == [None] * EVENTS
-        assert {path.name: path.read_bytes() for path in _sheets(place)} == theirs
+        assert {path.name: path.read_bytes() for path in _sheets(place)[:2]} == theirs
         await log.append(other, said("goes on")).durable()
         await log.flush_index()
         assert len(_sheets(place)) == 4 and _holding(place.file.parent, "quincewort") == []
@@ -228,18 +249,19 @@ async def test_a_call_that_is_erased_takes_its_own_sheet_and_no_other(place: Pla
             log.append(run, said(f"behind {number}"))
         await log.append(run, said("the last")).durable()
         await log.flush_index()
+        kept, gone = (path.read_bytes() for path in _sheets(place))
         with _eraser(place) as eraser:
             eraser.erase(run, call=call, reason="asked for")
-        assert [path.name for path in _sheets(place)] == ["1-0.sheet"]
+        now = [path.read_bytes() for path in _sheets(place)]
+        assert kept in now and gone not in now
         assert _holding(place.file.parent, "quincewort") == []
         page = await log.page_of_run(run, after=301, limit=2)
         assert [event["payload"] for event in orjson.loads(b"[%b]" % page.text)] == [None, None]
 
 
-async def test_what_cannot_be_taken_away_is_not_said_to_be_erased(place: Place) -> None:
-    async with place.open() as log:
-        run, _ = await _fill(log, word="quincewort")
-    first = _sheets(place)[0]
+async def test_what_cannot_be_taken_away_is_not_said_to_be_erased(place: Place, runs: Runs) -> None:
+    _, run = runs
+    first = _sheets(place)[2]
     first.unlink()
     first.mkdir()  # in its place something that cannot be overwritten
     with _eraser(place) as eraser, pytest.raises(LogUnavailable):
@@ -249,10 +271,9 @@ async def test_what_cannot_be_taken_away_is_not_said_to_be_erased(place: Place) 
         assert b"quincewort7" in reader.page_of_run(run).text
 
 
-async def test_the_digest_of_a_sheet_lets_nobody_guess_a_text_that_was_in_it(place: Place) -> None:
+async def test_the_digest_of_a_sheet_lets_nobody_guess_a_text_that_was_in_it(place: Place, runs: Runs) -> None:
     """Digests lie in rows that SQLite moves. Two sheets of the same events share none."""
     async with place.open() as log:
-        await _fill(log, runs=1)
         (before, *_), text = _digests(place), _sheets(place)[0].read_bytes()
         await log.rebuild_projections()
         (after, *_), again = _digests(place), _sheets(place)[0].read_bytes()
@@ -265,9 +286,9 @@ def _digests(place: Place) -> list[bytes]:
         return [digest for (digest,) in connection.execute("SELECT digest FROM sheets ORDER BY run, number")]
 
 
-async def test_dropped_and_made_again_sheets_hold_the_same_bytes(place: Place) -> None:
+async def test_dropped_and_made_again_sheets_hold_the_same_bytes(place: Place, runs: Runs) -> None:
+    run, other = runs
     async with place.open() as log:
-        run, other = await _fill(log)
         with _eraser(place) as eraser:
             eraser.erase(other, reason="asked for")
         await log.append(run, said("goes on")).durable()
@@ -277,9 +298,8 @@ async def test_dropped_and_made_again_sheets_hold_the_same_bytes(place: Place) -
         assert [(path.name, path.read_bytes()[100:]) for path in _sheets(place)] == before
 
 
-async def test_a_database_from_before_there_were_sheets_opens_and_gets_them(place: Place) -> None:
-    async with place.open() as log:
-        run, _ = await _fill(log)
+async def test_a_database_from_before_there_were_sheets_opens_and_gets_them(place: Place, runs: Runs) -> None:
+    run, _ = runs
     for path in _sheets(place):
         path.unlink()
     with _changing(place) as connection:
@@ -294,9 +314,7 @@ async def test_a_database_from_before_there_were_sheets_opens_and_gets_them(plac
     assert _faults(place) == []
 
 
-async def test_a_start_clears_files_that_nobody_names_and_makes_again_what_is_gone(place: Place) -> None:
-    async with place.open() as log:
-        await _fill(log)
+async def test_a_start_clears_files_without_a_name_and_makes_again_what_is_gone(place: Place, runs: Runs) -> None:
     lost, kept, *_ = _sheets(place)
     lost.unlink()
     (place.file.parent / "sheets" / "77-0.sheet").write_bytes(b"left by a crash")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -107,7 +108,8 @@ async def test_a_server_that_fails_keeps_its_last_good_list_and_says_that_it_is_
     assert "up__it" in names
 
 
-async def test_a_server_that_was_down_at_the_start_is_listed_once_it_is_up() -> None:
+async def test_a_server_that_was_down_for_long_is_listed_once_it_is_up_and_takes_calls_at_once() -> None:
+    """Also where so many tries failed that calls are refused unasked: whoever gives lists is there."""
     up = False
 
     async def call(asked: Asked) -> None:
@@ -122,9 +124,11 @@ async def test_a_server_that_was_down_at_the_start_is_listed_once_it_is_up() -> 
             asked.writer.close()
 
     async with web_server(sometimes) as server:
-        timing = Timing(list_pause_s=0.01, list_retry_s=0.01, patience=QUICK.patience)
+        patience = replace(QUICK.patience, open_limit_s=5.0)
+        timing = Timing(list_pause_s=0.01, list_retry_s=0.01, list_retry_limit_s=0.05, patience=patience)
         async with world({"up": ServerDefinition(url=server.url)}, timing=timing) as here, here.client() as client:
             before = [tool["name"] for tool in await client.listed("tools")]
+            await until(lambda: here.pool.facts()["up"]["connections"]["shared"]["breaker_open"])
             up = True
             await here.heard.until("listing", "up")
             after = await client.call("up__it")

@@ -7,12 +7,10 @@ log only grows; and bytes on their way into it do not hold the lock on which eve
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExceeded
 from omni_mcp.contracts.large import KeptFile
+from omni_mcp.engines.artifacts import references
 from omni_mcp.engines.artifacts.spool import Spool
 from omni_mcp.paths import make_private_dir
 from omni_mcp.sqlite_settings import settle
@@ -28,30 +27,11 @@ BUSY_TIMEOUT_S = 5.0
 TRUNCATE_WAIT_S = 10.0
 LIST_LIMIT = 1000
 OWNER_QUOTA_BYTES = 1 << 30
-REFERENCE_BYTES = 512  # what a reference costs its owner besides the bytes: rows take room too
-SCHEMA_VERSION = 2
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS blobs (sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB) STRICT;
-CREATE TABLE IF NOT EXISTS refs (
-    id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL REFERENCES blobs (sha256), owner TEXT NOT NULL, run TEXT NOT NULL,
-    name TEXT NOT NULL, media_type TEXT NOT NULL, at_ns INTEGER NOT NULL, UNIQUE (sha256, owner, run, name)
-) STRICT;
-CREATE INDEX IF NOT EXISTS refs_owner ON refs (owner, id);
-CREATE INDEX IF NOT EXISTS refs_run ON refs (run);
-CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
-"""
-_HOLDS = "SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ? AND owner = ?)"
-_HELD = "EXISTS (SELECT 1 FROM refs WHERE refs.sha256 = blobs.sha256)"
+SCHEMA_VERSION = 3
+_BLOBS = "CREATE TABLE IF NOT EXISTS blobs (sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB) STRICT;"
 # A row that is taken out moves its neighbours together, and what they leave behind is out of `secure_delete`'s reach:
 # their own erasure would miss it. So a row stays, with zeros of the same length, for whoever stores the same bytes.
 _EMPTY = "UPDATE blobs SET data = zeroblob(length(data)) WHERE sha256 = ? AND data IS NOT NULL"
-_COUNT_OWNERS = """
-INSERT OR REPLACE INTO owners
-SELECT owner, sum(cost) FROM (
-    SELECT r.owner AS owner, b.size + count(*) * ? AS cost
-    FROM refs r JOIN blobs b ON b.sha256 = r.sha256 GROUP BY r.owner, r.sha256
-) GROUP BY owner
-"""
 
 
 class BlobStore:
@@ -114,7 +94,9 @@ class BlobStore:
     def _keep(self, reference: ArtifactRef, data: bytes | KeptFile, *, owner: str, run: str) -> None:
         with self._transaction() as connection:
             self._charge(connection, reference, owner, run)
-            known = connection.execute(f"SELECT {_HELD} FROM blobs WHERE sha256 = ?", (reference.sha256,)).fetchone()
+            known = connection.execute(
+                f"SELECT {references.HELD} FROM blobs WHERE sha256 = ?", (reference.sha256,)
+            ).fetchone()
             if reference.size > INLINE_LIMIT_BYTES and not self._is_whole(reference):
                 self._write_file(reference.sha256, data)
             if known is None or not known[0]:
@@ -123,22 +105,14 @@ class BlobStore:
                     "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET data = excluded.data",
                     (reference.sha256, reference.size, inline),
                 )
-            connection.execute(
-                "INSERT INTO refs (sha256, owner, run, name, media_type, at_ns) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (sha256, owner, run, name) DO NOTHING",
-                (reference.sha256, owner, run, reference.name or "", reference.media_type, time.time_ns()),
-            )
+            references.add(connection, reference, owner, run)
 
     def _charge(self, connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> None:
         """Count what the new reference costs *owner*; one that is there already costs nothing."""
-        mine = (reference.sha256, owner)
-        again = "SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ? AND owner = ? AND run = ? AND name = ?)"
-        if connection.execute(again, (*mine, run, reference.name or "")).fetchone()[0]:
+        cost = references.cost(connection, reference, owner, run)
+        if not cost:
             return
-        known = connection.execute(_HOLDS, mine).fetchone()[0]
-        cost = REFERENCE_BYTES + (0 if known else reference.size)
-        row = connection.execute("SELECT bytes FROM owners WHERE owner = ?", (owner,)).fetchone()
-        held = row[0] if row else 0
+        held = references.held_bytes(connection, owner)
         if held + cost > self._owner_quota_bytes:
             raise QuotaExceeded(
                 f"your artifacts would have {held + cost} bytes, and {self._owner_quota_bytes} is the most they may "
@@ -147,16 +121,12 @@ class BlobStore:
                 detail=f"{owner} holds {held} bytes and wanted {cost} more in run {run}",
                 data={"held_bytes": held, "wanted_bytes": cost, "limit_bytes": self._owner_quota_bytes},
             )
-        connection.execute(
-            "INSERT INTO owners VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET bytes = bytes + excluded.bytes",
-            (owner, cost),
-        )
+        references.charge(connection, owner, cost)
 
     def held_bytes(self, owner: str) -> int:
         """Return what *owner* has used of the quota."""
         with self._reading() as connection:
-            row = connection.execute("SELECT bytes FROM owners WHERE owner = ?", (owner,)).fetchone()
-        return int(row[0]) if row else 0
+            return references.held_bytes(connection, owner)
 
     def get(self, sha256: str, *, owner: str) -> tuple[ArtifactRef, bytes]:
         """Return a blob that *owner* may see.
@@ -167,18 +137,18 @@ class BlobStore:
         """
         with self._reading() as connection:
             found = connection.execute(
-                "SELECT b.size, b.data, r.media_type, r.name FROM refs r JOIN blobs b ON b.sha256 = r.sha256 "
+                f"SELECT b.data, {references.FACTS} FROM {references.TABLES} "
                 "WHERE r.sha256 = ? AND r.owner = ? ORDER BY r.id DESC LIMIT 1",
                 (sha256, owner),
             ).fetchone()
         if found is None:
             raise NotFound("there is no such artifact")
-        size, data, media_type, name = found
+        data, reference = found[0], references.ref_of(found[1:])
         if data is None:
             data = self._read_file(sha256)
-        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+        if len(data) != reference.size or hashlib.sha256(data).hexdigest() != sha256:
             raise LogCorrupt("the artifact is damaged", detail=f"the bytes of {sha256} are not what was stored")
-        return ArtifactRef(sha256=sha256, size=size, media_type=media_type, name=name or None), bytes(data)
+        return reference, bytes(data)
 
     def read(self, sha256: str) -> bytes:
         """Return the bytes of a blob, whoever it belongs to: for the operator's own commands.
@@ -188,7 +158,9 @@ class BlobStore:
             LogCorrupt: its bytes are not what was stored.
         """
         with self._reading() as connection:
-            found = connection.execute(f"SELECT data FROM blobs WHERE sha256 = ? AND {_HELD}", (sha256,)).fetchone()
+            found = connection.execute(
+                f"SELECT data FROM blobs WHERE sha256 = ? AND {references.HELD}", (sha256,)
+            ).fetchone()
         if found is None:
             raise NotFound("there is no such artifact")
         data = bytes(found[0]) if found[0] is not None else self._read_file(sha256)
@@ -200,24 +172,20 @@ class BlobStore:
         """Return the newest references that *owner* may see."""
         with self._reading() as connection:
             rows = connection.execute(
-                "SELECT r.sha256, b.size, r.media_type, r.name FROM refs r JOIN blobs b ON b.sha256 = r.sha256 "
-                "WHERE r.owner = ? ORDER BY r.id DESC LIMIT ?",
+                f"SELECT {references.FACTS} FROM {references.TABLES} WHERE r.owner = ? ORDER BY r.id DESC LIMIT ?",
                 (owner, max(0, min(limit, LIST_LIMIT))),
             ).fetchall()
-        return [ArtifactRef(sha256=s, size=size, media_type=kind, name=name or None) for s, size, kind, name in rows]
+        return [references.ref_of(row) for row in rows]
 
     def page(self, *, owner: str, limit: int, before: int | None = None) -> list[tuple[int, ArtifactRef, str, int]]:
         """Return (number, reference, run, UTC nanoseconds) of the newest references of *owner* before a number."""
         with self._reading() as connection:
             rows = connection.execute(
-                "SELECT r.id, r.sha256, b.size, r.media_type, r.name, r.run, r.at_ns FROM refs r "
-                "JOIN blobs b ON b.sha256 = r.sha256 WHERE r.owner = ? AND r.id < ? ORDER BY r.id DESC LIMIT ?",
+                f"SELECT r.id, r.run, r.at_ns, {references.FACTS} FROM {references.TABLES} "
+                "WHERE r.owner = ? AND r.id < ? ORDER BY r.id DESC LIMIT ?",
                 (owner, before if before is not None else 2**62, max(0, min(limit, LIST_LIMIT))),
             ).fetchall()
-        return [
-            (number, ArtifactRef(sha256=sha256, size=size, media_type=kind, name=name or None), run, at_ns)
-            for number, sha256, size, kind, name, run, at_ns in rows
-        ]
+        return [(number, references.ref_of(tuple(facts)), run, at_ns) for number, run, at_ns, *facts in rows]
 
     def check_room(self, owner: str, size_bytes: int) -> None:
         """Raise where *owner* could not hold *size_bytes* more: before anybody sends them.
@@ -226,7 +194,7 @@ class BlobStore:
             QuotaExceeded: so it is.
         """
         held = self.held_bytes(owner)
-        if held + size_bytes + REFERENCE_BYTES > self._owner_quota_bytes:
+        if held + size_bytes + references.REFERENCE_BYTES > self._owner_quota_bytes:
             raise QuotaExceeded(
                 f"your artifacts may have {self._owner_quota_bytes} bytes, and have {held}",
                 detail=f"{owner} holds {held} bytes and wants to send {size_bytes} more",
@@ -245,9 +213,8 @@ class BlobStore:
 
     def held_as(self, run: str, names: Sequence[str]) -> list[str]:
         """Return the sha256 of what *run* refers to by one of *names*."""
-        sql = "SELECT DISTINCT sha256 FROM refs WHERE run = ? AND name IN (SELECT value FROM json_each(?))"
         with self._reading() as connection:
-            return [sha256 for (sha256,) in connection.execute(sql, (run, json.dumps(list(names)))).fetchall()]
+            return references.named(connection, run, names)
 
     def release(self, run: str, sha256s: Sequence[str]) -> list[str]:
         """Drop the references of *run* to *sha256s* and remove blobs without any other; returns those removed.
@@ -258,7 +225,7 @@ class BlobStore:
         removed: list[str] = []
         with self._transaction() as connection:
             for sha256 in sha256s:
-                dropped = _give_back(connection, run, sha256)
+                dropped = references.give_back(connection, run, sha256)
                 held = "SELECT EXISTS (SELECT 1 FROM refs WHERE sha256 = ?)"
                 if not dropped or connection.execute(held, (sha256,)).fetchone()[0]:
                     continue
@@ -311,7 +278,7 @@ class BlobStore:
         with self._transaction() as connection:
             for path in self._files.glob("*/*"):
                 known = connection.execute(
-                    f"SELECT EXISTS (SELECT 1 FROM blobs WHERE sha256 = ? AND {_HELD})", (path.name,)
+                    f"SELECT EXISTS (SELECT 1 FROM blobs WHERE sha256 = ? AND {references.HELD})", (path.name,)
                 ).fetchone()[0]
                 if not known:
                     path.unlink(missing_ok=True)
@@ -328,11 +295,17 @@ class BlobStore:
         if version == 0:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         settle(connection)
-        connection.executescript(_SCHEMA)
+        connection.executescript(_BLOBS)
         if version < SCHEMA_VERSION:
             with self._transaction():
-                connection.execute(_COUNT_OWNERS, (REFERENCE_BYTES,))
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                references.take_names_out(connection)
+        connection.executescript(references.SCHEMA)
+        if version < SCHEMA_VERSION:
+            with self._transaction():
+                references.count_owners(connection)
+            if version:
+                connection.execute("VACUUM")  # names that stood in rows which moved
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._remove_leftovers()
 
     @contextmanager
@@ -374,19 +347,6 @@ class BlobStore:
                     raise Internal(
                         "removed artifacts may still be in the write-ahead log", detail="readers kept it busy"
                     )
-
-
-def _give_back(connection: sqlite3.Connection, run: str, sha256: str) -> int:
-    """Drop the references of *run* to a blob and give their owners back what they cost; returns how many there were."""
-    rows = connection.execute("DELETE FROM refs WHERE run = ? AND sha256 = ? RETURNING owner", (run, sha256))
-    dropped = Counter(owner for (owner,) in rows.fetchall())
-    for owner, count in dropped.items():
-        freed = count * REFERENCE_BYTES
-        if not connection.execute(_HOLDS, (sha256, owner)).fetchone()[0]:
-            freed += connection.execute("SELECT size FROM blobs WHERE sha256 = ?", (sha256,)).fetchone()[0]
-        connection.execute("UPDATE owners SET bytes = bytes - ? WHERE owner = ?", (freed, owner))
-        connection.execute("DELETE FROM owners WHERE owner = ? AND bytes <= 0", (owner,))
-    return dropped.total()
 
 
 def _copy(kept: KeptFile, out: int) -> None:

@@ -52,11 +52,15 @@ class LockFile:
             found = self.read()
         except ConfigError as error:
             return LockReload(problems=error.problems)
+        return LockReload(changed=self.put(found))
+
+    def put(self, found: Lock) -> bool:
+        """Put what `read` returned in force; whether it is another."""
         changed = found is not self._now and found != self._now
         if changed:
             self._now = found
             self._revision += 1
-        return LockReload(changed=changed)
+        return changed
 
     def read(self) -> Lock:
         """Return what the file says now; a missing file accepts nothing.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from omni_mcp.engines.memory.place_index import ROW_COLUMNS, PlaceIndex
 
-KEPT_BYTES = 64 * 1024 * 1024  # of all places together, apart from those that a search is about
+KEPT_BYTES = 64 * 1024 * 1024
 CHANGES_AT_ONCE = 20_000  # more are read faster by loading anew
 DEAD_SLOTS = 1024
 _TABLES = "items i JOIN marks m ON m.mark = i.mark"
@@ -22,9 +22,14 @@ class Index:
         connection: reads only, and has no transaction open.
         recipe: the number of how items must be marked; those marked otherwise are not found.
         without_vectors: the number of how those are marked that wait for their vectors, and are found by words.
+        kept_bytes: of all places together, apart from those that a search is about: a large one takes nobody's room.
     """
 
-    def __init__(self, connection: sqlite3.Connection, recipe: int, dimensions: int, without_vectors: int = 0) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, recipe: int, dimensions: int, without_vectors: int = 0, *,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:  # fmt: skip
+        self._kept_bytes = kept_bytes
         self._connection = connection
         self._recipe = recipe
         self._without_vectors = without_vectors
@@ -35,7 +40,7 @@ class Index:
 
     @property
     def size_bytes(self) -> int:
-        return sum(place.size_bytes for place in self._places.values())
+        return sum(place.size_bytes for place in list(self._places.values()))
 
     def stale(self, places: Sequence[int]) -> list[int]:
         """Return those of *places* with items of another recipe: they are marked anew before they are searched."""
@@ -54,7 +59,7 @@ class Index:
         for number in numbers:
             self._places.move_to_end(number)
         if missing:
-            self._drop_oldest(keeping=len(numbers))
+            self._drop_oldest(numbers)
         return [self._places[number] for number in numbers]
 
     def _follow(self) -> None:
@@ -96,9 +101,23 @@ class Index:
         index.load(self._connection.execute(sql, (number, self._recipe, self._without_vectors)), expected)
         return index
 
-    def _drop_oldest(self, *, keeping: int) -> None:
-        while len(self._places) > keeping and self.size_bytes > KEPT_BYTES:
-            self._places.popitem(last=False)
+    def let_go(self, numbers: Sequence[int]) -> None:
+        """Forget places that are searched elsewhere now."""
+        for number in numbers:
+            self._places.pop(number, None)
+
+    def _drop_oldest(self, wanted: Sequence[int]) -> None:
+        """Forget those that were not asked for longest, as far as the others take too much.
+
+        One that takes half of the room goes before any that takes less: else it pushes all of them out.
+        """
+        sizes = {number: place.size_bytes for number, place in self._places.items() if number not in wanted}
+        total = sum(sizes.values())
+        for number, size in sorted(sizes.items(), key=lambda pair: pair[1] <= self._kept_bytes // 2):
+            if total <= self._kept_bytes:
+                return
+            del self._places[number]
+            total -= size
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:

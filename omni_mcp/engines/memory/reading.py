@@ -25,6 +25,12 @@ def places_of(connection: sqlite3.Connection, readers: Readers) -> list[int]:
     return [int(row[0]) for row in found if row is not None]
 
 
+def larger_than(connection: sqlite3.Connection, places: Sequence[int], items: int) -> list[int]:
+    """Return those of *places* that hold more than so many items."""
+    sql = f"SELECT place FROM places WHERE items > ? AND place IN ({_marks(places)})"
+    return [place for (place,) in connection.execute(sql, (items, *places))]
+
+
 def get_item(connection: sqlite3.Connection, item: str, readers: Readers, now_ns: int) -> MemoryItem:
     """Return an item by id.
 

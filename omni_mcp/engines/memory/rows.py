@@ -29,13 +29,15 @@ _INT64 = 1 << 63
 class Limits:
     """How much one owner may keep in one scope, and one principal in all scopes but its own.
 
-    The index in memory takes about as many bytes as what was written.
+    The index in memory takes about as many bytes as what was written. A place with more than `quick_items` is searched
+    by a thread of its own, so that to load it keeps nobody waiting but those who ask for such places.
     """
 
     items: int = 250_000
     bytes: int = 128 * 1024 * 1024
     shared_items: int = 50_000
     shared_bytes: int = 32 * 1024 * 1024
+    quick_items: int = 20_000
 
     @classmethod
     def of(cls, settings: MemorySettings) -> Limits:

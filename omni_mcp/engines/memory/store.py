@@ -1,7 +1,8 @@
 """The memory in one SQLite file: what is put is durable, what is forgotten is gone from the disk, recalls are quick.
 
 Nothing is opened or loaded before the first use, so that a gateway whose memory nobody uses does not pay for it. One
-thread writes, another one reads, a third compares; other processes may do the same with the same file.
+thread writes, another one reads, a third searches large places, a fourth compares; other processes may do the same
+with the same file.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class SqliteMemory:
         self._opening = Lock()
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-writer")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-reader")
+        self._searching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-large-places")
         self._comparing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-comparer")
 
     # --- the port -----------------------------------------------------------------------------------------------------
@@ -85,7 +87,8 @@ class SqliteMemory:
 
     async def recall(self, wanted: Recall) -> Hits:
         """Return what fits best, best first; see the port."""
-        await self._renew(wanted.readers)
+        if await self._prepare(wanted.readers):
+            return await self._read_large(lambda core: core.recall(wanted, large=True))
         return await self._read(lambda core: core.recall(wanted))
 
     async def touched(self, items: Sequence[str], *, run: str, call: str) -> list[str]:
@@ -103,8 +106,10 @@ class SqliteMemory:
 
     async def duplicates(self, *, readers: Readers, limit: int = 20) -> list[tuple[MemoryItem, MemoryItem, float]]:
         """Return pairs that say nearly the same; see the port."""
-        await self._renew(readers)
-        places = await self._read(lambda core: core.to_compare(readers))
+        if await self._prepare(readers):
+            places = await self._read_large(lambda core: core.to_compare(readers, large=True))
+        else:
+            places = await self._read(lambda core: core.to_compare(readers))
         return await asyncio.get_running_loop().run_in_executor(
             self._comparing, lambda: self._opened().duplicates(places, limit)
         )
@@ -177,6 +182,7 @@ class SqliteMemory:
     async def close(self) -> None:
         """Wait for what is under way and close the file."""
         await asyncio.to_thread(self._comparing.shutdown)
+        await asyncio.to_thread(self._searching.shutdown)
         await asyncio.to_thread(self._reading.shutdown)
         if self._core is not None:
             await asyncio.get_running_loop().run_in_executor(self._writing, self._core.close)
@@ -184,12 +190,18 @@ class SqliteMemory:
 
     # --- threads ------------------------------------------------------------------------------------------------------
 
-    async def _renew(self, readers: Readers) -> None:
-        if stale := await self._read(lambda core: core.stale(readers)):
+    async def _prepare(self, readers: Readers) -> bool:
+        """Have what *readers* cover marked anew where it must be; says whether a large place is among it."""
+        stale, large = await self._read(lambda core: core.look(readers))
+        if stale:
             await self._write(lambda core: core.writer.renew(stale))
+        return large
 
     async def _read(self, work: Callable[[Core], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._reading, lambda: work(self._opened()))
+
+    async def _read_large(self, work: Callable[[Core], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._searching, lambda: work(self._opened()))
 
     async def _write(self, work: Callable[[Core], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writing, lambda: work(self._opened()))

@@ -104,6 +104,7 @@ class CedarPolicy:
         self._cpu_ns = cpu_ns
         self._schema = Schema.from_str(shipped.schema_text)
         self._entities = lru_cache(maxsize=ENTITY_CACHE)(self._build_entities)
+        self._facts: dict[int, tuple[Entry, Action, ResourceFacts | None]] = {}  # by the very object: it never changes
         self._reloading = threading.Lock()
         self._in_force = self._load_first()
 
@@ -189,7 +190,7 @@ class CedarPolicy:
         name: str,
         context: JsonObject,
     ) -> Decision:
-        facts = resource_facts(action, entry) if entry is not None else None
+        facts = self._facts_of(action, entry) if entry is not None else None
         if facts is None:
             request = request_of(principal, action, uid(RESOURCE_TYPE[action], name), context)
             canonical(request)  # what cannot be recorded is an error here, not in the log
@@ -210,6 +211,16 @@ class CedarPolicy:
             question=judgement.question,
             request=record,
         )
+
+    def _facts_of(self, action: Action, entry: Entry) -> ResourceFacts | None:
+        known = self._facts.get(id(entry))
+        if known is not None and known[0] is entry and known[1] == action:
+            return known[2]
+        if len(self._facts) >= ENTITY_CACHE:
+            self._facts.clear()
+        facts = resource_facts(action, entry)
+        self._facts[id(entry)] = entry, action, facts
+        return facts
 
     def _build_entities(
         self, principal: Principal, facts: ResourceFacts, people: People

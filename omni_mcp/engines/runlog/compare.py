@@ -22,6 +22,8 @@ from omni_mcp.engines.runlog.search_index import (
 )
 from omni_mcp.engines.runlog.sheet_making import derived
 from omni_mcp.engines.runlog.sheets import NO_SHEET, SHEET_EVENTS, SheetFiles, salt_of
+from omni_mcp.engines.runlog.word_filters import filter_of, stored
+from omni_mcp.engines.runlog.word_filters import made as made_filters
 from omni_mcp.migrations import migrate, read_migrations
 
 NAMED_EACH = 1000
@@ -110,7 +112,7 @@ def _index(scratch: sqlite3.Connection) -> Iterator[tuple[str, str]]:
     if done is None or not 0 <= done <= last:
         yield "", f"the search index does not know how far it goes; {MEND}"
         return
-    found = set(shards(scratch, schema="log"))
+    found, filtered = set(shards(scratch, schema="log")), set(made_filters(scratch, schema="log"))
     numbers = {int(name.removeprefix("search_")) for name in found} | set(range(done // SHARD_EVENTS + 1))
     for number in sorted(numbers):
         name, first = f"search_{number}", number * SHARD_EVENTS
@@ -118,6 +120,8 @@ def _index(scratch: sqlite3.Connection) -> Iterator[tuple[str, str]]:
         made = name in shards(scratch, schema="main")
         if made != (name in found) or (made and _digest(scratch, name, "main") != _digest(scratch, name, "log")):
             yield "", f"the search index of events {max(first, 1)} to {first + SHARD_EVENTS - 1} is not theirs; {MEND}"
+        if made and number in filtered and stored(scratch, number, schema="log") != filter_of(scratch, name):
+            yield "", f"the filter of events {max(first, 1)} to {first + SHARD_EVENTS - 1} is not theirs; {MEND}"
         if made:
             scratch.execute(f"DROP TABLE main.{name}")
 

@@ -187,7 +187,8 @@ class Eraser:
             if gids:
                 refill_shards(self._connection, gids)
                 self._ledger.reload_index_state()
-        BodyFiles(self._file.parent / DIRECTORY).remove(gids)
+        once = [gid for run, calls in wanted.items() for gid in self._erased_before(run, calls)]
+        BodyFiles(self._file.parent / DIRECTORY).remove([*gids, *once])
         done.events += len(gids)
         done.runs.extend(wanted)
         for run, sha256s in artifacts.items():
@@ -220,6 +221,14 @@ class Eraser:
         if calls is not None:
             sql, values = f"{sql} AND call IN (SELECT value FROM json_each(?))", [run_key, _json_list(calls)]
         return [(seq, gid) for seq, gid in self._connection.execute(f"{sql} ORDER BY seq", values)]
+
+    def _erased_before(self, run: str, calls: Sequence[str] | None) -> list[int]:
+        """Return what stands there without its text: whoever erased it may have been killed before its files went."""
+        sql = "SELECT gid FROM events WHERE run = ? AND erased_by IS NOT NULL"
+        values: list[int | str] = [self._run_key(run)]
+        if calls is not None:
+            sql, values = f"{sql} AND call IN (SELECT value FROM json_each(?))", [*values, _json_list(calls)]
+        return [gid for (gid,) in self._connection.execute(sql, values)]
 
     def _overwrite(self, run_key: int, places: Sequence[tuple[int, int]], erased_by: int) -> None:
         """Put zeros of the same length where the texts were: SQLite then writes them in place."""

@@ -12,11 +12,13 @@ from omni_mcp.engines.runlog.rows import BODY, SALT_BYTES, SELECT_EVENT, Row, ev
 from omni_mcp.engines.runlog.search_index import (
     SHARD_EVENTS,
     Query,
+    Tokenizer,
     indexed_gid,
     memory_index,
     payloads_between,
     shards,
 )
+from omni_mcp.engines.runlog.word_filters import WordSieve
 
 SCAN_EVENTS = 20_000  # how far back a query is looked for that has no word for the index
 _PORTION = 64  # places whose runs are looked up at once, before any text is read
@@ -34,6 +36,7 @@ class Finder:
     def __init__(self, connection: sqlite3.Connection, owner_of: Callable[[str], str | None]) -> None:
         self._connection = connection
         self._owner_of = owner_of
+        self._tokenizer = Tokenizer()
         self._schema = -1
         self._shards: list[int] = []
 
@@ -86,8 +89,9 @@ class Finder:
         if indexed < last:
             yield from _portions(iter(self._unindexed(query, indexed, last)))
         first, last = self._span(run, last)
+        sieve = WordSieve(self._connection, self._tokenizer.words_of(query))
         for number in self._tables():
-            if number * SHARD_EVENTS > last or (number + 1) * SHARD_EVENTS <= first:
+            if number * SHARD_EVENTS > last or (number + 1) * SHARD_EVENTS <= first or not sieve.may_have(number):
                 continue
             table = f"search_{number}"
             sql = f"SELECT rowid FROM {table} WHERE {table} MATCH ? AND rowid BETWEEN ? AND ? ORDER BY rowid DESC"

@@ -20,11 +20,12 @@ from omni_mcp.contracts.events import NO_BODY, OUTCOME_KINDS, QuotaReached
 from omni_mcp.contracts.json import canonical
 from omni_mcp.engines.runlog.bodies import DIRECTORY, Bodies
 from omni_mcp.engines.runlog.connection import translated
+from omni_mcp.engines.runlog.filter_making import FilterMaker
 from omni_mcp.engines.runlog.heads import GlobalHead, Head, load_global_head, load_head, roll, save_heads
 from omni_mcp.engines.runlog.keys import LogKeys
 from omni_mcp.engines.runlog.projections import Fact, project
 from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, in_portions, sealed_row
-from omni_mcp.engines.runlog.search_index import index_payloads, index_up_to, indexed_gid
+from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, index_payloads, index_up_to, indexed_gid
 from omni_mcp.engines.runlog.sheet_making import SheetMaker
 from omni_mcp.engines.runlog.sheets import SHEET_EVENTS
 from omni_mcp.engines.runlog.tickets import Ticket, seq_of_parent
@@ -93,6 +94,7 @@ class Ledger:
         self._unindexed_bytes = 0
         self._bodies = Bodies(connection, file.parent / DIRECTORY, keys.bodies)
         self.sheets = SheetMaker(connection, file)
+        self.filters = FilterMaker(connection)
         with self.transaction():
             pass
 
@@ -145,10 +147,21 @@ class Ledger:
         with self.transaction():
             self.sheets.make_one()
 
-    def make_sheets(self) -> None:
-        """Make every sheet that is due."""
+    def make_filter(self) -> None:
+        """Make one filter of the search index that is due, in a transaction of its own.
+
+        Raises:
+            LogUnavailable, LogCorrupt: it could not be made.
+        """
+        with self.transaction():
+            self.filters.make_one()
+
+    def make_copies(self) -> None:
+        """Make every sheet and every filter that is due."""
         while self.sheets.is_due:
             self.make_sheet()
+        while self.filters.is_due:
+            self.make_filter()
 
     def probe(self) -> None:
         """Write without changing anything.
@@ -194,6 +207,7 @@ class Ledger:
         """Read again how far the index is: for work that changed it or the texts inside the current transaction."""
         self._indexed = indexed_gid(self.connection)
         self._unindexed, self._unindexed_bytes = [], 0
+        self.filters.look_again()
 
     def head_of(self, run: str) -> Head | None:
         """Return a copy of a run's head: it becomes the head when the transaction is committed."""
@@ -395,6 +409,8 @@ class Transaction:
             ledger._heads.popitem(last=False)
         ledger._open_calls |= self._opened
         ledger._open_calls -= self._closed
+        if self._indexed // SHARD_EVENTS != ledger._indexed // SHARD_EVENTS:
+            ledger.filters.look_again()
         ledger._indexed = self._indexed
         ledger._unindexed, ledger._unindexed_bytes = self._pending, self._pending_bytes
 

@@ -13,6 +13,7 @@ from omni_mcp.contracts.events import OUTCOME_KINDS
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.rows import Row, in_portions, payload_of
 from omni_mcp.engines.runlog.search_index import digest_of_index, drop_index, index_up_to
+from omni_mcp.engines.runlog.word_filters import made, stored
 
 _COUNT = "UPDATE runs SET calls = calls + v.column2 FROM (VALUES {rows}) AS v WHERE runs.run = v.column1"
 
@@ -109,6 +110,8 @@ def digest_of_projections(connection: sqlite3.Connection) -> str:
             digest.update(orjson.dumps(row))
     for row in connection.execute("SELECT run, number, length(digest) FROM sheets ORDER BY run, number"):
         digest.update(orjson.dumps(row))
+    for number in made(connection):
+        digest.update(b"%d " % number + b"".join(stored(connection, number)))
     digest.update(digest_of_index(connection))
     return digest.hexdigest()
 

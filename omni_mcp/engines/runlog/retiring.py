@@ -1,4 +1,4 @@
-"""Which runs are erased together when many are: to fill a table of the search index anew costs the same for all of them.
+"""Which of many runs are erased together: to fill a table of the search index anew costs the same for all of them.
 
 What is erased together holds the write lock together and must fit into the reserve together, so there is a bound.
 """

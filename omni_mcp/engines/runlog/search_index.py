@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from omni_mcp.engines.runlog.rows import in_portions, payload_of
+from omni_mcp.engines.runlog.word_filters import drop_all, unmake
 
 SHARD_EVENTS = 32_768
 INDEXED_BYTES = 64 * 1024  # of one event; what stands further back is on record but not found
@@ -105,6 +106,7 @@ def refill_shards(connection: sqlite3.Connection, gids: Iterable[int]) -> None:
     done = indexed_gid(connection)
     for number in sorted({gid // SHARD_EVENTS for gid in gids if gid <= done}):
         connection.execute(f"DROP TABLE IF EXISTS search_{number}")
+        unmake(connection, number)
         at, end = number * SHARD_EVENTS - 1, min(done, (number + 1) * SHARD_EVENTS - 1)
         while at < end:
             until = min(end, at + 1024)
@@ -116,6 +118,7 @@ def drop_index(connection: sqlite3.Connection) -> None:
     """Drop every table of the index."""
     for shard in shards(connection):
         connection.execute(f"DROP TABLE {shard}")
+    drop_all(connection)
     connection.execute("INSERT OR REPLACE INTO search_state (id, gid) VALUES (1, 0)")
 
 
@@ -172,6 +175,24 @@ class Query:
 
 def _has_word(word: str) -> bool:
     return any(char.isalnum() for char in word)
+
+
+class Tokenizer:
+    """Cuts a query into the words that the index has for it: folded and without accents, as it keeps them."""
+
+    def __init__(self) -> None:
+        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._connection.execute(f"CREATE VIRTUAL TABLE search USING fts5({_OPTIONS})")
+        self._connection.execute("CREATE VIRTUAL TABLE words USING fts5vocab(search, row)")
+
+    def words_of(self, query: Query) -> list[str]:
+        """Return each word once."""
+        self._connection.execute("BEGIN")
+        try:
+            self._connection.execute("INSERT INTO search (rowid, text) VALUES (1, ?)", (" ".join(query.phrases),))
+            return [word for (word,) in self._connection.execute("SELECT term FROM words")]
+        finally:
+            self._connection.execute("ROLLBACK")
 
 
 def memory_index(rows: Iterable[tuple[int, bytes | None]]) -> sqlite3.Connection:

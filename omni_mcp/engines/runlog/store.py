@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from omni_mcp.contracts.call import Durable, Principal
 from omni_mcp.contracts.errors import Internal, LogCorrupt
-from omni_mcp.contracts.events import Draft, RunCreated, RunEvent, RunKind, draft
+from omni_mcp.contracts.events import Draft, RunCreated, RunEvent, RunKind, draft, told_by
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, keyed_digest
 from omni_mcp.contracts.ports import Masker
@@ -132,8 +132,7 @@ class SqliteRunLog:
         return ticket
 
     def _entry(self, run: str, draft: Draft, parent: Durable | int | None, ticket: Ticket) -> Entry:
-        payload = draft.payload.__pydantic_serializer__.to_python(draft.payload)
-        masked, privacy = self._masker.mask(payload)
+        masked, privacy = self._masker.mask(told_by(draft.payload))
         try:
             encoded = canonical(masked)
         except TypeError:
@@ -169,9 +168,9 @@ class SqliteRunLog:
         await self._writer.call(rebuild_projections)
 
     async def flush_index(self) -> None:
-        """Bring the search index and the sheets up to date now."""
+        """Bring the search index, its filters and the sheets up to date now."""
         await self._writer.call(lambda ledger: ledger.index())
-        await self._writer.call(lambda ledger: ledger.make_sheets())
+        await self._writer.call(lambda ledger: ledger.make_copies())
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -382,12 +381,12 @@ def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> OpenedLedger:
 
 
 def rebuild_projections(ledger: Ledger) -> None:
-    """Drop everything derived and derive it anew, in one transaction; then make the sheets, one after the other."""
+    """Drop everything derived and derive it anew, in one transaction; then make sheets and filters, one by one."""
     with ledger.transaction():
         rebuild(ledger.connection)
         ledger.sheets.forget_all()
         ledger.reload_index_state()
-    ledger.make_sheets()
+    ledger.make_copies()
 
 
 def _mend_index(connection: sqlite3.Connection) -> list[str]:

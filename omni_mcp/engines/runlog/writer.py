@@ -58,7 +58,7 @@ class Writer:
         self._backlog: deque[Entry] = deque()
         self._backlog_bytes = 0
         self._index_failed = False
-        self._sheets_failed = False
+        self._copies_failed = False
         self._next_sheet_s = 0.0
         self._failing = False
         self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
@@ -140,7 +140,7 @@ class Writer:
                 self._probe()
             elif idle:
                 self._index_if_idle()
-            self._make_sheets(idle=idle)
+            self._make_copies(idle=idle)
             while self._jobs:
                 self._jobs.popleft()()
             self._anchor_if_due()
@@ -154,7 +154,7 @@ class Writer:
             return RETRY_S
         if self._ledger.index_is_behind and not self._index_failed:
             return IDLE_S
-        if self._ledger.sheets.is_due and not self._sheets_failed:
+        if (self._ledger.sheets.is_due or self._ledger.filters.is_due) and not self._copies_failed:
             return IDLE_S
         return self._anchor.due_in_s(self._ledger.head.count)
 
@@ -181,7 +181,7 @@ class Writer:
         with self._guard:
             for _ in waiting:
                 self._backlog_bytes -= self._backlog.popleft().size
-        self._index_failed = self._sheets_failed = False
+        self._index_failed = self._copies_failed = False
         self._tell(group, notices)
 
     def _probe(self) -> None:
@@ -239,19 +239,23 @@ class Writer:
                 if isinstance(error, LogUnavailable):
                     self._stands(failing=True)
 
-    def _make_sheets(self, *, idle: bool) -> None:
-        """Make what is due while nobody waits; one now and then while the log is busy."""
-        while self._may_make_sheet(idle=idle):
-            self._next_sheet_s = time.monotonic() + SHEET_EVERY_S
-            try:
-                self._ledger.make_sheet()
-            except OmniError:
-                self._sheets_failed = True  # nothing is lost: readers take the rows. Tried again after the next event
+    def _make_copies(self, *, idle: bool) -> None:
+        """Make what is due while nobody waits; a sheet now and then while the log is busy."""
+        ledger = self._ledger
+        try:
+            while self._is_free and ledger.sheets.is_due and (idle or time.monotonic() >= self._next_sheet_s):
+                self._next_sheet_s = time.monotonic() + SHEET_EVERY_S
+                ledger.make_sheet()
+            while self._is_free and idle and ledger.filters.is_due:
+                ledger.make_filter()
+        except OmniError:
+            self._copies_failed = True  # nothing is lost: readers go the longer way. Tried again after the next event
 
-    def _may_make_sheet(self, *, idle: bool) -> bool:
-        if self._queue or self._jobs or self._closing or self._failing or self._backlog or self._sheets_failed:
-            return False
-        return self._ledger.sheets.is_due and (idle or time.monotonic() >= self._next_sheet_s)
+    @property
+    def _is_free(self) -> bool:
+        """Whether nobody waits for the log, and it is as it should be."""
+        waited_for = self._queue or self._jobs or self._backlog
+        return not waited_for and not self._closing and not self._failing and not self._copies_failed
 
 
 def _finish(done: asyncio.Future[T], result: T) -> None:

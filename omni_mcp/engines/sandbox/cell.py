@@ -52,8 +52,10 @@ class Cell:
         ended.register(self._pidfd, select.POLLIN)
         return not ended.poll(0)
 
-    async def wait_until_ready(self) -> None:
+    async def wait_until_ready(self, *, ahead: bool) -> None:
         """Wait until process 1 has put up the wall, and count it in its cgroup.
+
+        With *ahead* it also has the process made in which a function will run: a command is better off without.
 
         Raises:
             StartFailed: with the words of whoever failed.
@@ -66,7 +68,7 @@ class Cell:
         if self.group is not None:
             await asyncio.to_thread(self._join, self.group)  # can stall for milliseconds
         if self._seals:
-            await self.channel.send({"kind": "seal"})
+            await self.channel.send({"kind": "seal", "ahead": ahead})
             frame = await self.channel.receive()
             if frame.get("kind") != "sealed":
                 raise StartFailed(str(frame.get("what", "process 1 failed")))

@@ -130,7 +130,8 @@ class BubblewrapSandbox:
     ) -> JobEnd:
         started = time.monotonic()
         try:
-            async with pool.cell(profile, job.mounts, job.limits) as (cell, hot):
+            in_interpreter = bool(job.function) and job.bundled
+            async with pool.cell(profile, job.mounts, job.limits, in_interpreter=in_interpreter) as (cell, hot):
                 start_ms = (time.monotonic() - started) * 1000
                 run = JobRun(cell, job, streams=streams, on_connection=on_connection, trust=self._trust)
                 outcome = await run.to_its_end()
@@ -184,7 +185,10 @@ class BubblewrapSandbox:
                 pipes.close()
 
     async def _take_slot(self) -> bool:
-        if self._slots.locked() and self._waiting >= self._waiting_limit:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return True
+        if self._waiting >= self._waiting_limit:
             return False
         self._waiting += 1
         try:

@@ -68,6 +68,7 @@ class JobRun:
         self._over: asyncio.Future[EndReason | None] = asyncio.get_running_loop().create_future()
         self._pipes = pipes or Pipes(job, streams, lambda: self._end("output_limit"))
         self._outcome = Outcome()
+        self._next_look: asyncio.TimerHandle | None = None
 
     async def to_its_end(self) -> Outcome:
         """Run the job to its end, or to the limit that ends it; nothing of it runs when this returns.
@@ -93,8 +94,8 @@ class JobRun:
 
     async def _run(self) -> None:
         started = time.monotonic()
-        works = [self._converse(), self._watch(), *map(self._watch_growth, self._growths)]
-        tasks = [asyncio.ensure_future(work) for work in works]
+        tasks = [asyncio.ensure_future(work) for work in (self._converse(), *map(self._watch_growth, self._growths))]
+        self._look_later()
         for task in tasks:
             task.add_done_callback(self._on_task_done)
         try:
@@ -104,9 +105,13 @@ class JobRun:
             self._end("timeout")
             self._outcome.cause = await self._over
         finally:
-            for task in tasks:
+            if self._next_look is not None:
+                self._next_look.cancel()
+            running = [task for task in tasks if not task.done()]
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if running:
+                await asyncio.gather(*running, return_exceptions=True)
         self._outcome.wall_s = time.monotonic() - started
 
     def _end(self, cause: EndReason | None) -> None:
@@ -183,14 +188,21 @@ class JobRun:
             rlimits["RLIMIT_DATA"] = (limits.memory_mib << 20, limits.memory_mib << 20)
         return rlimits
 
-    async def _watch(self) -> None:
+    def _look_later(self) -> None:
+        self._next_look = asyncio.get_running_loop().call_later(_WATCH_EVERY_S, self._look)
+
+    def _look(self) -> None:
         """Look every 100 ms at what a limit of one process cannot see: all of them together."""
-        while True:
-            await asyncio.sleep(_WATCH_EVERY_S)
+        try:
             cause = self._cause_seen()
-            if cause is not None:
-                self._end(cause)
-                return
+        except Exception as error:
+            if not self._over.done():
+                self._over.set_exception(error)
+            return
+        if cause is None:
+            self._look_later()
+        else:
+            self._end(cause)
 
     async def _watch_growth(self, growth: Growth) -> None:
         await growth.exceeded()

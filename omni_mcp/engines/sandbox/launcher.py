@@ -22,7 +22,7 @@ from omni_mcp.engines.sandbox.views import View, depth_of, places_beneath
 
 WORKSPACE = "/workspace"
 HOME = "/home/cell"
-PROXY = "http://127.0.0.1:3128"  # sandbox/jobs.py, PROXY_PORT
+PROXY = "http://127.0.0.1:3128"  # sandbox/ground.py, PROXY_PORT
 BUNDLE = "/sandbox"
 INSIDE_UID = 1000
 
@@ -117,7 +117,7 @@ class Launcher:
         reads, given = self._views(profile, mounts)
         sources: list[str | Source] = []
         nested = places_beneath(reads, given)
-        words: list[Word] = [*_FLAGS, "--setenv", "PATH", "/usr/bin:/bin"]
+        words: list[Word] = [*_FLAGS, "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "LD_BIND_NOW", "1"]
         words += self._system(sources)
         first = len(sources)
         words += _bound(sources, reads)

@@ -32,6 +32,7 @@ WARM_CELLS = 16  # in all; each weighs about a megabyte
 TEMPLATES = 16  # in all; one that is in use is never closed for another
 IDLE_S = 600.0  # a template that nobody uses ends after this, with its cells
 _TEND_EVERY_S = 30.0
+_ORDER_FIRST_S = 0.001  # the job that has just got its cell is given its order before the next cell is thought of
 _CLOSED = "the sandbox is closing"
 
 Key = tuple[object, ...]
@@ -71,7 +72,9 @@ class Pool:
         self._tending: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def cell(self, profile: Profile, mounts: Sequence[Mount], limits: Limits) -> AsyncIterator[tuple[Cell, bool]]:
+    async def cell(
+        self, profile: Profile, mounts: Sequence[Mount], limits: Limits, *, in_interpreter: bool = False
+    ) -> AsyncIterator[tuple[Cell, bool]]:
         """Yield a cell with nothing in it yet, and whether it was ready; on leaving nothing of it is left.
 
         Where its job has ended by itself the last of it, process 1, goes a moment later.
@@ -79,8 +82,8 @@ class Pool:
         Raises:
             StartFailed: none can be had.
         """
-        shelf, (cell, hot) = await self._taken(profile, mounts, Sizes.of(limits))
-        shelf.fill(self._target(shelf))
+        shelf, (cell, hot) = await self._taken(profile, mounts, Sizes.of(limits), in_interpreter=in_interpreter)
+        filling = asyncio.get_running_loop().call_later(_ORDER_FIRST_S, self._fill, shelf)
         try:
             if missing := self.layers.difference(cell.layers):
                 raise StartFailed(f"the cell lacks what is in force otherwise: {', '.join(sorted(missing))}")
@@ -92,7 +95,13 @@ class Pool:
             self._end_later(cell.destroy())
         finally:
             shelf.give_back()
+            if filling.when() > asyncio.get_running_loop().time():
+                filling.cancel()
+                self._fill(shelf)
             self._end_if_used_up(shelf)
+
+    def _fill(self, shelf: Shelf) -> None:
+        shelf.fill(self._target(shelf))
 
     async def warm_up(self, profile: Profile) -> None:
         """Start the template of *profile* ahead of its first job; if that fails, the first job will hear why."""
@@ -142,17 +151,19 @@ class Pool:
         """How many templates run and how many cells are ready, for `status`."""
         return {"templates": len(self._shelves), "cells": sum(len(shelf.ready) for shelf in self._shelves.values())}
 
-    async def _taken(self, profile: Profile, mounts: Sequence[Mount], sizes: Sizes) -> tuple[Shelf, tuple[Cell, bool]]:
+    async def _taken(
+        self, profile: Profile, mounts: Sequence[Mount], sizes: Sizes, *, in_interpreter: bool
+    ) -> tuple[Shelf, tuple[Cell, bool]]:
         """Take a cell; if its template turns out to be dead or stuck, one of a new template."""
         shelf = await self._shelf(profile, mounts, sizes)
         try:
-            return shelf, await shelf.take()
+            return shelf, await shelf.take(in_interpreter=in_interpreter)
         except StartFailed:
             self._end_if_used_up(shelf)
             if shelf.usable or not self.proc:
                 raise
         shelf = await self._shelf(profile, mounts, sizes)
-        return shelf, await shelf.take()
+        return shelf, await shelf.take(in_interpreter=in_interpreter)
 
     async def _shelf(self, profile: Profile, mounts: Sequence[Mount], sizes: Sizes) -> Shelf:
         """Return the shelf for such jobs, with a template started if there is none."""

@@ -32,6 +32,8 @@ class Shelf:
         self.unused = asyncio.Event()
         self.unused.set()
         self.most_in_use = 0
+        self._in_interpreter = True
+        self._closing = False
         self.used_at_s = time.monotonic()
         self._filling: asyncio.Task[None] | None = None
 
@@ -45,13 +47,16 @@ class Shelf:
         """Whether its template has made as many cells as one should."""
         return self.template.made >= CELLS_OF_A_TEMPLATE
 
-    async def take(self) -> tuple[Cell, bool]:
+    async def take(self, *, in_interpreter: bool) -> tuple[Cell, bool]:
         """Return a cell, and whether it was ready.
+
+        *in_interpreter*: whether the job is a function of ours; then the next ones are expected to be such too.
 
         Raises:
             StartFailed: none can be made.
         """
         self.in_use += 1
+        self._in_interpreter = in_interpreter
         self.unused.clear()
         self.most_in_use = max(self.most_in_use, self.in_use)
         self.used_at_s = time.monotonic()
@@ -78,6 +83,7 @@ class Shelf:
         missing = target - len(self.ready)
         if (
             missing > 0
+            and not self._closing
             and self.template.plan.proc
             and self.template.usable
             and (self._filling is None or self._filling.done())
@@ -90,6 +96,7 @@ class Shelf:
         Raises:
             CellStuck: something of it does not die; the rest has been ended.
         """
+        self._closing = True
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.gather(self._filling, return_exceptions=True)
@@ -118,7 +125,7 @@ class Shelf:
     async def _make(self) -> Cell:
         number = next(self._numbers)
         group = await _new_group_aside(self._hierarchy, number) if self._hierarchy is not None else None
-        return await self.template.make_cell(number, group)
+        return await self.template.make_cell(number, group, ahead=self._in_interpreter)
 
 
 async def _new_group_aside(hierarchy: Hierarchy, number: int) -> Group | None:

@@ -54,8 +54,10 @@ class Template:
             await self._start(theirs.fileno())
         await self._wait_until_ready()
 
-    async def make_cell(self, number: int, group: Group | None) -> Cell:
+    async def make_cell(self, number: int, group: Group | None, *, ahead: bool) -> Cell:
         """Fork a cell and wait until its wall stands; whoever gets it destroys it, and the group with it.
+
+        *ahead*: see `Cell.wait_until_ready`.
 
         Raises:
             StartFailed: with the words of whoever failed.
@@ -75,7 +77,7 @@ class Template:
             async with asyncio.timeout(self.plan.profile.start_limit_s):
                 with theirs:
                     await self._open_channel.send({"kind": "cell"}, descriptors=(theirs.fileno(),))
-                await cell.wait_until_ready()
+                await cell.wait_until_ready(ahead=ahead)
         except BaseException as error:
             await to_its_end(cell.destroy())
             if isinstance(error, TimeoutError):

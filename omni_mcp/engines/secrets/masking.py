@@ -18,7 +18,7 @@ from omni_mcp.engines.secrets.key_names import is_secret_name
 
 MARK = "[masked]"
 UNCHECKED = "[masked: could not be checked]"
-_NESTED = (dict, list, tuple)
+_SCALARS = frozenset({str, int, float, bool, type(None)})  # what holds nothing
 KNOWN_NAMES_LIMIT = 4096  # names that clients choose are remembered up to this many
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -139,11 +139,15 @@ class SecretMasker:
             if isinstance(item, dict):
                 if not harmless.issuperset(item) and any(self._learn(name) for name in item):
                     return True
-                stack.extend([inner for inner in item.values() if isinstance(inner, _NESTED)])
+                for inner in item.values():
+                    if type(inner) not in _SCALARS:
+                        stack.append(inner)
                 if "value" in item and _names_a_secret(item, self._learn):
                     return True
             elif isinstance(item, list | tuple):
-                stack.extend([inner for inner in item if isinstance(inner, _NESTED)])
+                for inner in item:
+                    if type(inner) not in _SCALARS:
+                        stack.append(inner)
         return False
 
     def _learn(self, name: object) -> bool:

@@ -58,6 +58,8 @@ class UpstreamExecutor:
         own_uri: from a public URI to the server's own.
     """
 
+    keeps_deadlines = True
+
     def __init__(
         self, connection_of: ConnectionOf, *, parking: Parking, own_uri: Callable[[str], str] = lambda uri: uri
     ) -> None:

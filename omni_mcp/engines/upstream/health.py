@@ -113,6 +113,10 @@ class Health:
         before = self.latency_ms
         self.latency_ms = latency_ms if before is None else before + 0.1 * (latency_ms - before)
 
+    def heard(self) -> None:
+        """Something other than a call was answered: the next call may try at once."""
+        self._open_until_s = self._now_s()
+
     def call_failed(self, reason: str) -> None:
         """A call got no answer."""
         self.calls += 1

@@ -28,7 +28,7 @@ async def ask(connection: Connection) -> Listing:
     """
     release = connection.hold()
     try:
-        return await fetch(await connection.talk())
+        listing = await fetch(await connection.talk())
     except OmniError as error:
         raise Unlisted(error.detail) from error
     except RemoteError as error:
@@ -41,6 +41,8 @@ async def ask(connection: Connection) -> Listing:
         raise Unlisted("a list did not come in time") from error
     finally:
         release()
+    connection.health.heard()
+    return listing
 
 
 class Lister:

@@ -21,6 +21,7 @@ from omni_mcp.serving.api.lookups import LookupRoutes, about_handlers
 from omni_mcp.serving.api.memory import MemoryRoutes
 from omni_mcp.serving.api.runs import RunRoutes
 from omni_mcp.serving.api.streaming import HEARTBEAT_S, StreamRoutes
+from omni_mcp.serving.calls import IdOf, fresh_id
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.messages import Messages
 from omni_mcp.serving.refusals import Refusals
@@ -49,6 +50,7 @@ class ApiParts:
     end_round: EndRound
     status: Callable[[], JsonObject]
     version: str
+    id_of: IdOf = fresh_id  # of calls; a replay gives those that were recorded
     heartbeat_s: float = HEARTBEAT_S
     is_frozen: Callable[[str], bool] = lambda project: False  # whether an operator stopped a project
 
@@ -60,7 +62,9 @@ def build_api(parts: ApiParts) -> ApiFace:
         parts.catalog, parts.policy, log, Refusals(log, edge.rejections), gateway_run=parts.gateway_run,
         is_frozen=parts.is_frozen,
     )  # fmt: skip
-    calls = CallRoutes(parts.chain, edge, log, runbook, parts.threads, edge.metrics, end_round=parts.end_round)
+    calls = CallRoutes(
+        parts.chain, edge, log, runbook, parts.threads, edge.metrics, end_round=parts.end_round, id_of=parts.id_of
+    )
     places = Places(log.arguments_hmac("places of streams"))
     edge.metrics.watch("omni_event_streams", "Open streams of run events.", lambda: parts.streams.open)
     return ApiFace(

@@ -11,7 +11,6 @@ from omni_mcp.contracts import api
 from omni_mcp.contracts.call import Answer, Call, Result
 from omni_mcp.contracts.call import Handler as Chain
 from omni_mcp.contracts.errors import BadRequest, Conflict, NotFound, OmniError, OutcomeUnknown
-from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.tool import CallKind
 from omni_mcp.engines.runlog.store import SqliteRunLog
@@ -19,6 +18,7 @@ from omni_mcp.engines.state.threads import StoredThreads
 from omni_mcp.serving.api.asking import CLIENT, Asking, Handler
 from omni_mcp.serving.api.runs import own_run
 from omni_mcp.serving.asgi import ClientGone
+from omni_mcp.serving.calls import IdOf, fresh_id
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.metrics import Metrics
 from omni_mcp.serving.runbook import Runbook, trace_id_of
@@ -32,7 +32,7 @@ class CallRoutes:
 
     def __init__(
         self, chain: Chain, edge: Edge, log: SqliteRunLog, runbook: Runbook, threads: StoredThreads, metrics: Metrics,
-        *, end_round: EndRound,
+        *, end_round: EndRound, id_of: IdOf = fresh_id,
     ) -> None:  # fmt: skip
         self._chain = chain
         self._edge = edge
@@ -41,6 +41,7 @@ class CallRoutes:
         self._threads = threads
         self._metrics = metrics
         self._end_round = end_round
+        self._id_of = id_of
 
     def handlers(self) -> Mapping[str, Handler]:
         """What serves each operation."""
@@ -135,9 +136,11 @@ class CallRoutes:
         raise gone
 
     def _made(self, asking: Asking, wanted: api.NewCall, run: str) -> Call:
+        arguments = checked_arguments(wanted.kind, wanted.arguments)
         return Call(
-            id=new_id(), run=run, principal=asking.principal, client=CLIENT, kind=wanted.kind, name=wanted.name,
-            arguments=checked_arguments(wanted.kind, wanted.arguments), profile=wanted.profile, meta=wanted.meta,
+            id=self._id_of(asking.principal, wanted.kind, wanted.name, arguments),
+            run=run, principal=asking.principal, client=CLIENT, kind=wanted.kind, name=wanted.name,
+            arguments=arguments, profile=wanted.profile, meta=wanted.meta,
             trace=trace_id_of(wanted.meta),
         )  # fmt: skip
 

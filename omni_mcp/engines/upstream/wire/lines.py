@@ -151,6 +151,8 @@ class LinesWire:
 
 async def _hand_on(reader: FrameReader, lines: list[Line]) -> None:
     """Hand on what one chunk ended; a function of its own, so that no large line is kept until the next one comes."""
+    if not lines:  # the next chunk may be there already: others get a turn between two of them
+        await asyncio.sleep(0)
     for line in lines:
         if isinstance(line, TooLong):
             await reader.refuse(line.head, line.tail)

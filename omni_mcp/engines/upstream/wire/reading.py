@@ -45,7 +45,7 @@ class FrameReader:
         except BadFrame as fault:
             claimed = fault.id if fault.id is not None else claimed_id(*ends_of(data))
             if isinstance(data, Spool):
-                data.close()
+                data.drop()
             self._receiver.junk(fault.reason, claimed)
             await self._pace(wanted=False)
             return

@@ -22,7 +22,8 @@ CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 4.0  # the servers of both SDKs close an idle connection after 5 s
 IDLE_LIMIT = 32
 HEADERS_LIMIT_BYTES = 64 * 1024
-UNREAD_LIMIT_BYTES = 256 * 1024  # of an answer, before its sender has to wait
+UNREAD_LIMIT_BYTES = 64 * 1024  # of an answer, before its sender has to wait
+PIECE_BYTES = 64 * 1024  # of an answer, before others get a turn
 AT_ONCE_BYTES = 32 * 1024  # an answer over that is worth a task
 
 
@@ -74,13 +75,16 @@ class Reply:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes.
+        """Yield the body as it comes, in pieces; between two of them others get a turn.
 
         Raises:
             WireFault: it ended early.
         """
         while (chunk := await self._connection.next_chunk()) is not None:
-            yield chunk
+            for at in range(0, len(chunk), PIECE_BYTES):
+                if at:
+                    await asyncio.sleep(0)
+                yield chunk[at : at + PIECE_BYTES]
 
     async def read(self, limit_bytes: int) -> bytes | None:
         """Return the whole body; None if it is over *limit_bytes*, and then the connection is closed."""

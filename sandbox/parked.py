@@ -1,0 +1,112 @@
+"""The job's own process, made ahead: it waits in its sealed cell for the one order, and then becomes the job.
+
+A fork of this interpreter costs more than a short function, so it is made while nobody waits. Nothing foreign has run
+in the process before its order comes, and it takes no second one. Standard library only.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import functools
+import os
+import resource
+import select
+from typing import Any, NamedTuple
+
+import ground
+import jobs
+import wire
+
+DESCRIPTORS_OF_AN_ORDER = 4
+_TAKEN, _TAKEN_AND_EXPORTS = b".", b"e"
+_HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+
+Frame = dict[str, Any]
+
+
+class Parked(NamedTuple):
+    """The waiting process, as process 1 has it.
+
+    `told` is the pipe on which it says that it has taken its order, and then why it could not be carried out, if so.
+    """
+
+    pid: int
+    told: int
+    news: select.poll
+
+
+def park(channel: _socket.socket, ready: bytes, wakeups: int, oom_score: int | None) -> Parked | None:
+    """Fork the process that waits on *channel* for the order; call it when the wall stands.
+
+    *ready* is what the gateway is told of it. It goes out first: what this process does after the fork no longer shares
+    its memory with the other. Returns nothing where the system has no room for one more process now.
+    """
+    told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    news = select.poll()
+    news.register(channel, _HUNG_UP)  # what the gateway says is for the other process
+    news.register(wakeups, select.POLLIN)
+    jobs.be_first_to_go(oom_score, 1000)  # if memory runs out, the job goes, and not process 1
+    channel.sendall(ready)
+    try:
+        pid = os.fork()
+    except OSError:
+        pid = -1
+    if pid == 0:
+        _take_the_order(channel, tell)
+    jobs.be_first_to_go(oom_score, 0)
+    os.close(tell)
+    return Parked(pid, told, news) if pid > 0 else None
+
+
+def see_to_its_end(
+    channel: _socket.socket, parked: Parked, wakeups: int, *, layers: list[str], places: list[str]
+) -> None:
+    """As process 1: wait for the end of the job that *parked* becomes, kill the rest, and report on *channel*.
+
+    Raises:
+        Gone: the gateway wants no more of it, or the process ended before it had an order.
+    """
+    status = None
+    while status is None:
+        for descriptor, _ in parked.news.poll():
+            if descriptor != wakeups:
+                jobs.kill_everything()
+                raise wire.Gone
+        with contextlib.suppress(BlockingIOError):
+            os.read(wakeups, 4096)
+        status = jobs.reap(parked.pid, os.WNOHANG)
+    jobs.kill_everything()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = _what_was_told(parked.told)
+    if not told.startswith((_TAKEN, _TAKEN_AND_EXPORTS)):
+        raise wire.Gone
+    end = {
+        "kind": "ended", "status": status, "not_started": told[1:].decode(errors="replace"), "layers": layers,
+        "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024,
+    }  # fmt: skip
+    ground.report(channel, end, places, jobs.WORKSPACE if told.startswith(_TAKEN_AND_EXPORTS) else None)
+
+
+def _what_was_told(pipe: int) -> bytes:
+    try:
+        return os.read(pipe, 1 + jobs.WORDS_LIMIT_BYTES)
+    except BlockingIOError:
+        return b""
+
+
+def _take_the_order(channel: _socket.socket, tell: int) -> None:
+    """In the forked child: wait, then become the job. Never returns."""
+    try:
+        jobs.leave_process_1()
+        order, given = wire.receive_with(channel, DESCRIPTORS_OF_AN_ORDER)
+        os.write(tell, _TAKEN_AND_EXPORTS if order["exports"] else _TAKEN)
+        ground.prepare(channel, order, jobs.WORKSPACE)
+        channel.close()
+        argv, descriptors = jobs.command_and_descriptors(order, given, jobs.WORKSPACE)
+        jobs.become(order, argv, descriptors, tell, functools.partial(jobs.set_limits, order["rlimits"]))
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            os.write(tell, f"the job cannot be started: {error}".encode(errors="replace"))
+    finally:
+        os._exit(jobs.EXIT_NOT_STARTED)
