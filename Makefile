@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 100
 export OMNI_VENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 .PHONY: demo test long check lint types docs conformance faults soak bench clean help
 

@@ -7,10 +7,14 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """At most one deadline at a time; belongs to the running event loop."""
+    """At most one deadline at a time.
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    Args:
+        loop: that it belongs to; the running one if not given.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop or asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._fires_s = 0.0
         self._due_s = 0.0

@@ -143,18 +143,18 @@ def _serve_one_job(
         furnisher.close()
         wall.mount_proc()
     oom_score = jobs.open_oom_score()
-    wishes = wire.receive(channel)
+    ahead = b"ahead" in wire.receive_body(channel)
     try:
         wall.seal(setup, prepared.wall, lock)
     except (OSError, ValueError) as error:
         wire.send(channel, {"kind": "failed", "what": str(error)})
         return
     layers, places, wakeups = list(prepared.wall.layers), setup["tmpfs"], jobs.wake_on_child_end()
-    waiting = parked.park(channel, prepared.sealed, wakeups, oom_score) if wishes.get("ahead") else None
+    waiting = parked.park(channel, prepared.sealed, wakeups, oom_score) if ahead else None
     if waiting is not None:
         parked.see_to_its_end(channel, waiting, wakeups, layers=layers, places=places)
     else:
-        if not wishes.get("ahead"):
+        if not ahead:
             channel.sendall(prepared.sealed)
         order, given = wire.receive_with(channel, parked.DESCRIPTORS_OF_AN_ORDER)
         jobs.run_one_job(channel, order, given, layers=layers, places=places, oom_score=oom_score, wakeups=wakeups)

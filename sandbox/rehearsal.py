@@ -28,14 +28,18 @@ _LIMITS = ("RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_MSGQUEUE", "RLI
 Frame = dict[str, Any]
 
 
-def rehearse(setup: Frame, prepared: wall.Prepared) -> None:
-    """Do in this process, harmlessly, what its cells will do."""
-    with contextlib.suppress(OSError):  # then cells pay as they do without
+def rehearse(setup: Frame, prepared: wall.Prepared) -> bool:
+    """Do in this process, harmlessly, what its cells will do; False if that failed, and they pay as without it."""
+    try:
         for _ in range(_ROUNDS):
             _make_a_cell(prepared)
             _take_an_order(setup["environment"])
             _report(list(prepared.layers))
-    kernel.set_dumpable(False)
+    except OSError:
+        return False
+    finally:
+        kernel.set_dumpable(False)
+    return True
 
 
 def echo(arguments: Frame) -> Frame:

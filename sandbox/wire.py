@@ -63,7 +63,16 @@ def receive(channel: _socket.socket) -> dict[str, Any]:
     Raises:
         Gone: the other end closed, or sent more than a frame may hold.
     """
-    return unpacked(_body(channel, read_exactly(channel, 4)))
+    return unpacked(receive_body(channel))
+
+
+def receive_body(channel: _socket.socket) -> bytes:
+    """Read one frame and leave it packed.
+
+    Raises:
+        Gone: as `receive`.
+    """
+    return _body(channel, read_exactly(channel, 4))
 
 
 def receive_with(channel: _socket.socket, most: int) -> tuple[dict[str, Any], list[int]]:

@@ -24,6 +24,7 @@ from omni_mcp.engines.catalog.lock_listing import KeptListing, get_listing, list
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.identity.keys import local_user
 from omni_mcp.paths import Home, find_home
+from omni_mcp.servers_file import load_servers, names_in_settings, servers_file_of
 
 READ_ONLY = Labels(read_only=True, destructive=False)
 _REASONS = {
@@ -37,7 +38,7 @@ Word = Literal["accept", "read_only", "skip", "quit"]
 
 
 @dataclass(slots=True)
-class _Outcome:
+class Outcome:
     """What became of each definition that was looked at."""
 
     answers: list[Answer] = field(default_factory=list)
@@ -68,32 +69,59 @@ def accept_command(
 
     Labels say what you vouch for, whatever the server says of itself; policies decide by them.
     """
-    labels = _labels(words, read_only)
+    labels = labels_of(words, read_only)
     home = find_home()
     lock_file = LockFile(home.lock_file)
-    listing = get_listing(listings_dir(home.data), server)
+    listing = _listing_of(home, server)
     lock = lock_file.read()
-    waiting = _wanted(_waiting(lock_file, listing, home), listing, names, everything)
+    waiting = _wanted(waiting_in(lock_file, listing, home), listing, names, everything)
     changed = launch_changes(lock, server, listing.launch)
     if not waiting:
-        click.echo(orjson.dumps(_as_json(_Outcome())) if as_json else f"Nothing of {server} waits for you.")
+        click.echo(orjson.dumps(_as_json(Outcome())) if as_json else f"Nothing of {server} waits for you.")
         return
     if yes:
         if not names and not everything:
             raise click.UsageError("--yes needs --all, or the names of what to accept")
-        outcome = _answer_all(waiting, labels, changed, accept_risks=accept_risks)
+        outcome = answer_all(waiting, labels, changed, accept_risks=accept_risks)
     elif not sys.stdin.isatty():
         raise click.UsageError("there is no terminal to ask on; look at it with `omni-mcp lock` and add --yes")
     else:
         _show_launch(server, changed)
-        outcome = _ask_all(waiting, labels, changed)
-    if outcome.answers:
-        at = iso_time(time.time_ns())
-        lock_file.edit(lambda now: accept(now, outcome.answers, by=local_user(os.getuid()).id, at=at))
+        outcome = ask_all(waiting, labels, changed)
+    write_down(outcome, lock_file)
     _report(server, outcome, as_json=as_json)
 
 
-def _waiting(lock_file: LockFile, listing: KeptListing, home: Home) -> list[Waiting]:
+def _listing_of(home: Home, server: str) -> KeptListing:
+    try:
+        return get_listing(listings_dir(home.data), server)
+    except NotFound:
+        by_hand = names_in_settings(home.settings_file, "servers")
+        known = load_servers(servers_file_of(home)).servers
+        if server not in known and server not in by_hand:
+            text = f"there is no server {server!r}; see: omni-mcp servers list, omni-mcp plugins"
+            raise NotFound(text) from None
+        if server in known and not known[server].enabled:
+            raise NotFound(f"{server} is disabled; first: omni-mcp servers enable {server}") from None
+        raise NotFound(
+            f"nothing is known of what {server!r} offers; run the gateway (omni-mcp serve), or see why it is not "
+            f"reached: omni-mcp servers test {server}"
+        ) from None
+
+
+def write_down(outcome: Outcome, lock_file: LockFile) -> None:
+    """Put what was accepted into omni.lock.
+
+    Raises:
+        ConfigError: it is refused, or cannot be written.
+    """
+    if outcome.answers:
+        at = iso_time(time.time_ns())
+        lock_file.edit(lambda now: accept(now, outcome.answers, by=local_user(os.getuid()).id, at=at))
+
+
+def waiting_in(lock_file: LockFile, listing: KeptListing, home: Home) -> list[Waiting]:
+    """Return what of a listing is not accepted."""
     names = names_by_server(load_listings(listings_dir(home.data)))
     others = frozenset(name for other, found in names.items() if other != listing.server for name in found)
     return waiting_of(lock_file.read(), listing.server, listing.definitions(), listing.launch, others=others)
@@ -112,7 +140,7 @@ def _wanted(
     return [one for one in waiting if one.item in names or (one.kind == "tool" and one.name in names)]
 
 
-def _labels(words: str | None, read_only: bool) -> Labels:
+def labels_of(words: str | None, read_only: bool) -> Labels:
     """Read `--labels`; to vouch for reading only is to vouch for destroying nothing."""
     if words is None:
         return READ_ONLY if read_only else Labels()
@@ -131,9 +159,9 @@ def _labels(words: str | None, read_only: bool) -> Labels:
     return Labels(**said)
 
 
-def _answer_all(waiting: Iterable[Waiting], labels: Labels, changed: Sequence[str], *, accept_risks: bool) -> _Outcome:
+def answer_all(waiting: Iterable[Waiting], labels: Labels, changed: Sequence[str], *, accept_risks: bool) -> Outcome:
     """Answer without a person: what has severe findings, or a changed launch, needs more than a yes."""
-    outcome = _Outcome()
+    outcome = Outcome()
     for one in waiting:
         found = one.difference()
         if (found.severity == "severe" or changed) and not accept_risks:
@@ -143,8 +171,9 @@ def _answer_all(waiting: Iterable[Waiting], labels: Labels, changed: Sequence[st
     return outcome
 
 
-def _ask_all(waiting: Sequence[Waiting], labels: Labels, changed: Sequence[str]) -> _Outcome:
-    outcome = _Outcome()
+def ask_all(waiting: Sequence[Waiting], labels: Labels, changed: Sequence[str]) -> Outcome:
+    """Show each definition on the terminal and ask."""
+    outcome = Outcome()
     for number, one in enumerate(waiting):
         found = one.difference()
         click.echo(f"\n({number + 1} of {len(waiting)}) {_full_text(one, found)}", err=True)
@@ -191,7 +220,7 @@ def _full_text(one: Waiting, found: Difference) -> str:
     return "\n".join(map(one_line, lines))
 
 
-def _report(server: str, outcome: _Outcome, *, as_json: bool) -> None:
+def _report(server: str, outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(_as_json(outcome)))
     else:
@@ -207,7 +236,7 @@ def _report(server: str, outcome: _Outcome, *, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _as_json(outcome: _Outcome) -> JsonObject:
+def _as_json(outcome: Outcome) -> JsonObject:
     return {
         "accepted": [
             {

@@ -29,7 +29,7 @@ CONTEXT_LINES = 2
 LONGEST_LINE = 2000
 _HOME_VARIABLES = ("OMNI_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
 
-client_argument = click.argument("client", type=click.Choice(CLIENTS))
+client_argument = click.argument("client", type=click.Choice(CLIENTS), metavar="CLIENT")
 scope_option = click.option(
     "--scope", type=click.Choice(["user", "project", "local"]), default="user", show_default=True,
     help="Everywhere; in one project's own file; or in one project, in your own file (Claude Code).",

@@ -19,6 +19,7 @@ LOOK_S = 0.2
 REPEAT_S = 10.0  # what is waited for is said again after so long, also if it is the same
 NAMES_SHOWN = 5
 DEADLINE_S = 30.0
+END_TIMEOUT_S = 60.0  # it has ten seconds; the rest is for a loaded machine
 
 deadline_option = click.option(
     "--deadline", "deadline_s", type=click.FloatRange(0, 24 * 3600), default=DEADLINE_S, show_default=True,
@@ -145,6 +146,13 @@ def _wait(home: Home, pid: object, ends_s: float, *, stays: bool) -> list[dict[s
 
 
 def _until_gone(home: Home, pid: object) -> None:
-    """Wait until the process has ended: whoever starts the next one finds the data directory free."""
+    """Wait until the process has ended: whoever starts the next one finds the data directory free.
+
+    Raises:
+        Conflict: it does not end.
+    """
+    ends_s = time.monotonic() + END_TIMEOUT_S
     while (note := read_note(home.daemon_lock)) is not None and note.get("pid") == pid:
+        if time.monotonic() >= ends_s:
+            raise Conflict(f"its calls have ended, and the gateway has not; look at its log, then: kill {pid}")
         time.sleep(LOOK_S)

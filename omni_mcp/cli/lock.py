@@ -12,6 +12,7 @@ import click
 import orjson
 
 from omni_mcp.cli.person import json_option, note_option
+from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.lock import Lock, item_name
@@ -44,7 +45,10 @@ def lock_command(check: bool, server: str | None, as_json: bool) -> None:
     """
     home = find_home()
     lock = LockFile(home.lock_file).read()
-    known = _known(lock, load_listings(listings_dir(home.data)), server)
+    listings = load_listings(listings_dir(home.data))
+    if server is not None and server not in listings and server not in lock.servers:
+        raise NotFound(f"nothing of a server {server!r} was seen or accepted; see: omni-mcp servers list")
+    known = _known(lock, listings, server)
     if as_json:
         click.echo(orjson.dumps(_as_json(known)))
     else:

@@ -59,7 +59,26 @@ def allow(
         project=project,
         read_only=read_only,
     )
-    home = find_home()
+    result = write_grant(find_home(), spec, server, name)
+    if as_json:
+        click.echo(orjson.dumps(result))
+        return
+    asked = result["still_asked"]
+    click.echo(f"{result['file']}\n  {printable(spec.sentence())}")
+    for public in asked:
+        click.echo(f"  {printable(public)}: a person is still asked for each call (a guardrail that ships)")
+    if asked and kind == "tool":
+        click.echo(f"  to stop asking for a time: {printable(spec.standing_command())}")
+    if not result["known_tools"] and kind == "tool":
+        click.echo("  no manifest here defines it, so it cannot be said whether a guardrail will still ask")
+
+
+def write_grant(home: Home, spec: GrantSpec, server: str | None, name: str | None) -> JsonObject:
+    """Write the file of a grant; returns what it allows, and which tools of it a person is still asked about.
+
+    Raises:
+        ConfigError: with it, the policies would be refused.
+    """
     file = policy_dir(home) / spec.file_name
     shipped = read_shipped(bundled("policies"))
     text = f"// {spec.sentence()}. Written by: {spec.command()}\n// Delete this file to take it back.\n{spec.text()}"
@@ -68,29 +87,18 @@ def allow(
     write_private(file, text.encode())
     known = entries_of(home, spec.action, server, name)
     cedar = open_policy(home.policies, bundled("policies"))
-    caller = somebody(agent=agent, user=user, project=project)
+    caller = somebody(agent=spec.agent, user=spec.user, project=spec.project)
     verdicts = {
         resource_id(entry.server, entry.name): try_call(cedar, caller, entry, action=spec.action).verdict
         for entry in known
     }
-    asked = sorted(public for public, verdict in verdicts.items() if verdict == "ask")
-    result = {
+    return {
         "file": str(file),
         "rule": spec.id,
         "allows": spec.sentence(),
         "known_tools": len(known),
-        "still_asked": asked,
+        "still_asked": sorted(public for public, verdict in verdicts.items() if verdict == "ask"),
     }
-    if as_json:
-        click.echo(orjson.dumps(result))
-        return
-    click.echo(f"{file}\n  {printable(spec.sentence())}")
-    for public in asked:
-        click.echo(f"  {printable(public)}: a person is still asked for each call (a guardrail that ships)")
-    if asked and kind == "tool":
-        click.echo(f"  to stop asking for a time: {printable(spec.standing_command())}")
-    if not known and kind == "tool":
-        click.echo("  no manifest here defines it, so it cannot be said whether a guardrail will still ask")
 
 
 def policy_dir(home: Home) -> Path:

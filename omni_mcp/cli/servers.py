@@ -18,6 +18,7 @@ from omni_mcp.cli.importing import is_secret_variable, make_home, planner_of, se
 from omni_mcp.cli.person import json_option, printable
 from omni_mcp.cli.servers_drain import drain_command
 from omni_mcp.cli.servers_list import list_command
+from omni_mcp.cli.servers_setup import Accepts, Answers, Lets, say_next, set_up
 from omni_mcp.cli.servers_test import test_command
 from omni_mcp.clients.candidate import Candidate, SecretSource, Translator
 from omni_mcp.clients.found import FoundServer
@@ -71,17 +72,35 @@ def servers() -> None:
 @click.option("--stateful", is_flag=True, help="It keeps state for each caller: each gets a connection of its own.")
 @click.option("--description", default="", help="For people.")
 @click.option("--disabled", is_flag=True, help="Add it, but do not use it yet.")
+@click.option(
+    "--accept", "accepts", type=click.Choice(["ask", "read-only", "all", "none"]),
+    help="Start it once and accept what it offers: each after a look, all as read-only, all, or nothing.  "
+    "[default: ask on a terminal, else none]",
+)  # fmt: skip
+@click.option("--accept-risks", is_flag=True, help="With --accept read-only or all: also what has severe findings.")
+@click.option(
+    "--let", "lets", type=click.Choice(["ask", "read-only", "all", "none"]),
+    help="Write a rule that lets every client call what was accepted of it.  [default: ask on a terminal, else none]",
+)  # fmt: skip
 @replace_option
 @json_option
-def add(name: str, command: tuple[str, ...], url: str | None, as_json: bool, replaces: bool, **said: Any) -> None:
+def add(
+    name: str, command: tuple[str, ...], url: str | None, as_json: bool, replaces: bool, accepts: Accepts | None,
+    accept_risks: bool, lets: Lets | None, **said: Any,
+) -> None:  # fmt: skip
     """Add the server NAME: a command that runs in the sandbox, or a URL.
+
+    On a terminal it goes on: it starts the server once, shows what it offers and what the sandbox lets it do, and asks
+    what of it clients may call. --accept and --let answer beforehand.
 
     \b
     omni-mcp add notes --dir ~/notes:rw -- npx -y @modelcontextprotocol/server-filesystem ~/notes
     omni-mcp add search --url https://mcp.example.org/mcp --header "Authorization=Bearer TOKEN"
+    omni-mcp add time --accept read-only --let read-only -- uvx mcp-server-time
     """
     if bool(command) == (url is not None):
         raise click.UsageError("give either a command behind -- or --url")
+    answers = Answers.of(accepts, lets, accepts_risks=accept_risks, as_json=as_json)
     found = FoundServer(
         name=name,
         place=_place(),
@@ -105,7 +124,12 @@ def add(name: str, command: tuple[str, ...], url: str | None, as_json: bool, rep
     known = dict(_pair(text, "--secret") for text in said["secrets"])
     own = [text for text in said["env"] if "=" not in text]
     more = {key: value for key, value in more.items() if value}
-    _add(found, more, known, own, replaces=replaces, as_json=as_json)
+    added = _add(found, more, known, own, replaces=replaces, quiet=as_json)
+    came = {} if said["disabled"] else set_up(find_home(), name, answers)
+    if as_json:
+        click.echo(orjson.dumps(added | came))
+    if came.get("fault") or came.get("refused"):
+        sys.exit(1)
 
 
 servers.add_command(add)
@@ -137,7 +161,11 @@ def add_json(name: str, text: str, replaces: bool, as_json: bool) -> None:
         found = server_from_json(name, rest, _place(), _around())
     except Unclear as error:
         raise BadRequest(f"the server cannot be added: it {error}") from error
-    _add(found, more, {}, [], replaces=replaces, as_json=as_json)
+    added = _add(found, more, {}, [], replaces=replaces, quiet=as_json)
+    if as_json:
+        click.echo(orjson.dumps(added))
+    else:
+        say_next(name)
 
 
 servers.add_command(list_command)
@@ -203,9 +231,10 @@ def disable(name: str, as_json: bool) -> None:
 
 
 def _add(
-    found: FoundServer, more: JsonObject, known: dict[str, str], own: list[str], *, replaces: bool, as_json: bool
-) -> None:
-    """Add *found*: *more* are further fields, *known* variables with their secrets, *own* variables of the gateway."""
+    found: FoundServer, more: JsonObject, known: dict[str, str], own: list[str], *, replaces: bool, quiet: bool
+) -> JsonObject:
+    """Add *found* and return its facts: *more* are further fields, *known* variables with their secrets, *own*
+    variables of the gateway."""
     home, around = find_home(), _around()
     if found.name in names_in_settings(home.settings_file, "servers"):
         raise Conflict(f"{found.name!r} is defined in omni.toml; choose another name")
@@ -237,11 +266,9 @@ def _add(
     for before, _ in gone:
         remove_secret_files(before, after, secrets_dir_of(home))
     server = planned[-1]
-    if as_json:
-        click.echo(orjson.dumps({**_facts(server.name, after, None), "notes": list(server.notes)}))
-        return
-    for line in server_lines(server):
+    for line in server_lines(server) if not quiet else ():
         click.echo(line)
+    return {**_facts(server.name, after, None), "notes": list(server.notes)}
 
 
 def _translator(around: Surroundings) -> Translator:

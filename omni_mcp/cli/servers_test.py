@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 import orjson
@@ -14,7 +14,8 @@ import orjson
 from omni_mcp.cli.person import json_option, printable
 from omni_mcp.config import load_settings, read_secrets
 from omni_mcp.contracts.errors import NotFound
-from omni_mcp.paths import find_home
+from omni_mcp.paths import Home, find_home
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.upstreams.definitions import read_definitions
 from omni_mcp.upstreams.trial import ServerTrial, try_server
 
@@ -27,7 +28,23 @@ def test_command(name: str, as_json: bool) -> None:
 
     Needs no gateway, and does not disturb one that runs. Accepts nothing, and nothing goes on record.
     """
-    home = find_home()
+    _, found = try_defined(find_home(), name)
+    if as_json:
+        facts = {key: value for key, value in asdict(replace(found, listing=None)).items() if key != "listing"}
+        click.echo(orjson.dumps({"name": name, "ok": not found.fault, **facts}))
+    else:
+        for line in trial_lines(name, found):
+            click.echo(printable(line))
+    if found.fault:
+        sys.exit(1)
+
+
+def try_defined(home: Home, name: str) -> tuple[ServerDefinition, ServerTrial]:
+    """Start the server that the operator's files define as *name*, list what it offers, and end it.
+
+    Raises:
+        NotFound: they define none.
+    """
     settings = load_settings(home.settings_file)
     defined = read_definitions(
         settings.servers, home, secrets=read_secrets(settings, dict(os.environ)), environment=os.environ
@@ -37,19 +54,13 @@ def test_command(name: str, as_json: bool) -> None:
         raise NotFound(f"there is no server {name!r}; see: omni-mcp servers list")
     lacking = next((one.message for one in defined.problems if one.path == f"$.servers.{name}"), "")
     if lacking and definition.secret_names - defined.secrets.keys():
-        found = ServerTrial(fault=lacking)
-    else:
-        found = asyncio.run(try_server(name, definition, secrets=dict(defined.secrets), settings=settings, home=home))
-    if as_json:
-        click.echo(orjson.dumps({"name": name, "ok": not found.fault, **asdict(found)}))
-    else:
-        for line in _lines(name, found):
-            click.echo(printable(line))
-    if found.fault:
-        sys.exit(1)
+        return definition, ServerTrial(fault=lacking)
+    secrets = dict(defined.secrets)
+    return definition, asyncio.run(try_server(name, definition, secrets=secrets, settings=settings, home=home))
 
 
-def _lines(name: str, found: ServerTrial) -> Iterator[str]:
+def trial_lines(name: str, found: ServerTrial) -> Iterator[str]:
+    """Yield what came of a trial, for a person."""
     if found.fault:
         yield f"{name}: failed: {found.fault}"
     else:

@@ -30,6 +30,10 @@ def try_tool(name: str, text: str | None, file: Path | None, profile: str, agent
     """Call the tool NAME, as a client would, and print its answer; exits 1 if the call was refused or failed.
 
     It is an ordinary call: the policy decides it, a person may be asked, and it is on record.
+
+    \b
+    omni-mcp tools try tools__text_hash --args '{"text": "hello"}'
+    echo '{"path": "notes.txt"}' | omni-mcp tools try tools__files_read --file -
     """
     arguments = _arguments(text, file)
     with person_client(agent=agent, profile=profile) as gateway:

@@ -136,7 +136,7 @@ def _read_tables(place: Place, around: Surroundings, value: JsonValue, document:
                 continue
             try:
                 if writable(name) != name:
-                    raise Unclear("its name is no text")
+                    raise Unclear("has a name that is no text")
                 servers.append(_server(name, entry, table, around, inputs))
             except Unclear as error:
                 line = _line_of(document, table.path, name)
@@ -241,7 +241,7 @@ class _EntryReader:
         value = self._entry.get(key)
         if value is None or isinstance(value, str):
             return value or None
-        raise Unclear(f"{key} is no text")
+        raise Unclear(f"says something else than a text for {key!r}")
 
     def text(self, key: str) -> Template | None:
         value = self.plain(key)
@@ -312,7 +312,7 @@ class _EntryReader:
                 self._notes.append(f"{key}.{name} is null; the variable is not set here anyway")
                 continue
             if isinstance(item, bool) or not isinstance(item, str | int | float):
-                raise Unclear(f"{key}.{name} is no text")
+                raise Unclear(f"says something else than a text for {key}.{name}")
             found[name] = self._template(item if isinstance(item, str) else _number(item))
         return found
 

@@ -12,7 +12,7 @@ from omni_mcp.contracts.call import Call, Durable, Principal, Result
 from omni_mcp.contracts.events import Draft, RunEvent, RunKind
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.contracts.large import KeptFile
-from omni_mcp.contracts.memory import Hits, MemoryItem, Readers, Recall
+from omni_mcp.contracts.memory import Hits, MemoryItem, Readers, Recall, Taint
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision, StandingFacts
 from omni_mcp.contracts.sandbox import Connection, Isolation, Job, JobEnd, Served, Streams
 from omni_mcp.contracts.tool import CallKind, Entry
@@ -399,8 +399,9 @@ class MemoryStore(Protocol):
     async def list_items(
         self, *, readers: Readers, limit: int = 50, before: str | None = None, kinds: Sequence[str] = (),
         tags: Sequence[str] = (), subject: str | None = None, session: str | None = None,
+        without_taint: Sequence[Taint] = (),
     ) -> list[MemoryItem]:  # fmt: skip
-        """Return newest items first, from the one before the id *before*."""
+        """Return newest items first, from the one before the id *before*, and none that carries one of some taints."""
         ...
 
     async def recall(self, wanted: Recall) -> Hits:

@@ -37,6 +37,7 @@ def snapshot(
             "tools": sum(entry.kind == "tool" for entry in engines.catalog.all_entries()),
             "refused": list(engines.catalog.refused),
             "waiting": engines.behind.waiting,
+            "lock_problems": list(problems.get("lockfile", ())),
             "problems": list(problems.get("manifests", ())),
         },
         "settings": {

@@ -54,16 +54,11 @@ class Finding:
         arguments = call.arguments
         without, limit, before = self._without(call), int(arguments.get("limit", 20)), arguments.get("before")
         readers = readers_of(call.principal, call.run, arguments.get("scopes", ()))
-        items: list[MemoryItem] = []
-        while True:
-            page = await self._store.list_items(
-                readers=readers, limit=limit + 1, before=before, kinds=arguments.get("kinds", ()),
-                tags=arguments.get("tags", ()), subject=arguments.get("subject"), session=arguments.get("session"),
-            )  # fmt: skip
-            items += [item for item in page if not set(item.taint) & set(without)]
-            if len(page) <= limit or len(items) > limit:
-                break
-            before = page[-1].id
+        items = await self._store.list_items(
+            readers=readers, limit=limit + 1, before=before, kinds=arguments.get("kinds", ()),
+            tags=arguments.get("tags", ()), subject=arguments.get("subject"), session=arguments.get("session"),
+            without_taint=without,
+        )  # fmt: skip
         found = await self._given(call, items[:limit], lambda item: item, shown)
         return {"items": found, "more": len(found) < len(items), "without_taint": list(without)}
 
@@ -87,8 +82,9 @@ class Finding:
         without = set(kept_out(self._policy, self._log, call))
         readers = readers_of(call.principal, call.run)
         if call.name == LATEST:
-            items = await self._store.list_items(readers=readers, limit=LATEST_ITEMS)
-            items = [item for item in items if not without & set(item.taint)]
+            items = await self._store.list_items(
+                readers=readers, limit=LATEST_ITEMS, without_taint=tuple(sorted(without))
+            )
             found: JsonObject = {"items": await self._given(call, items, lambda item: item, shown)}
         else:
             try:

@@ -47,6 +47,7 @@ class BoundedHttp(HttpToolsProtocol):
     _deadline: Deadline | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _is_receiving = False  # a request is there in part: its own deadline counts, whatever was answered meanwhile
     _hearers: set[Callable[[], None]]
 
     def connection_made(self, transport: Any) -> None:
@@ -126,6 +127,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._header_bytes = 0
+        self._is_receiving = True
         self._arm(self.header_deadline_s)
         super().on_message_begin()
         self.scope["extensions"] = {ON_GONE: {"tell": self.on_gone}, AT_ONCE: {"answer": self.answer}}
@@ -149,6 +151,7 @@ class BoundedHttp(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._is_receiving = False
         if self.cycle is not None and self.cycle.response_complete:
             self._await_next()  # it was answered before all of it was there
         else:
@@ -164,7 +167,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif not self.cycle.more_body:
+        elif not self._is_receiving:
             self._await_next()
 
     def _count(self, size: int) -> None:

@@ -42,6 +42,7 @@ class ServerTrial:
     isolation: JsonObject | None = None  # of a command; a URL runs elsewhere
     refused: tuple[str, ...] = ()
     stderr: str = ""
+    listing: Listing | None = field(default=None, repr=False)
 
 
 async def try_server(
@@ -74,6 +75,7 @@ async def _look(pool: Upstreams, name: str, masker: SecretMasker) -> ServerTrial
         era=facts["era"] or "", version=facts["version"], server_info=facts["server_info"],
         ready_ms=round(probe.ready_ms, 1), list_ms=round(probe.list_ms, 1),
         offers={kind: len(items) for kind, items in probe.listing.items.items()}, left_out=probe.listing.problems,
+        listing=probe.listing,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pytest
 
 from omni_mcp.config import LimitSettings, Settings
 from omni_mcp.contracts.api import UPLOAD_LIMIT_BYTES
-from omni_mcp.testing import ANN
+from omni_mcp.serving.api.artifacts import FILES_PER_PRINCIPAL
+from omni_mcp.testing import ANN, WAIT_S
 from tests.api.world import FILE, FILE_END, FILE_TYPE, Api, a_file, api_world
 from tests.streams.listening import eraser
 
@@ -175,3 +176,40 @@ async def test_erasing_the_run_takes_the_file_that_was_reported_in_it(world: Api
     with eraser(world.here) as erasing:
         await asyncio.to_thread(lambda: erasing.erase(world.things["run"], reason="test"))
     assert (await world.ann.get(f"/api/artifacts/{world.things['sha256']}")).status_code == 404
+
+
+async def test_one_caller_takes_only_so_many_files_at_once_however_slowly_it_reads(world: Api) -> None:
+    """Each answer is held in memory until its client has taken it."""
+    sha256 = world.things["sha256"]
+    go_on, reading = asyncio.Event(), [asyncio.Event() for _ in range(FILES_PER_PRINCIPAL)]
+    statuses: list[int] = []
+
+    async def slow(number: int) -> None:
+        async def receive() -> dict[str, Any]:
+            await go_on.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+                return
+            reading[number].set()
+            await go_on.wait()
+
+        headers = [(b"host", b"127.0.0.1:6464"), (b"authorization", world.ann.headers["Authorization"].encode())]
+        scope = {"type": "http", "method": "GET", "path": f"/api/artifacts/{sha256}", "query_string": b"",
+                 "headers": headers, "server": ("127.0.0.1", 6464)}  # fmt: skip
+        await world.here.gateway.http_app(scope, receive, send)
+
+    readers = [asyncio.create_task(slow(number)) for number in range(FILES_PER_PRINCIPAL)]
+    try:
+        for one in reading:
+            await asyncio.wait_for(one.wait(), WAIT_S)
+        refused = await world.ann.get(f"/api/artifacts/{sha256}")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert (await world.bob.get(f"/api/artifacts/{sha256}")).status_code == 404, "another is not kept waiting"
+    finally:
+        go_on.set()
+        await asyncio.gather(*readers, return_exceptions=True)
+    assert statuses == [200] * FILES_PER_PRINCIPAL
+    assert (await world.ann.get(f"/api/artifacts/{sha256}")).status_code == 200

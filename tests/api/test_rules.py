@@ -182,7 +182,7 @@ async def test_requests_have_a_rate(tmp_path: Path) -> None:
 async def test_a_gateway_that_stops_takes_no_request(world: Api) -> None:
     await world.here.gateway.drain(0.0)
     answer = await world.ann.get("/api/runs")
-    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
 
 
 @pytest.mark.parametrize("what", ["run", "thread"])

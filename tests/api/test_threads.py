@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from omni_mcp.contracts.ports import Masker
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.engines.state.threads import StoredThreads
 from omni_mcp.testing import BOB, MemoryClient, error_of
@@ -116,3 +119,65 @@ async def test_threads_are_bounded_for_each_principal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("title", ["", "x" * 201, 1, None, ["x"]])
 async def test_a_title_that_is_none_is_refused(title: object, world: Api) -> None:
     assert (await world.ann.post("/api/threads", json={"title": title})).status_code == 400
+
+
+class Plain:
+    """No secret is registered."""
+
+    def mask_text(self, text: str) -> str:
+        return text
+
+    def mask_bytes(self, data: bytes) -> bytes:
+        return data
+
+    def mask_json(self, value: Any) -> Any:
+        return value
+
+
+def bytes_in(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+
+
+async def test_no_title_that_was_forgotten_stays_where_rows_moved_from(tmp_path: Path) -> None:
+    """Titles of all lengths, of three principals, forgotten in any order."""
+    tmp_path.chmod(0o700)
+    dice = random.Random(10)
+    store = StoredThreads(open_state(tmp_path / "state.db"), cast(Masker, Plain()))
+    made: dict[int, tuple[str, str]] = {}
+    for number in range(150):
+        who, title = f"User::{dice.randrange(3)}", f"diagnosis-{number}-" + "x" * dice.randrange(180)
+        made[number] = (await store.create(who, "p", title)).id, who
+    order = list(made)
+    dice.shuffle(order)
+    for number in order[:75]:
+        await store.forget(made[number][0], principal=made[number][1])
+    everything = bytes_in(tmp_path)
+    left = [number for number in range(150) if b"diagnosis-%d-" % number in everything]
+    assert left == sorted(order[75:])
+    for number in order[75:]:
+        thread, who = made[number]
+        assert (await store.get(thread, principal=who)).title.startswith(f"diagnosis-{number}-")
+    await store.close()
+
+
+async def test_threads_of_an_earlier_version_are_brought_over_without_what_was_forgotten(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    old = open_state(tmp_path / "state.db")
+    old.execute(
+        "CREATE TABLE threads (id TEXT PRIMARY KEY, principal TEXT NOT NULL, project TEXT NOT NULL, "
+        "title TEXT NOT NULL, created_at_ns INTEGER NOT NULL) WITHOUT ROWID"
+    )
+    old.execute("CREATE INDEX threads_by_principal ON threads (principal, id)")
+    for number in range(60):
+        name = f"{'gone' if number % 2 else 'stays'}-{number}-" + "y" * (number * 37 % 200)
+        old.execute("INSERT INTO threads VALUES (?, 'User::1', 'p', ?, ?)", (f"id{number:03}", name, number))
+    old.execute("DELETE FROM threads WHERE created_at_ns % 2")
+    old.close()
+    for _ in range(2):
+        store = StoredThreads(open_state(tmp_path / "state.db"), cast(Masker, Plain()))
+        found = await store.list(principal="User::1", limit=100)
+        assert [(one.id, one.title.split("-")[:2], one.created_at_ns) for one in reversed(found)] == [
+            (f"id{number:03}", ["stays", str(number)], number) for number in range(0, 60, 2)
+        ]
+        await store.close()
+    assert b"gone-" not in bytes_in(tmp_path)

@@ -150,7 +150,7 @@ def children_of(pid: int) -> list[int]:
 
 def frames_of(pid: int) -> set[int]:
     """Return the page frames that *pid* has written to, whoever shares them; only root is told (see pagemap(5))."""
-    frames = set()
+    frames: set[int] = set()
     size = os.sysconf("SC_PAGE_SIZE")
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/pagemap", "rb") as pages:
         for line in maps:

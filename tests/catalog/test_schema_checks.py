@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omni_mcp.engines.catalog.preflight import preflight
 from omni_mcp.engines.catalog.schemas import MESSAGE_LIMIT, JsonSchemas
 
+BOUND_S = 5.0  # of the processor; what is not bounded takes hours
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "tags": {"type": "array", "items": {"type": "integer"}}},
@@ -90,10 +91,10 @@ def test_at_most_the_asked_number_of_faults_is_returned() -> None:
 )
 def test_a_hostile_schema_is_refused_fast_and_nothing_fits_it(schema: dict[str, Any]) -> None:
     schemas = JsonSchemas()
-    started = time.monotonic()
+    started = time.thread_time()
     assert schemas.refusals(schema)
     assert schemas.problems(schema, {"a": 1})
-    assert time.monotonic() - started < 1.0
+    assert time.thread_time() - started < BOUND_S
 
 
 def test_a_reference_opens_no_connection() -> None:
@@ -124,9 +125,9 @@ def test_a_reference_opens_no_connection() -> None:
     ],
 )
 def test_a_costly_check_is_answered_in_bounded_time(schema: dict[str, Any], value: Any) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     JsonSchemas().problems(schema, value)
-    assert time.monotonic() - started < 1.0
+    assert time.thread_time() - started < BOUND_S
 
 
 def test_a_recursive_schema_works_and_its_doubling_twin_is_refused_where_it_would_explode() -> None:
@@ -145,9 +146,9 @@ def test_a_recursive_schema_works_and_its_doubling_twin_is_refused_where_it_woul
     bottom: dict[str, Any] = {"next": 5}
     for _ in range(50):
         bottom = {"next": bottom}
-    started = time.monotonic()
+    started = time.thread_time()
     assert "too long" in schemas.problems(doubling, bottom)[0]
-    assert time.monotonic() - started < 0.5
+    assert time.thread_time() - started < BOUND_S
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ import pytest
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result
 from omni_mcp.testing import ALLOW_ALL, ANN, Canary, error_of, local_gateway
 from tests.daemon.gateway_world import OMNI, WAIT_S, Client, World, a_world, connect, serving, until
+from tests.upstream.servers.web import web_server
+from tests.upstream.town import Shop
 
 
 @pytest.fixture
@@ -142,6 +144,34 @@ async def test_a_gateway_that_stays_is_not_ready_until_calls_are_taken_again(wor
     assert json.loads(done.stdout) == {"drained": True, "ended": False, "left": []}
     assert (closed[0], error_of(closed[1])["code"]) == (503, "draining")
     assert (opened[0], opened[1]["isError"]) == (200, False)
+
+
+async def test_a_drained_server_gets_no_new_call_and_the_command_waits_for_the_one_under_way(world: World) -> None:
+    shop = Shop(tools=[{"name": name, "inputSchema": {"type": "object"}} for name in ("slow", "it")])
+    async with web_server(shop.script()) as server:
+        await asyncio.to_thread(
+            world.omni, "add", "up", "--url", server.url, "--accept", "read-only", "--let", "read-only"
+        )
+        async with serving(world):
+            client = await connect(world)
+            under_way = await client.send("tools/call", name="up__slow", arguments={})
+            await asyncio.wait_for(shop.begun.wait(), WAIT_S)
+            async with a_command(world, "servers", "drain", "up", "--deadline", "600", "--json") as draining:
+                await until(lambda: "up" in world.status()["paused"])
+                refused = (await client.call("up__it"))["result"]
+                others = (await client.call("tools__text_hash", text="x"))["result"]
+                waits = draining.returncode is None
+                shop.open.set()
+                answer = (await client.answer(under_way))["result"]
+                code, out, said = await ended(draining)
+            late = world.omni("servers", "drain", "up", "--deadline", "0", check=False)
+            await client.leave()
+
+    assert (error_of(refused)["code"], others["isError"], waits) == ("paused", False, True)
+    assert not answer.get("isError") and len(shop.calls) == 1
+    assert (code, json.loads(out)["drained"], json.loads(out)["left"]) == (0, True, 0)
+    assert "up__slow" in said
+    assert late.returncode == 0
 
 
 def test_without_a_gateway_there_is_nothing_to_drain(tmp_path: Path) -> None:

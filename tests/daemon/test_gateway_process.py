@@ -89,7 +89,7 @@ async def test_sigterm_ends_an_idle_gateway_with_its_end_on_record(world: World)
         begun = time.monotonic()
         gateway.terminate()
         assert await asyncio.wait_for(gateway.wait(), WAIT_S) == 0
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 30
         assert await client.leave() == 1
     last = world.events("gateway")
     assert [event["code"] for event in last[-2:]] == ["gateway_stopped", "run_closed"]
@@ -110,7 +110,7 @@ async def test_a_call_under_way_at_sigterm_is_cancelled_within_the_limit_with_it
         gateway.terminate()
         answer = await client.answer(waiting)
         assert await asyncio.wait_for(gateway.wait(), WAIT_S) == 0
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 30
         assert "error" in answer or answer["result"]["isError"]
         await client.leave()
     outcomes = [event for event in world.events("session") if event["kind"] in ("tool_result", "tool_error")]
@@ -259,7 +259,7 @@ async def test_a_gateway_whose_stderr_is_full_from_the_start_serves_and_ends(wor
     begun = time.monotonic()
     process.terminate()
     assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert os.read(source, 8192) == bytes(4096)
     os.close(source)
     await client.leave()

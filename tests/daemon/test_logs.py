@@ -84,7 +84,7 @@ def test_a_full_stderr_costs_lines_that_are_counted_and_never_blocks(pipe: tuple
         sink.write(f"line {number} " + "x" * 100)  # 600 KB into 4 KB that nobody reads: this must just come back
     begun = time.monotonic()
     sink.close(timeout_s=0.05)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     reader = ThreadPoolExecutor(1).submit(read_all, pipe[0])
     sink.close(timeout_s=20)
     os.close(pipe[1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+import tracemalloc
 from collections.abc import Sequence
 
 from numpy import float32
@@ -101,3 +103,19 @@ async def test_readers_of_several_places_find_in_all_of_them_though_one_is_large
         await store.put_many([item(f"shared kettle {n}", scope="project", owner=PROJECT) for n in range(3)])
         assert len(await texts(store, "kettle", both)) == 4
         assert len(await texts(store, "kettle", Readers(places=(("agent", "Agent::ann"),), project=PROJECT))) == 1
+
+
+async def test_many_who_ask_for_duplicates_at_once_do_not_each_hold_a_copy_of_the_place(place: Place) -> None:
+    dice, count = random.Random(1), 1500
+    async with place.open() as store:
+        words = ["".join(dice.choices("bdfgklmnprst", k=6)) for _ in range(4 * count)]
+        await store.put_many([item(" ".join(words[4 * n : 4 * n + 4])) for n in range(count)])
+        await store.duplicates(readers=ANN)
+        copy_bytes = count * (128 + 8 + 4 + 16)
+        peaks = []
+        for at_once in (1, 16):
+            tracemalloc.start()
+            await asyncio.gather(*(store.duplicates(readers=ANN) for _ in range(at_once)))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 6 * copy_bytes, peaks

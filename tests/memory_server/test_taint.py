@@ -155,3 +155,19 @@ async def test_what_is_promoted_is_what_was_said_with_its_place_and_taint(canary
             mine = await refused(stranger, "promote", **place)
             nobodys = await refused(stranger, "promote", run="nobody", seq=answered.seq)
             assert mine[1].replace(answered.run, "RUN") == nobodys[1].replace("nobody", "RUN")
+
+
+async def test_what_is_kept_out_takes_no_place_among_what_is_shown(canary: Canary, tmp_path: Path) -> None:
+    """Else whoever has read something of strangers could blank everybody's newest items by sharing some of its own."""
+    async with remembering(tmp_path, NO_STRANGERS, canary=_world(canary)) as here, here.client() as reader:
+        clean = [(await done(reader, "remember", text=f"clean {number}"))["id"] for number in range(3)]
+        async with here.client(principal=STRANGER, version=HANDSHAKE) as client:
+            await client.call("canary__web")
+            for number in range(25):
+                await done(client, "share", text=f"from a page {number}")
+        newest = [item["id"] for item in (await resource(reader, "memory://latest"))["items"]]
+        listed = await done(reader, "list", limit=2)
+        rest = await done(reader, "list", limit=2, before=listed["items"][-1]["id"])
+    assert newest == clean[::-1]
+    assert [item["id"] for item in listed["items"] + rest["items"]] == clean[::-1]
+    assert (listed["more"], rest["more"]) == (True, False)

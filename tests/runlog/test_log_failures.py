@@ -50,7 +50,7 @@ async def test_a_locked_log_refuses_after_two_seconds_and_recovers(place: Place)
         for ticket in (event, outcome):
             with pytest.raises(LogUnavailable) as refusal:
                 await ticket.durable()
-        assert 1.5 < time.monotonic() - began < 5
+        assert time.monotonic() - began > 1.5
         assert "locked" in refusal.value.detail and "locked" not in refusal.value.message
         locker.stdin.close()
         locker.stdout.close()

@@ -61,7 +61,7 @@ async def test_under_a_lock_only_the_first_waits_two_seconds_and_the_log_says_th
                     await log.append(run, said("refused")).durable()
             with pytest.raises(LogUnavailable):
                 await log.append_outcome(run, answered(call)).durable()
-            assert 1.5 < first_s < 4 and time.monotonic() - began - first_s < 1.5
+            assert first_s > 1.5 and time.monotonic() - began - first_s < 6, "four that waited would take eight seconds"
             assert not _healthy(log)
         assert await log.append(run, said("accepted")).durable() == 4
         assert _healthy(log)
@@ -88,7 +88,7 @@ async def test_a_lock_that_the_search_index_waited_for_is_known_to_whoever_comes
             began = time.monotonic()
             with pytest.raises(LogUnavailable):
                 await log.append(run, said("refused")).durable()
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 1.9, "it would have waited two seconds"
         await asyncio.to_thread(_until, lambda: _healthy(log))
 
 
@@ -118,7 +118,7 @@ async def test_readiness_and_status_tell_of_a_locked_log_and_a_call_waits_once(t
                 waited_s = time.monotonic() - began
                 ready = await http.get("/readyz")
                 assert here.gateway.status()["log"]["healthy"] is False
-            assert "log_unavailable" in str(refused) and 1.5 < waited_s < 4
+            assert "log_unavailable" in str(refused) and waited_s > 1.5
             assert ready.status_code == 503 and ready.json()["log"] == "unavailable"
             await client.call("canary__echo")
             assert (await http.get("/readyz")).status_code == 200

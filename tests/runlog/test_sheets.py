@@ -303,8 +303,9 @@ async def test_a_database_from_before_there_were_sheets_opens_and_gets_them(plac
     for path in _sheets(place):
         path.unlink()
     with _changing(place) as connection:
-        connection.execute("DROP TABLE sheets")
-        connection.execute("DELETE FROM schema_migrations WHERE version = 4")
+        for table in ("sheets", "word_filters", "filtered"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("DELETE FROM schema_migrations WHERE version > 3")
         connection.execute("PRAGMA user_version = 3")
     async with place.open() as log:
         await _until(lambda: len(_sheets(place)) == 4)

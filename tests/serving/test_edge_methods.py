@@ -272,7 +272,7 @@ async def test_draining_ends_calls_with_their_outcome_and_takes_no_more() -> Non
     assert world.log.codes() == ["run_closed"]
     assert world.edge.open_sessions == 0 and world.edge.draining
     refused = await world.edge.begin(session, Request(2, "ping"), Nowhere())
-    assert b"stopping" in refused.body
+    assert b"draining" in refused.body
 
 
 async def test_a_tool_that_asks_without_end_is_ended_in_both_eras() -> None:

@@ -151,7 +151,7 @@ async def test_a_listen_stream_acknowledges_first_and_ends_with_a_result_when_th
         assert {m["params"]["_meta"][stamp] for m in (first, second)} == {"sub"}
         assert last["id"] == "sub" and last["result"]["_meta"][stamp] == "sub"
         refused = await send(http, modern("tools/list"))
-    assert "stopping" in refused.json()["error"]["message"]
+    assert "draining" in refused.json()["error"]["message"]
 
 
 ROUND = modern("tools/call", {"name": "t__round", "arguments": {"a": 1}},

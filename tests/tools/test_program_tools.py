@@ -60,7 +60,7 @@ def test_a_daemon_that_holds_the_output_does_not_hold_the_call(workspace: Path) 
     started = time.monotonic()
     result = shell_run({"command": "sleep 30 & echo done"})
     assert result["stdout"] == "done\n"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
 
 
 @pytest.mark.parametrize("stdin", ["", "x" * 200_000], ids=["no input", "input that nobody reads"])

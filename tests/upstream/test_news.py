@@ -17,7 +17,7 @@ from tests.upstream.servers.web import Asked, handshake, text, web_server
 from tests.upstream.world import QUICK, python_server, sdk_over_http, until, world
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sdk_url() -> Iterator[str]:
     with sdk_over_http() as url:
         yield url

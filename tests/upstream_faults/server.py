@@ -146,6 +146,8 @@ def deep(id: Any, given: dict[str, Any], out: Out) -> None:
 def big(id: Any, given: dict[str, Any], out: Out) -> None:
     left = int(given["bytes"])
     out.raw(out.before + b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"' % id)
+    if given.get("fresh"):
+        out.raw(str(uuid.uuid4()).encode())
     while left > 0:
         out.raw(FILLER[:left])
         left -= len(FILLER)

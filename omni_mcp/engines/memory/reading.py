@@ -7,8 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from omni_mcp.contracts.errors import NotFound
-from omni_mcp.contracts.memory import MemoryItem, MemoryScope, Readers
-from omni_mcp.engines.memory.rows import ITEM_COLUMNS, ITEM_TABLES, KINDS, item_of, name_hash, text_and_subject
+from omni_mcp.contracts.memory import MemoryItem, MemoryScope, Readers, Taint
+from omni_mcp.engines.memory.rows import (
+    ITEM_COLUMNS,
+    ITEM_TABLES,
+    KINDS,
+    item_of,
+    name_hash,
+    taint_bits,
+    text_and_subject,
+)  # fmt: skip
 
 LIST_LIMIT = 1000
 _LIVE = "(i.expires_at_ns IS NULL OR i.expires_at_ns > ?)"
@@ -48,6 +56,7 @@ def get_item(connection: sqlite3.Connection, item: str, readers: Readers, now_ns
 def list_items(
     connection: sqlite3.Connection, readers: Readers, now_ns: int, *, limit: int, before: str | None,
     kinds: Sequence[str], tags: Sequence[str], subject: str | None, session: str | None,
+    without_taint: Sequence[Taint] = (),
 ) -> list[MemoryItem]:  # fmt: skip
     """Return newest items first; each of *tags* is on every one of them."""
     where: list[str] = ["i.place = ?", _LIVE, "i.id < ?"]
@@ -55,6 +64,8 @@ def list_items(
     if kinds:
         numbers = [number for number, kind in enumerate(KINDS) if kind in kinds]
         where, values = [*where, f"i.kind IN ({_marks(numbers)})"], [*values, *numbers]
+    if without_taint:
+        where, values = [*where, "i.taint & ? = 0"], [*values, taint_bits(tuple(without_taint))]
     for tag in set(tags):
         where.append("EXISTS (SELECT 1 FROM tags t WHERE t.place = i.place AND t.n = i.n AND t.tag = ?)")
         values.append(name_hash(tag))

@@ -18,7 +18,7 @@ from sqlite3 import Connection
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from omni_mcp.contracts.memory import Hits, MemoryItem, MemoryScope, Readers, Recall
+from omni_mcp.contracts.memory import Hits, MemoryItem, MemoryScope, Readers, Recall, Taint
 from omni_mcp.contracts.ports import Embedder
 from omni_mcp.engines.memory import reading
 from omni_mcp.engines.memory.rows import Limits
@@ -54,6 +54,7 @@ class SqliteMemory:
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-reader")
         self._searching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-large-places")
         self._comparing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-comparer")
+        self._one_compares = asyncio.Lock()
 
     # --- the port -----------------------------------------------------------------------------------------------------
 
@@ -74,14 +75,16 @@ class SqliteMemory:
     async def list_items(
         self, *, readers: Readers, limit: int = 50, before: str | None = None, kinds: Sequence[str] = (),
         tags: Sequence[str] = (), subject: str | None = None, session: str | None = None,
+        without_taint: Sequence[Taint] = (),
     ) -> list[MemoryItem]:  # fmt: skip
         """Return newest items first; see the port."""
         now, last = self._now_ns(), None if before is None else _plain(before)
 
         def listed(db: Connection) -> list[MemoryItem]:
             return reading.list_items(
-                db, readers, now, limit=limit, before=last, kinds=kinds, tags=tags, subject=subject, session=session
-            )
+                db, readers, now, limit=limit, before=last, kinds=kinds, tags=tags, subject=subject, session=session,
+                without_taint=without_taint,
+            )  # fmt: skip
 
         return await self._read(lambda core: core.read(listed))
 
@@ -106,13 +109,14 @@ class SqliteMemory:
 
     async def duplicates(self, *, readers: Readers, limit: int = 20) -> list[tuple[MemoryItem, MemoryItem, float]]:
         """Return pairs that say nearly the same; see the port."""
-        if await self._prepare(readers):
-            places = await self._read_large(lambda core: core.to_compare(readers, large=True))
-        else:
-            places = await self._read(lambda core: core.to_compare(readers))
-        return await asyncio.get_running_loop().run_in_executor(
-            self._comparing, lambda: self._opened().duplicates(places, limit)
-        )
+        async with self._one_compares:  # who waits holds no copy yet
+            if await self._prepare(readers):
+                places = await self._read_large(lambda core: core.to_compare(readers, large=True))
+            else:
+                places = await self._read(lambda core: core.to_compare(readers))
+            return await asyncio.get_running_loop().run_in_executor(
+                self._comparing, lambda: self._opened().duplicates(places, limit)
+            )
 
     async def to_erase(self) -> list[tuple[str, str]]:
         """Return (run, call) of what carried a forgotten text and is not reported as erased yet."""

@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from omni_mcp.contracts.errors import LogCorrupt
+from omni_mcp.engines.runlog.random_bytes import RandomBytes
 from omni_mcp.paths import make_private_dir
 
 DIRECTORY = "bodies"  # beside the log
@@ -34,7 +35,8 @@ class Bodies:
         wrapping: the key of the home.
     """
 
-    def __init__(self, connection: sqlite3.Connection, directory: Path, wrapping: bytes) -> None:
+    def __init__(self, connection: sqlite3.Connection, directory: Path, wrapping: bytes, random: RandomBytes) -> None:
+        self._random = random
         self._connection = connection
         self._files = BodyFiles(directory)
         self._wrapping = wrapping
@@ -46,7 +48,7 @@ class Bodies:
         Raises:
             OSError: the file cannot be written.
         """
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = self._random.take(NONCE_BYTES)
         sealed = nonce + self._key_of(run_key, run).encrypt(nonce, body, _place(run, seq))
         digest = hashlib.sha256(sealed).digest()
         if len(sealed) <= INLINE_LIMIT_BYTES:

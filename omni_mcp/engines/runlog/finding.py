@@ -21,6 +21,7 @@ from omni_mcp.engines.runlog.search_index import (
 from omni_mcp.engines.runlog.word_filters import WordSieve
 
 SCAN_EVENTS = 20_000  # how far back a query is looked for that has no word for the index
+IN_VAIN = 4  # tables in a row without the words: then filters are asked first. Words of now and then do not need them
 _PORTION = 64  # places whose runs are looked up at once, before any text is read
 _TEXT_IS_THERE = "e.erased_by IS NULL AND t.body IS NOT NULL"
 _ROW = f"{SELECT_EVENT} WHERE e.gid = ? AND {_TEXT_IS_THERE}"
@@ -31,11 +32,15 @@ class Finder:
 
     Args:
         owner_of: whose a run is by its sealed first event; lists only find candidates.
+        in_vain: how many tables in a row may be without the words before filters are asked.
     """
 
-    def __init__(self, connection: sqlite3.Connection, owner_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, owner_of: Callable[[str], str | None], *, in_vain: int = IN_VAIN
+    ) -> None:
         self._connection = connection
         self._owner_of = owner_of
+        self._in_vain = in_vain
         self._tokenizer = Tokenizer()
         self._schema = -1
         self._shards: list[int] = []
@@ -89,13 +94,22 @@ class Finder:
         if indexed < last:
             yield from _portions(iter(self._unindexed(query, indexed, last)))
         first, last = self._span(run, last)
-        sieve = WordSieve(self._connection, self._tokenizer.words_of(query))
+        sieve: WordSieve | None = None
+        in_vain = 0
         for number in self._tables():
-            if number * SHARD_EVENTS > last or (number + 1) * SHARD_EVENTS <= first or not sieve.may_have(number):
+            if number * SHARD_EVENTS > last or (number + 1) * SHARD_EVENTS <= first:
                 continue
+            if in_vain >= self._in_vain:
+                sieve = sieve or WordSieve(self._connection, self._tokenizer.words_of(query))
+                if not sieve.may_have(number):
+                    continue
             table = f"search_{number}"
             sql = f"SELECT rowid FROM {table} WHERE {table} MATCH ? AND rowid BETWEEN ? AND ? ORDER BY rowid DESC"
-            yield from _portions(gid for (gid,) in self._connection.execute(sql, (query.match, first, last)))
+            found = _portions(gid for (gid,) in self._connection.execute(sql, (query.match, first, last)))
+            in_vain += 1
+            for portion in found:
+                in_vain = 0
+                yield portion
 
     def _unindexed(self, query: Query, indexed: int, last: int) -> list[int]:
         with closing(memory_index(payloads_between(self._connection, indexed, last))) as index:

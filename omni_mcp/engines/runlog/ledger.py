@@ -24,6 +24,7 @@ from omni_mcp.engines.runlog.filter_making import FilterMaker
 from omni_mcp.engines.runlog.heads import GlobalHead, Head, load_global_head, load_head, roll, save_heads
 from omni_mcp.engines.runlog.keys import LogKeys
 from omni_mcp.engines.runlog.projections import Fact, project
+from omni_mcp.engines.runlog.random_bytes import RandomBytes
 from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, in_portions, sealed_row
 from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, index_payloads, index_up_to, indexed_gid
 from omni_mcp.engines.runlog.sheet_making import SheetMaker
@@ -92,7 +93,8 @@ class Ledger:
         self._indexed = 0
         self._unindexed: list[tuple[int, bytes | None]] = []
         self._unindexed_bytes = 0
-        self._bodies = Bodies(connection, file.parent / DIRECTORY, keys.bodies)
+        self.random = RandomBytes()
+        self._bodies = Bodies(connection, file.parent / DIRECTORY, keys.bodies, self.random)
         self.sheets = SheetMaker(connection, file)
         self.filters = FilterMaker(connection)
         with self.transaction():
@@ -359,7 +361,7 @@ class Transaction:
         row = sealed_row(
             run_key=head.run_key, run=head.run, seq=seq, gid=gid, at_ns=entry.at_ns, kind=entry.kind, code=entry.code,
             actor=entry.actor, call=entry.call, parent=parent, privacy=entry.privacy, payload=entry.payload,
-            prev=head.hash, body_digest=body_digest,
+            prev=head.hash, body_digest=body_digest, salt=self._ledger.random.take(SALT_BYTES),
         )  # fmt: skip
         self._rows.append(row)
         self._fills_sheet = self._fills_sheet or seq % SHEET_EVENTS == 0

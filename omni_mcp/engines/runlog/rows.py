@@ -38,10 +38,14 @@ _VALUES = f"({', '.join('?' * len(COLUMNS))})"
 def sealed_row(
     *, run_key: int, run: str, seq: int, gid: int, at_ns: int, kind: str, code: str | None, actor: str,
     call: str | None, parent: int | None, privacy: tuple[str, ...], payload: bytes, prev: bytes,
-    body_digest: bytes = NO_BODY,
+    body_digest: bytes = NO_BODY, salt: bytes | None = None,
 ) -> Row:  # fmt: skip
-    """Return the row of a new event and, behind its columns, its text: salt and payload."""
-    salt = os.urandom(SALT_BYTES)
+    """Return the row of a new event and, behind its columns, its text: salt and payload.
+
+    Args:
+        salt: `SALT_BYTES` random bytes that are used for nothing else; made here if not given.
+    """
+    salt = os.urandom(SALT_BYTES) if salt is None else salt
     digest = payload_digest(salt, payload)
     header = header_bytes(
         v=CONTRACT_VERSION, run=run, seq=seq, at_ns=at_ns, kind=kind, code=code, actor=actor, call=call, parent=parent,

@@ -26,7 +26,8 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 RETRY_S = 0.5  # how often writing is tried, while it fails or outcomes wait, when nothing else is written
 BUSY_TIMEOUT_UNAVAILABLE_S = 0.1  # who comes while the log is known to be locked does not wait for it once more
 LINGER_BELOW_EVENTS = 64  # a group of so many is worth a commit at once
-LINGER_S = 0.002  # the loop's time to run its callers to their next wait: at most this late is what is queued already
+MANY_EVENTS = 4  # from here on they are of several calls
+LINGER_S = 0.004  # the loop's time to run its callers to their next wait: at most this late is what is queued already
 IDLE_S = 0.1  # after so long without an event the search index is brought up to date, and sheets are made
 SHEET_EVERY_S = 0.5  # one takes some milliseconds: so often at most while events keep coming
 
@@ -95,8 +96,16 @@ class Writer:
             self._refuse_at_once(entry, "the queue of the run log is full" if full else "the run log is closing")
         elif not self._wake.is_set():
             self._callers_ran.clear()
-            self._loop.call_soon(self._callers_ran.set)  # what is queued next without a wait is in the same group
+            self._loop.call_soon(self._look_again, len(self._queue))  # what is queued next is in the same group
             self._wake.set()
+
+    def _look_again(self, known: int) -> None:
+        """Wait another turn of the loop while many callers run and each turn queues more: they share a commit."""
+        now = len(self._queue)
+        if now > known and now >= MANY_EVENTS:
+            self._loop.call_soon(self._look_again, now)
+        else:
+            self._callers_ran.set()
 
     async def call(self, work: Callable[[Ledger], T]) -> T:
         """Run *work* in the writer's thread, between two groups."""
@@ -225,7 +234,7 @@ class Writer:
                 entry.ticket.settle()
             if notices:
                 self._on_commit(notices)
-            self._loop.call_soon(self._callers_ran.set)  # behind the callers that were just woken
+            self._loop.call_soon(self._look_again, 0)  # behind the callers that were just woken
 
         self._callers_ran.clear()
         self._loop.call_soon_threadsafe(settle)

@@ -68,7 +68,7 @@ class Cell:
         if self.group is not None:
             await asyncio.to_thread(self._join, self.group)  # can stall for milliseconds
         if self._seals:
-            await self.channel.send({"kind": "seal", "ahead": ahead})
+            await self.channel.send({"kind": "seal", **({"ahead": True} if ahead else {})})
             frame = await self.channel.receive()
             if frame.get("kind") != "sealed":
                 raise StartFailed(str(frame.get("what", "process 1 failed")))

@@ -22,7 +22,7 @@ from omni_mcp.serving.api.runs import own_run
 from omni_mcp.serving.run_sources import Places
 from omni_mcp.serving.runbook import Runbook
 
-UPLOADS_PER_PRINCIPAL = 4  # at once; each may take its limit of the disk
+FILES_PER_PRINCIPAL = 4  # at once in each direction; each upload may take its limit of the disk, each answer of memory
 CHUNK_BYTES = 256 * 1024
 NO_ARTIFACT = "there is no such artifact of yours"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -41,6 +41,7 @@ class ArtifactRoutes:
         self._places = places
         self._limit_bytes = limit_bytes
         self._uploads: dict[str, int] = {}
+        self._downloads: dict[str, int] = {}
 
     def handlers(self) -> Mapping[str, Handler]:
         """What serves each operation."""
@@ -68,12 +69,16 @@ class ArtifactRoutes:
         sha256 = asking.place["sha256"]
         if not _SHA256.fullmatch(sha256):
             raise NotFound(NO_ARTIFACT)
-        try:
-            ref, data = await self._artifacts.get(sha256, owner=asking.principal.key)
-        except NotFound as error:
-            raise NotFound(NO_ARTIFACT) from error
+        with _Counted(self._downloads, asking.principal.key):
+            try:
+                ref, data = await self._artifacts.get(sha256, owner=asking.principal.key)
+            except NotFound as error:
+                raise NotFound(NO_ARTIFACT) from error
+            await self._send(asking, ref, data)
+
+    async def _send(self, asking: Asking, ref: ArtifactRef, data: bytes) -> None:
         exchange = asking.exchange
-        name = quote((ref.name or sha256).rsplit("/", 1)[-1], safe="")
+        name = quote((ref.name or ref.sha256).rsplit("/", 1)[-1], safe="")
         await exchange.start(
             200,
             [
@@ -96,7 +101,7 @@ class ArtifactRoutes:
         if declared.isdigit() and int(declared[:20]) > room:
             raise TooLarge(f"a file may have {self._limit_bytes} bytes")
         expected = exchange.expected_bytes(0)
-        with self._one_more(principal):
+        with _Counted(self._uploads, principal.key):
             async with (
                 self._run_of(principal, asking.query.run) as run,
                 self._artifacts.receiving(
@@ -125,26 +130,23 @@ class ArtifactRoutes:
         with self._runbook.held(principal, run):
             yield run
 
-    def _one_more(self, principal: Principal) -> _Counted:
-        return _Counted(self._uploads, principal.key)
-
 
 class _Counted:
-    """One upload under way."""
+    """One file under way."""
 
-    def __init__(self, uploads: dict[str, int], who: str) -> None:
-        self._uploads = uploads
+    def __init__(self, under_way: dict[str, int], who: str) -> None:
+        self._under_way = under_way
         self._who = who
 
     def __enter__(self) -> None:
-        if self._uploads.get(self._who, 0) >= UPLOADS_PER_PRINCIPAL:
+        if self._under_way.get(self._who, 0) >= FILES_PER_PRINCIPAL:
             raise RateLimited("too many files of yours are under way; wait for one", data={"retry_after_s": 1.0})
-        self._uploads[self._who] = self._uploads.get(self._who, 0) + 1
+        self._under_way[self._who] = self._under_way.get(self._who, 0) + 1
 
     def __exit__(self, *_: object) -> None:
-        self._uploads[self._who] -= 1
-        if not self._uploads[self._who]:
-            del self._uploads[self._who]
+        self._under_way[self._who] -= 1
+        if not self._under_way[self._who]:
+            del self._under_way[self._who]
 
 
 def header_value(media_type: str) -> bytes:

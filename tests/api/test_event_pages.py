@@ -1,0 +1,54 @@
+"""Pages of events over HTTP: whole, in order, the same from sheets and from rows, and nobody else's."""
+
+from __future__ import annotations
+
+from omni_mcp.contracts.api import EventPage
+from omni_mcp.contracts.events import Message, draft
+from omni_mcp.engines.runlog.sheets import SHEET_EVENTS
+from omni_mcp.serving.runs_view import for_caller
+from omni_mcp.testing import ANN
+from tests.api.world import Api
+
+
+async def _long_run(world: Api, texts: int) -> str:
+    log = world.here.gateway.log
+    run = (await world.ann.post("/api/runs", json={})).json()["id"]
+    for number in range(texts):
+        told = Message(text=f'the "{number}" ü')
+        ticket = log.append(run, draft(told, actor=ANN.key, kind="user_message"))
+    await ticket.durable()
+    await log.flush_index()
+    return str(run)
+
+
+async def test_pages_of_a_long_run_hold_each_event_once_and_as_its_caller_may_see_it(world: Api) -> None:
+    """Source: docs/api.md. Two sheets, and the rest from rows."""
+    run = await _long_run(world, 2 * SHEET_EVENTS + 40)
+    assert len(list((world.here.home.data / "sheets").glob("*.sheet"))) == 2
+    shown: list[object] = []
+    query: dict[str, str | int] = {"limit": 150}
+    while True:
+        answer = await world.ann.get(f"/api/runs/{run}/events", params=query)
+        assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
+        page = EventPage.model_validate_json(answer.content)
+        shown += [event.model_dump() for event in page.items]
+        if page.next is None:
+            break
+        query["cursor"] = page.next
+    assert shown == [for_caller(event) async for event in world.here.gateway.log.read(run)]
+    whole = await world.ann.get(f"/api/runs/{run}/events", params={"limit": 1000})
+    assert whole.json() == {"items": shown, "next": None}
+
+
+async def test_a_page_of_more_than_a_thousand_is_refused_and_anothers_is_not_there(world: Api) -> None:
+    run = await _long_run(world, SHEET_EVENTS)
+    assert (await world.ann.get(f"/api/runs/{run}/events", params={"limit": 1001})).status_code == 400
+    missing = await world.bob.get("/api/runs/0198f0c2-0000-7000-8000-000000000000/events", params={"limit": 1000})
+    theirs = await world.bob.get(f"/api/runs/{run}/events", params={"limit": 1000})
+    assert (theirs.status_code, theirs.json()) == (missing.status_code, missing.json()) and theirs.status_code == 404
+
+
+async def test_behind_the_last_event_there_is_an_empty_page(world: Api) -> None:
+    run = await _long_run(world, 3)
+    answer = await world.ann.get(f"/api/runs/{run}/events", params={"cursor": "4"})
+    assert answer.json() == {"items": [], "next": None}

@@ -1,0 +1,167 @@
+"""Cells whose job's process was made ahead: whatever the next job is, it runs, and as it would in any other cell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_mcp.contracts.sandbox import Job, JobEnd
+from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
+from omni_mcp.paths import bundled
+from tests.sandbox.conftest import Opener, limits, usable
+
+pytestmark = pytest.mark.sandbox
+
+ENOUGH_S = 40.0
+
+
+def function(name: str, arguments: dict[str, Any] | None = None, **fields: Any) -> Job:
+    return Job(profile="job", function=f"trial_tools:{name}", arguments=arguments or {}, bundled=True, **fields)
+
+
+def command(script: str, **fields: Any) -> Job:
+    """A command in the profile of the functions, so that both use the same cells."""
+    return Job(profile="job", argv=("/bin/sh", "-c", script), **fields)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what has no event of its own."""
+    async with asyncio.timeout(ENOUGH_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def templates_of(sandbox: BubblewrapSandbox) -> list[int]:
+    return [pid for bwrap in children_of(sandbox.spawner_pid or 0) for pid in children_of(bwrap)]
+
+
+def cells_of(sandbox: BubblewrapSandbox) -> list[int]:
+    """Return the processes 1 of all cells that wait."""
+    return [cell for template in templates_of(sandbox) for cell in children_of(template)]
+
+
+def waiting_in(sandbox: BubblewrapSandbox) -> list[int]:
+    """Return the processes that wait in cells for an order."""
+    return [process for cell in cells_of(sandbox) for process in children_of(cell)]
+
+
+async def settled(sandbox: BubblewrapSandbox, last: Job) -> JobEnd:
+    """Run *last* until a cell made after it is taken by it: the cells that wait then expect its like."""
+    ends = []
+    for _ in range(4):
+        ends.append(await sandbox.run(last))
+        await until(lambda: sandbox.held()["cells"] >= 2)
+    return ends[-1]
+
+
+async def test_a_function_finds_its_process_made_and_a_command_is_not_kept_waiting_for_one(
+    sandbox: BubblewrapSandbox,
+) -> None:
+    end = await settled(sandbox, function("echo", {"n": 1}))
+    assert (end.reason, end.result, end.usage["temperature"]) == (
+        "exit", {"echo": {"n": 1}, "cwd": "/workspace"}, "hot",
+    )  # fmt: skip
+    assert len(waiting_in(sandbox)) == len(cells_of(sandbox)) == 2
+
+    end = await settled(sandbox, command("exit 3"))
+    assert (end.reason, end.exit_code) == ("exit", 3)
+    assert waiting_in(sandbox) == []
+
+
+async def test_what_a_cell_did_not_expect_runs_in_it_all_the_same(sandbox: BubblewrapSandbox) -> None:
+    await settled(sandbox, function("echo"))
+    there = await sandbox.run(command("cat; echo $0 $HOME; ls /proc/self/fd; exit 4", stdin=b"given "))
+    await settled(sandbox, command("true"))
+    and_back = await sandbox.run(function("echo", {"n": 2}))
+
+    assert there.usage["temperature"] == and_back.usage["temperature"] == "hot"
+    assert (there.reason, there.exit_code) == ("exit", 4), there
+    assert there.stdout == b"given /bin/sh /workspace\n0\n1\n2\n3\n"  # 3 is ls's own look at the directory
+    assert and_back.result == {"echo": {"n": 2}, "cwd": "/workspace"}
+
+
+async def test_a_command_that_cannot_be_started_says_why_in_such_a_cell_too(sandbox: BubblewrapSandbox) -> None:
+    await settled(sandbox, function("echo"))
+    end = await sandbox.run(Job(profile="job", argv=("no-such-command",)))
+
+    assert (end.reason, end.message) == ("start_failed", "there is no command 'no-such-command' in the cell")
+    assert end.usage == {} or end.usage["temperature"] == "hot"
+
+
+async def test_a_job_that_was_waited_for_has_the_limits_of_its_order_and_no_others(sandbox: BubblewrapSandbox) -> None:
+    asked = limits(open_files=77, processes=11, file_size_mib=3)
+    await settled(sandbox, function("echo", limits=asked))
+    end = await sandbox.run(command("cat /proc/self/limits", limits=asked))
+    found = {line[:26].strip(): tuple(line[26:].split()[:2]) for line in end.stdout.decode().splitlines()}
+
+    assert found["Max open files"] == ("77", "77"), end
+    assert found["Max processes"] == ("12", "12")
+    assert found["Max file size"] == (str(3 << 20),) * 2
+    assert found["Max core file size"] == ("0", "0")
+
+
+async def test_a_job_that_was_waited_for_is_outside_process_1_and_has_nothing_of_it(sandbox: BubblewrapSandbox) -> None:
+    look = Job(profile="job", function="selfcheck:report", arguments={}, bundled=True)
+    found = (await settled(sandbox, look)).result or {}
+
+    assert found["descriptors"] == [0, 1, 2, 3]
+    assert (found["pid"], found["outer_environment_readable"]) == (1, False)
+    assert found["new_user_namespace"] != "allowed"
+    assert (found["capabilities"], found["seccomp"]) == ("0000000000000000", "2")
+
+
+async def test_a_cell_whose_waiting_process_was_killed_is_not_given_to_a_job(opened: Opener) -> None:
+    async with opened() as sandbox:
+        await settled(usable(sandbox), function("echo"))
+        cells = cells_of(sandbox)
+        for process in waiting_in(sandbox):
+            os.kill(process, 9)
+        await until(lambda: not any(Path(f"/proc/{cell}").exists() for cell in cells))
+        end = await sandbox.run(function("echo", {"n": 3}))
+
+        assert (end.reason, end.result) == ("exit", {"echo": {"n": 3}, "cwd": "/workspace"}), end
+
+
+@pytest.mark.parametrize(("name", "arguments", "reason"), [
+    ("vanish", {}, "exit"), ("crash", {}, "exit"), ("spin", {}, "cpu_time"), ("eat_memory", {"mib": 600}, "memory"),
+])  # fmt: skip
+async def test_however_a_job_ends_that_was_waited_for_it_is_said(
+    sandbox: BubblewrapSandbox, name: str, arguments: dict[str, Any], reason: str
+) -> None:
+    asked = limits(cpu_s=1.0, memory_mib=128, timeout_s=60)
+    await settled(sandbox, function("echo", limits=asked))
+    end = await sandbox.run(function(name, arguments, limits=asked))
+
+    assert (end.reason, end.usage["temperature"]) == (reason, "hot"), end
+
+
+async def test_the_template_is_after_its_rehearsal_as_it_was_before(opened: Opener) -> None:
+    async with opened() as sandbox:
+        await settled(usable(sandbox), function("echo"))
+        (template,) = templates_of(sandbox)
+
+        assert sorted(map(int, os.listdir(f"/proc/{template}/fd"))) == [0, 1, 2, 3]
+        assert os.readlink(f"/proc/{template}/cwd") == "/workspace"
+        (bubblewrap,) = children_of(sandbox.spawner_pid or 0)
+        assert Path(f"/proc/{template}/limits").read_text() == Path(f"/proc/{bubblewrap}/limits").read_text()
+
+
+def test_a_rehearsal_goes_through_all_of_it() -> None:
+    code = "import json, rehearsal, wall; print(json.dumps(rehearsal.rehearse({'environment': {}}, wall.Prepared("
+    code += "filter=None, why_no_filter='', lock=None, layers=('one',)))))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=bundled("sandbox"), capture_output=True, timeout=60, check=False
+    )
+    assert json.loads(done.stdout or "null") is True, done.stderr

@@ -1,0 +1,98 @@
+"""A request is answered in the task of its connection, and whoever leaves or cancels is heard at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from omni_mcp.contracts.call import Call, Result
+from omni_mcp.serving.asgi import AT_ONCE
+from omni_mcp.serving.web_server import serve_http
+from omni_mcp.testing import WAIT_S
+from tests.serving.edge_world import World, text_answer
+from tests.serving.test_modern_http import modern, send
+from tests.serving.test_web_server import Hasty, connected, hello
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_stream_has_its_call_cancelled() -> None:
+    world = World()
+
+    async def talks_and_stays(call: Call) -> Result:
+        await call.link.progress(1, None, None)
+        return await world.tool_slow(call)
+
+    world.tools["talk"] = talks_and_stays
+    body = modern("tools/call", {"name": "t__talk"}, progressToken="p")
+    async with world.client() as http:
+        async with http.stream("POST", "/mcp", json=body, headers=dict(_headers(body))) as stream:
+            assert stream.headers["content-type"] == "text/event-stream"
+            await asyncio.wait_for(world.started.wait(), WAIT_S)
+        await asyncio.wait_for(world.stopped.wait(), WAIT_S)
+        world.release.set()
+        after = await send(http, modern("tools/call", {"name": "t__echo"}))
+    assert world.cancelled == [world.calls[0].id]
+    assert after.json()["result"]["resultType"] == "complete"
+
+
+async def test_a_call_that_the_gateway_cancels_is_answered_and_its_connection_serves_the_next() -> None:
+    world = World()
+    async with world.client() as http:
+        asked = asyncio.create_task(send(http, modern("tools/call", {"name": "t__slow"}, id="first")))
+        await asyncio.wait_for(world.started.wait(), WAIT_S)
+        for session in list(world.edge._sessions):
+            session.cancel_calls()
+            session.cancel_calls()  # a second word changes nothing
+        told = (await asked).json()
+        world.release.set()
+        after = await send(http, modern("tools/call", {"name": "t__slow"}))
+    assert told["id"] == "first" and "cancelled" in told["error"]["message"]
+    assert after.json()["result"]["structuredContent"] == {"value": "done"}
+
+
+async def test_a_tool_that_waits_once_more_while_it_is_cancelled_is_waited_for() -> None:
+    world = World()
+    ended: list[str] = []
+
+    async def cleans_up(call: Call) -> Result:
+        world.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            ended.append(call.id)
+            raise
+        return text_answer("never")
+
+    world.tools["slow"] = cleans_up
+    async with world.client() as http:
+        asked = asyncio.create_task(send(http, modern("tools/call", {"name": "t__slow"})))
+        await asyncio.wait_for(world.started.wait(), WAIT_S)
+        assert await world.edge.drain(timeout_s=0.01) == 1
+        assert ended == [world.calls[0].id]
+        assert "error" in (await asked).json()
+
+
+async def test_a_request_that_comes_in_part_behind_an_answer_keeps_its_own_deadline() -> None:
+    async with serve_http(hello, "127.0.0.1", 0, protocol=Hasty) as port, connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
+        said = await asyncio.wait_for(reader.read(), WAIT_S)
+    assert said.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in said
+
+
+async def test_an_answer_whose_header_would_begin_another_line_is_not_written() -> None:
+    async def tricked(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"x", b"a\r\nset-cookie: b")]
+        assert not scope["extensions"][AT_ONCE]["answer"](scope, 200, headers, b"body")
+        await hello(scope, receive, send)
+
+    async with serve_http(tricked, "127.0.0.1", 0, protocol=Hasty) as port, connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        said = await asyncio.wait_for(reader.read(), WAIT_S)
+    assert said.startswith(b"HTTP/1.1 200") and b"set-cookie" not in said
+
+
+def _headers(body: dict[str, Any]) -> dict[str, str]:
+    return {
+        "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": body["method"], "Mcp-Name": body["params"]["name"],
+        "Accept": "application/json, text/event-stream",
+    }  # fmt: skip
