@@ -39,6 +39,7 @@ from omni_mcp.serving.lines import serve_lines
 from omni_mcp.serving.socket import DEFAULT_PROFILE, SocketFace, serve_socket
 from omni_mcp.serving.stdio import stdio_streams
 
+WAITS_FOR_INPUT = "a call that waits for its caller's input"
 DRAIN_LIMIT_S = 24 * 3600.0  # what an operator may give calls to end
 DRAIN_TIMEOUT_S = 6.0  # of the 10 s in which a gateway ends; the rest is for saying goodbye and closing the log
 OLD_GATEWAY_TIMEOUT_S = 15.0  # how long one started by a client waits for its predecessor to end
@@ -117,6 +118,7 @@ class Daemon:
         self._activity = HttpActivity(gateway.http_app)
         self._address: tuple[str, int] = ("", 0)
         self._ending: asyncio.Task[None] | None = None
+        self._left: list[str] = []  # what was still inside when the time to drain was over
         gateway.process_facts = self.facts
 
     async def run(self, settings: Settings, lock: DataLock, announce: Announce) -> str:
@@ -233,17 +235,26 @@ class Daemon:
         return {"draining": True}
 
     async def _control_drain_calls(self, arguments: JsonObject) -> JsonObject:
-        """Let no new call in; once all are out, or the deadline has passed, end, unless the gateway is to stay."""
+        """Let no new call in; once all are out, or the deadline has passed, end, and answer what is cut off.
+
+        A gateway that is to stay answers at once.
+        """
         deadline_s, stays = arguments.get("deadline_s"), arguments.get("stay") is True
         if not isinstance(deadline_s, int | float) or not 0 <= deadline_s <= DRAIN_LIMIT_S:
             raise BadRequest(f"deadline_s must be from 0 to {DRAIN_LIMIT_S:g}")
         self._gateway.doors.close(by=local_user(os.getuid()).key, deadline_s=None if stays else float(deadline_s))
         self._end_no_more()
-        self._ending = None if stays else asyncio.create_task(self._end_when_empty(), name="end when empty")
-        return self._gateway.doors.facts()
+        if stays:
+            return self._gateway.doors.facts()
+        ending = self._ending = asyncio.create_task(self._end_when_empty(), name="end when empty")
+        await asyncio.wait({ending})
+        if ending.cancelled():
+            raise Conflict("calls are taken again, or another command drains now; see: omni-mcp status")
+        return {"left": self._left}
 
     async def _end_when_empty(self) -> None:
         is_empty = await self._gateway.doors.empty()
+        self._left = self._names_inside()
         if self._stop.reason:
             return  # somebody else asked, and asking twice would end their patience
         if is_empty:
@@ -267,7 +278,8 @@ class Daemon:
         return self._gateway.doors.facts()
 
     def _names_inside(self) -> list[str]:
-        return [str(one["name"]) for one in self._gateway.doors.facts()["calls"]]
+        facts = self._gateway.doors.facts()
+        return [str(one["name"]) for one in facts["calls"]] + [WAITS_FOR_INPUT] * facts["waiting_for_input"]
 
     async def _control_replay(self, arguments: JsonObject) -> JsonObject:
         run = await asyncio.to_thread(read_run, self._home, str(arguments.get("run")))

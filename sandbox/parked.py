@@ -98,11 +98,11 @@ def _what_was_told(pipe: int) -> bytes:
 def _take_the_order(channel: _socket.socket, tell: int) -> None:
     """In the forked child: wait, then become the job. Never returns."""
     try:
-        jobs.leave_process_1()
         order, given = wire.receive_with(channel, DESCRIPTORS_OF_AN_ORDER)
         os.write(tell, _TAKEN_AND_EXPORTS if order["exports"] else _TAKEN)
         ground.prepare(channel, order, jobs.WORKSPACE)
         channel.close()
+        jobs.leave_process_1()
         argv, descriptors = jobs.command_and_descriptors(order, given, jobs.WORKSPACE)
         jobs.become(order, argv, descriptors, tell, functools.partial(jobs.set_limits, order["rlimits"]))
     except Exception as error:

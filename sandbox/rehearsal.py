@@ -51,10 +51,15 @@ def _make_a_cell(prepared: wall.Prepared) -> None:
     ours, theirs = _socket.socketpair()
     wire.send(ours, {"kind": "cell"}, (theirs.fileno(),))
     channel = _socket.socket(fileno=wire.receive_descriptors(theirs, 1)[0])
-    wire.send(ours, {"kind": "seal", "ahead": True})
-    wire.receive(channel)
+    wire.send(ours, {"kind": "seal"})
+    wire.receive_body(channel)
     for used in (ours, theirs, channel):
         used.close()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(child, 0)
     kernel.unshare(0)
     with contextlib.suppress(OSError):
         kernel.mount("none", "/nowhere", "none", 0)

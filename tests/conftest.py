@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,18 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
         tempfile.tempdir = None
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tests by the thousand are not garbage: the collector need not walk over them each time."""
-    gc.collect()
-    gc.freeze()
-
-
 def _place_in_memory() -> str | None:
     """Make a directory that only this process and those that it starts see filled, and that goes with them.
 
     As root only; /dev/shm will not do, since no cell is given anything below /dev.
     """
-    if os.geteuid() != 0 or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < ROOM_BYTES:
+    if sys.platform != "linux" or os.geteuid() != 0 or _memory_bytes() < ROOM_BYTES:
         return None
     libc = ctypes.CDLL(None)
     if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
@@ -50,6 +44,12 @@ def _place_in_memory() -> str | None:
     place = os.path.join(tempfile.gettempdir(), "omni-tests")
     os.makedirs(place, exist_ok=True)
     return place if libc.mount(b"tmpfs", place.encode(), b"tmpfs", 0, b"mode=1777") == 0 else None
+
+
+def _memory_bytes() -> int:
+    """Return how much memory can still be had."""
+    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(facts["MemAvailable"].split()[0]) << 10
 
 
 @pytest.fixture

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from threading import Thread
 from typing import Any
 
 import click
 import orjson
 
-from omni_mcp.cli.launch import control
+from omni_mcp.cli.launch import ANSWER_TIMEOUT_S, control
 from omni_mcp.cli.person import json_option, printable
 from omni_mcp.contracts.errors import Conflict
 from omni_mcp.datalock import read_note
 from omni_mcp.paths import Home, find_home
 
+WAITS_FOR_INPUT = "a call that waits for its caller's input"
 LOOK_S = 0.2
 REPEAT_S = 10.0  # what is waited for is said again after so long, also if it is the same
 NAMES_SHOWN = 5
@@ -46,11 +48,15 @@ def drain(deadline_s: float, stay: bool, as_json: bool) -> None:
     with its outcome on record, or with --stay still under way.
     """
     home = find_home()
-    ends_s = time.monotonic() + deadline_s  # before it is asked: the gateway's own clock ends a little later
-    pid = _ask(home, "drain", {"deadline_s": deadline_s, "stay": stay}).get("pid")
-    left = _wait(home, pid, ends_s, stays=stay)
-    if not stay:
-        _until_gone(home, pid)
+    ends_s = time.monotonic() + deadline_s
+    wanted = {"deadline_s": deadline_s, "stay": stay}
+    if stay:
+        _ask(home, "drain", wanted)
+        left = _wait(home, ends_s)
+    else:
+        answer = _hear(home, wanted, deadline_s, ends_s)
+        left = [str(name) for name in answer["left"]]
+        _until_gone(home, answer.get("pid"))
     if as_json:
         click.echo(orjson.dumps({"drained": not left, "ended": not stay, "left": left}))
     elif left and stay:
@@ -105,13 +111,15 @@ def _words(one: dict[str, Any]) -> str:
     return printable(f"{one['name']} of {one['principal']} ({one['since_s']:.0f} s, {state})")
 
 
-def _ask(home: Home, name: str, arguments: dict[str, Any] | None) -> dict[str, Any]:
+def _ask(
+    home: Home, name: str, arguments: dict[str, Any] | None, *, timeout_s: float = ANSWER_TIMEOUT_S
+) -> dict[str, Any]:
     """Ask the running gateway for something that changes it.
 
     Raises:
         Conflict: none runs, it has no socket, or it refuses; with the next step.
     """
-    answer = control(home, name, arguments=arguments)
+    answer = control(home, name, timeout_s=timeout_s, arguments=arguments)
     if answer is None:
         note = read_note(home.daemon_lock)
         if note is None:
@@ -125,24 +133,48 @@ def _ask(home: Home, name: str, arguments: dict[str, Any] | None) -> dict[str, A
     return answer
 
 
-def _wait(home: Home, pid: object, ends_s: float, *, stays: bool) -> list[dict[str, Any]]:
-    """Say what is waited for until nothing is; returns the calls that were left at the end."""
+def _wait(home: Home, ends_s: float) -> list[str]:
+    """Say what is waited for until nothing is; returns the calls that were left at the end.
+
+    Raises:
+        Conflict: the gateway ended, or takes calls again.
+    """
     progress = Progress(ends_s)
-    last: list[dict[str, Any]] = []
-    while True:
-        found = calls_inside(home)
-        if found is None or found.get("pid") != pid:
-            return last if time.monotonic() >= ends_s else []
-        if not found["draining"]:
-            raise Conflict("calls are taken again: somebody ran omni-mcp undrain")
+    while (found := calls_inside(home)) is not None and found["draining"]:
         rounds = int(found["waiting_for_input"])
-        last = [*found["calls"], *({"name": "waits for its caller's input"} for _ in range(rounds))]
-        if not last:
-            return []
-        if stays and time.monotonic() >= ends_s:
-            return last
+        left = [str(one["name"]) for one in found["calls"]] + [WAITS_FOR_INPUT] * rounds
+        if not left or time.monotonic() >= ends_s:
+            return left
         progress.show(found["calls"], rounds)
         time.sleep(LOOK_S)
+    raise Conflict("the gateway takes calls again, or has ended; see: omni-mcp status")
+
+
+def _hear(home: Home, wanted: dict[str, Any], deadline_s: float, ends_s: float) -> dict[str, Any]:
+    """Have the gateway drain and say what is waited for until it answers, which it does as it ends.
+
+    Raises:
+        Conflict: as `_ask`.
+    """
+    heard: list[dict[str, Any]] = []
+    failed: list[Conflict] = []
+
+    def ask() -> None:
+        try:
+            heard.append(_ask(home, "drain", wanted, timeout_s=deadline_s + END_TIMEOUT_S))
+        except Conflict as error:
+            failed.append(error)
+
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    progress = Progress(ends_s)
+    while asking.is_alive():
+        asking.join(LOOK_S)
+        if asking.is_alive() and (found := calls_inside(home)) is not None and found["draining"]:
+            progress.show(found["calls"], int(found["waiting_for_input"]))
+    if failed:
+        raise failed[0]
+    return heard[0]
 
 
 def _until_gone(home: Home, pid: object) -> None:

@@ -98,7 +98,7 @@ def forget_and_tell(items: tuple[str, ...], *, yes: bool, as_json: bool) -> None
 def sweep_command(as_json: bool) -> None:
     """Remove expired items, and those of runs that are over, with all recorded calls that carried their texts.
 
-    Nobody finds them any more; this removes their bytes. Run it from time to time, like `omni-mcp retention run`.
+    Nobody finds them any more; this removes their bytes. A gateway does it at its start and every five minutes.
     """
     _tell(asyncio.run(sweep(find_home())), as_json=as_json)
 

@@ -8,6 +8,7 @@ from omni_mcp.contracts.call import OPERATOR, Principal
 from omni_mcp.serving.api.routes import ROUTES
 from omni_mcp.testing import ANN
 from tests.api.world import api_world, caller, furnish, path_of, request_of, routes
+from tests.memory_server.world import CommandLine
 
 OWN_SERVERS = """
 @id("ann") permit (principal == Omni::User::"ann", action, resource);
@@ -70,3 +71,19 @@ async def test_no_other_role_is_an_operators(tmp_path: Path) -> None:
             async with caller(world.here, Principal(kind="User", id="eve", roles=(role,))) as eve:
                 assert (await eve.get("/metrics")).status_code == 403
                 assert "servers" not in (await eve.get("/api/status")).json()
+
+
+async def test_an_operators_key_is_made_at_the_command_line_and_in_no_other_way(tmp_path: Path) -> None:
+    async with api_world(tmp_path, keep=tmp_path) as world:
+        line, found = CommandLine(tmp_path), {}
+        for name, words in (
+            ("monitor", ["--agent", "monitor", "--operator"]),
+            ("laptop", []),
+            ("coder", ["--agent", "c"]),
+        ):
+            token = (await line.json("keys", "create", name, *words))["token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            found[name] = (await world.nobody.get("/metrics", headers=headers)).status_code
+        listed = {key["name"]: key["operator"] for key in await line.json("keys", "list")}
+    assert found == {"monitor": 200, "laptop": 403, "coder": 403}
+    assert {name: listed[name] for name in found} == {"monitor": True, "laptop": False, "coder": False}

@@ -28,6 +28,7 @@ async def world() -> AsyncIterator[World]:
         yield made
 
 
+COMMAND_S = 180.0  # a command takes two seconds of a processor, and on a loaded machine it gets little of one
 QUESTION = {"who": {"method": "elicitation/create", "params": {"message": "Who?", "requestedSchema": {}}}}
 
 
@@ -54,7 +55,7 @@ async def a_command(world: World, *words: str) -> AsyncIterator[asyncio.subproce
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
     """Return the exit code of a command and what it said."""
-    out, err = await asyncio.wait_for(process.communicate(), WAIT_S)
+    out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
@@ -85,7 +86,7 @@ async def test_a_drained_gateway_refuses_new_calls_waits_for_the_one_under_way_a
         client = await connect(world)
         under_way, question = await asks_a_person(world, client)
         async with a_command(world, "drain", "--deadline", "600", "--json") as draining:
-            await until(lambda: world.status()["draining"])
+            await until(lambda: world.status()["draining"], COMMAND_S)
             refused = (await client.call("tools__text_hash", text="x"))["result"]
             listed = await client.ask("tools/list")
             ready, still_runs = readiness(world), gateway.returncode is None
@@ -120,7 +121,7 @@ async def test_calls_that_do_not_end_before_the_deadline_are_cancelled_on_record
         assert await asyncio.wait_for(gateway.wait(), WAIT_S) == 0
         await client.leave()
 
-    assert code == 1 and json.loads(out)["left"][0]["name"] == "tools__files_write"
+    assert code == 1 and json.loads(out)["left"] == ["tools__files_write"]
     assert "error" in answer or answer["result"]["isError"]
     outcomes = [event for event in world.events("session") if event["kind"] in ("tool_result", "tool_error")]
     assert [event["payload"]["code"] for event in outcomes] == ["cancelled"]
@@ -140,7 +141,7 @@ async def test_a_gateway_that_stays_is_not_ready_until_calls_are_taken_again(wor
         assert gateway.returncode is None
         await client.leave()
 
-    assert late.returncode == 1 and [one["name"] for one in json.loads(late.stdout)["left"]] == ["tools__files_write"]
+    assert late.returncode == 1 and json.loads(late.stdout)["left"] == ["tools__files_write"]
     assert json.loads(done.stdout) == {"drained": True, "ended": False, "left": []}
     assert (closed[0], error_of(closed[1])["code"]) == (503, "draining")
     assert (opened[0], opened[1]["isError"]) == (200, False)
@@ -157,7 +158,7 @@ async def test_a_drained_server_gets_no_new_call_and_the_command_waits_for_the_o
             under_way = await client.send("tools/call", name="up__slow", arguments={})
             await asyncio.wait_for(shop.begun.wait(), WAIT_S)
             async with a_command(world, "servers", "drain", "up", "--deadline", "600", "--json") as draining:
-                await until(lambda: "up" in world.status()["paused"])
+                await until(lambda: "up" in world.status()["paused"], COMMAND_S)
                 refused = (await client.call("up__it"))["result"]
                 others = (await client.call("tools__text_hash", text="x"))["result"]
                 waits = draining.returncode is None

@@ -73,11 +73,11 @@ async def test_a_function_finds_its_process_made_and_a_command_is_not_kept_waiti
     assert (end.reason, end.result, end.usage["temperature"]) == (
         "exit", {"echo": {"n": 1}, "cwd": "/workspace"}, "hot",
     )  # fmt: skip
-    assert len(waiting_in(sandbox)) == len(cells_of(sandbox)) == 2
+    await until(lambda: len(waiting_in(sandbox)) == len(cells_of(sandbox)) == 2)
 
     end = await settled(sandbox, command("exit 3"))
     assert (end.reason, end.exit_code) == ("exit", 3)
-    assert waiting_in(sandbox) == []
+    await until(lambda: not waiting_in(sandbox))
 
 
 async def test_what_a_cell_did_not_expect_runs_in_it_all_the_same(sandbox: BubblewrapSandbox) -> None:
