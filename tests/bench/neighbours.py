@@ -140,7 +140,7 @@ async def restless(quiet: Yard, loud: Yard, seconds: float) -> tuple[float, floa
     return p99(spent[0]), p99(spent[1])
 
 
-async def measure(*, seconds: float, only: str, said: Callable[[str], None]) -> list[Row]:
+async def measure(*, seconds: float, said: Callable[[str], None], only: str = "") -> list[Row]:
     """Measure every fault whose name has *only* in it, over both transports."""
     rows: list[Row] = []
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields, replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ CALL = Call(
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Call)])
 def test_a_copy_differs_in_what_it_knows_only(name: str) -> None:
-    changed = {name: object()}
+    changed: dict[str, Any] = {name: object()}
     copy = CALL.but(**changed)
     assert copy == replace(CALL, **changed) and copy is not CALL
     assert [field.name for field in fields(Call) if getattr(copy, field.name) is not getattr(CALL, field.name)] == [

@@ -9,8 +9,8 @@ from omni_mcp.contracts.call import Call, Result
 from omni_mcp.serving.asgi import AT_ONCE
 from omni_mcp.serving.web_server import serve_http
 from omni_mcp.testing import WAIT_S
-from tests.serving.edge_world import World, text_answer
-from tests.serving.test_modern_http import modern, send
+from tests.serving.edge_world import World, modern, text_answer
+from tests.serving.test_modern_http import send
 from tests.serving.test_web_server import Hasty, connected, hello
 
 
