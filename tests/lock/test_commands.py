@@ -223,9 +223,17 @@ def test_risks_are_open_until_somebody_closes_them(person: Person) -> None:
 
 
 def test_a_server_that_the_gateway_has_not_seen_says_what_to_do(person: Person) -> None:
-    done = person.runs("accept", "mail", "--all", "--yes")
-    assert done.exit_code == 1
-    assert "start it" in done.stderr
+    unknown = person.runs("accept", "mail", "--all", "--yes")
+    servers = person.home / "servers.toml"
+    servers.touch(mode=0o600)
+    servers.write_text('[servers.mail]\nurl = "https://mail.example.org/mcp"\n')
+    unseen = person.runs("accept", "mail", "--all", "--yes")
+    servers.write_text('[servers.mail]\nurl = "https://mail.example.org/mcp"\nenabled = false\n')
+    disabled = person.runs("accept", "mail", "--all", "--yes")
+    assert [done.exit_code for done in (unknown, unseen, disabled)] == [1, 1, 1]
+    assert "omni-mcp servers list" in unknown.stderr
+    assert "omni-mcp serve" in unseen.stderr and "omni-mcp servers test mail" in unseen.stderr
+    assert "omni-mcp servers enable mail" in disabled.stderr
     assert person.runs("accept", "../notes", "--all", "--yes").exit_code == 1
 
 
