@@ -11,7 +11,7 @@ import pytest
 
 from omni_mcp.engines.sandbox.probe import Missing, find_bwrap
 
-LIMIT_S = 110
+LIMIT_S = 280
 
 
 def run_demo(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -86,15 +86,15 @@ class Execute:
 
     async def _ready(self, call: Call, tool: Entry) -> Call:
         """Wait until everything is on disk, and look again whether it holds: that wait can be long, too."""
-        try:
-            await self._settled(tool)
-        except Paused:
-            if call.round is None:
-                raise  # a later round is of a call under way
         for _ in range(LOOKS):
             ready = self._still_allowed(call, tool)
             for intent in ready.intents:
                 await intent.durable()
+            try:
+                await self._settled(tool)
+            except Paused:
+                if call.round is None:
+                    raise  # a later round is of a call under way
             call = self._still_allowed(ready, tool)
             if call is ready:
                 return ready

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from omni_mcp.deadline import Deadline
 from omni_mcp.serving.asgi import AT_ONCE, ON_GONE, AsgiApp, HeaderList, Scope
@@ -47,6 +47,7 @@ class BoundedHttp(HttpToolsProtocol):
     _deadline: Deadline | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _answered: RequestResponseCycle | None = None  # what is being answered; `cycle` is what came last
     _is_receiving = False  # a request is there in part: its own deadline counts, whatever was answered meanwhile
     _hearers: set[Callable[[], None]]
 
@@ -69,6 +70,9 @@ class BoundedHttp(HttpToolsProtocol):
         if self not in self.connections:
             return
         super().connection_lost(exc)
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True  # uvicorn tells only the last of the requests that came
+            self._answered.message_event.set()
         hearers, self._hearers = self._hearers, set()
         for told in hearers:
             told()
@@ -145,6 +149,12 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._arm(self.body_deadline_s)
         super().on_headers_complete()
+        if self.pipeline:
+            self._disarm()  # its body is not read before its turn comes
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         if self.cycle is not None:
@@ -167,6 +177,8 @@ class BoundedHttp(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            if self._is_receiving and not self.pipeline:
+                self._arm(self.body_deadline_s)
         elif not self._is_receiving:
             self._await_next()
 
@@ -194,7 +206,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._disarm()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        under_way = self._answered
+        is_its_own = under_way is not None and under_way.scope is self.scope and not under_way.response_started
+        if under_way is None or under_way.response_complete or is_its_own:  # else it would answer an earlier request
             self.transport.write(answer)
         self.transport.close()
 

@@ -98,8 +98,8 @@ class Behind:
             UpstreamUnavailable: what its server offers is not known, for too long.
         """
         self.check_open(entry)
-        if entry.binding == "mcp_remote":
-            await self._news.settled(entry.server)
+        if entry.binding == "mcp_remote" and await self._news.settled(entry.server):
+            self.check_open(entry)
 
     def check_open(self, entry: Entry) -> None:
         """Refuse what must not be asked for anything now.

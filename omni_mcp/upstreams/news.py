@@ -73,15 +73,15 @@ class News:
             if not one.done():
                 one.set_result(None)
 
-    async def settled(self, server: str) -> None:
-        """Wait until what a server offers is known, if it said that it changed.
+    async def settled(self, server: str) -> bool:
+        """Wait until what a server offers is known, if it said that it changed; returns whether that took a wait.
 
         Raises:
             UpstreamUnavailable: it is not, for too long.
         """
         wanted = self._noticed[server]
         if self._settled[server] >= wanted:
-            return
+            return False
         try:
             async with asyncio.timeout(self._settle_s):
                 while self._settled[server] < wanted:
@@ -91,6 +91,7 @@ class News:
                         await look
                     finally:
                         self._waiting.discard(look)
+                return True
         except TimeoutError:
             raise UpstreamUnavailable(
                 "the server behind it is changing what it offers; try again later",

@@ -37,8 +37,7 @@ def nothing_stays() -> Iterator[None]:
 
 
 def _cgroups() -> list[str]:
-    bare = Path("/sys/fs/cgroup").glob(f"**/omni-bare-{os.getpid()}-*")
-    return [*cgroups_of(os.getpid()), *map(str, bare)]
+    return [*cgroups_of(os.getpid()), *cgroups_of(os.getpid(), "bare")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -184,6 +184,13 @@ def test_of_a_file_from_before_there_were_operators_the_first_key_is_one_and_no_
     assert again == found, "a file that was written again still says so"
 
 
+def test_an_agents_key_called_first_from_before_there_were_operators_is_none(file: Path) -> None:
+    token = KeyRing(file).create("first", Principal(kind="Agent", id="bot", owner="1000"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 1}))
+    who = KeyRing(file).principal_of(token)
+    assert who is not None and not who.is_operator
+
+
 def test_a_key_called_first_is_no_operator_by_its_name(file: Path) -> None:
     mint_first_token(file, file.with_name("token"), uid=1000)
     KeyRing(file).revoke("first")

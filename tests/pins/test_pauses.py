@@ -7,7 +7,10 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from omni_mcp.cli.root import cli
+from omni_mcp.contracts.lock import Pause
+from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.testing import error_of
+from tests.lock.test_on_record_first import locked
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, a_town
 
@@ -63,3 +66,25 @@ async def test_a_paused_server_takes_no_call_of_any_of_its_tools_and_only_known_
     assert codes == ["paused", "paused"]
     assert error_of(own)["code"] == "paused"
     assert wrong == [1, 1, 1]
+
+
+async def test_a_call_that_waits_for_its_record_when_its_server_is_paused_is_refused(tmp_path: Path) -> None:
+    shop = Shop(tools=TOOLS)
+    async with web_server(shop.script()) as server:
+        async with a_town(tmp_path, f'[servers.up]\nurl = "{server.url}"\n') as town, town.here.client() as client:
+            gateway = town.here.gateway
+            await town.accepted("up")
+            before = await client.call("up__it")
+            with locked(town.here.home.log_file):
+                _, waiting = await client.start("tools/call", {"name": "up__it", "arguments": {}})
+                await town.until(lambda: gateway.open_calls == 1)
+                pauses = {"up": Pause(by="ann", at="2026-11-21T12:00:00Z")}
+                LockFile(town.here.home.lock_file).edit(lambda now: now.model_copy(update={"paused": pauses}))
+                await gateway.reload_lock()
+                running = gateway.doors.facts()["running"]
+            refused = (await waiting)["result"]
+        calls = [one for one in server.asked if one.rpc == "tools/call"]
+
+    assert error_of(before) == {} and running == {}
+    assert error_of(refused)["code"] == "paused"
+    assert len(calls) == 1

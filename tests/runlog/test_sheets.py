@@ -25,7 +25,7 @@ from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.following import Line
 from omni_mcp.engines.runlog.keys import find_keys
 from omni_mcp.engines.runlog.reader import LogReader
-from omni_mcp.engines.runlog.sheets import SHEET_EVENTS
+from omni_mcp.engines.runlog.sheets import SHEET_EVENTS, SheetFiles
 from omni_mcp.engines.runlog.store import SqliteRunLog, open_ledger
 from omni_mcp.engines.runlog.verify import verify_database
 from omni_mcp.serving.runs_view import for_caller
@@ -95,7 +95,7 @@ def _told(reader: LogReader, run: str, **page: int) -> list[bytes]:
 
 
 def _sheets(place: Place) -> list[Path]:
-    return sorted((place.file.parent / "sheets").iterdir())
+    return sorted((place.file.parent / "sheets").glob("*"))
 
 
 def _faults(place: Place) -> list[str]:
@@ -300,19 +300,47 @@ async def test_dropped_and_made_again_sheets_hold_the_same_bytes(place: Place, r
 
 async def test_a_database_from_before_there_were_sheets_opens_and_gets_them(place: Place, runs: Runs) -> None:
     run, _ = runs
-    for path in _sheets(place):
-        path.unlink()
-    with _changing(place) as connection:
-        for table in ("sheets", "word_filters", "filtered"):
-            connection.execute(f"DROP TABLE {table}")
-        connection.execute("DELETE FROM schema_migrations WHERE version > 3")
-        connection.execute("PRAGMA user_version = 3")
+    _make_older(place)
     async with place.open() as log:
         await _until(lambda: len(_sheets(place)) == 4)
         page = await log.page_of_run(run, after=0, limit=1000)
     with LogReader(place.file) as reader:
         assert page.text == b",".join(_told(reader, run))
     assert _faults(place) == []
+
+
+def test_a_database_from_before_there_were_sheets_is_verified_as_it_is(place: Place, runs: Runs) -> None:
+    _make_older(place)
+    assert _faults(place) == []
+
+
+def _make_older(place: Place) -> None:
+    shutil.rmtree(place.file.parent / "sheets")
+    with _changing(place) as connection:
+        for table in ("sheets", "word_filters", "filtered"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("DELETE FROM schema_migrations WHERE version > 3")
+        connection.execute("PRAGMA user_version = 3")
+
+
+def test_files_that_are_gone_are_struck_off_in_one_commit(place: Place) -> None:
+    """A start of a large log whose sheets were left out of its backup must not wait for the disk once for each."""
+    place.file.parent.mkdir()
+    open_ledger(place.file, place.keys, events_per_run=100_000).ledger.connection.close()
+    with _changing(place) as connection:
+        rows = [(run, 0, b"a digest of a file that is gone, so") for run in range(500)]
+        connection.executemany("INSERT INTO sheets VALUES (?, ?, ?)", rows)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        SheetFiles(place.file).sweep(connection)
+        _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        assert connection.execute("SELECT count(*) FROM sheets").fetchone() == (0,)
+    assert pages < 100
+
+
+def test_a_page_of_no_events_has_none(place: Place, runs: Runs) -> None:
+    with LogReader(place.file) as reader:
+        page = reader.page_of_run(runs[0], after=7, limit=0)
+    assert (page.text, page.last, page.more) == (b"", 7, True)
 
 
 async def test_a_start_clears_files_without_a_name_and_makes_again_what_is_gone(place: Place, runs: Runs) -> None:

@@ -134,6 +134,30 @@ def test_filters_that_are_gone_or_too_short_hide_nothing(full: Place) -> None:
         assert {word: _found(full, word) for word in WORDS} == before
 
 
+def test_a_log_from_before_there_were_filters_is_searched_as_it_is(full: Place) -> None:
+    before = {word: _found(full, word) for word in WORDS}
+    with _changing(full) as connection:
+        connection.execute("DROP TABLE filtered")
+        connection.execute("DROP TABLE word_filters")
+    assert {word: _found(full, word) for word in WORDS} == before
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE word_filters SET bits = x'00' WHERE id = 3", "DELETE FROM word_filters WHERE id = 3"]
+)
+def test_a_damaged_filter_does_not_keep_an_erasure_from_its_work_and_is_made_again(full: Place, damage: str) -> None:
+    with _changing(full) as connection:
+        connection.execute(damage)
+    with LogReader(full.file) as reader:
+        run = reader.events_since(0, limit=1)[0].run
+    ledger = open_ledger(full.file, full.keys, events_per_run=100_000).ledger
+    with closing(ledger.connection), closing(BlobStore(full.file.parent / "artifacts")) as blobs:
+        Eraser(ledger, full.file, blobs, by="operator:test").erase(run, reason="asked for")
+        ledger.make_copies()
+        assert made(ledger.connection) == [0]
+        assert stored(ledger.connection, 0) == filter_of(ledger.connection, "search_0")
+
+
 async def test_a_table_that_still_grows_has_no_filter(full: Place) -> None:
     async with full.open() as log:
         await log.append(await new_run(log), said("a fresh medlarium")).durable()

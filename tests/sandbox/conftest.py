@@ -129,13 +129,13 @@ async def each_sandbox(request: pytest.FixtureRequest, opened: Opener) -> AsyncI
         yield found
 
 
-def cgroups_of(pid: int) -> list[str]:
-    """Return the cgroups of the cells of gateway *pid*."""
+def cgroups_of(pid: int, kind: str = "cell") -> list[str]:
+    """Return the cgroups of the cells of gateway *pid*, or of another *kind* of place that it made."""
     return [
         f"{place}/{name}"
         for place, names, _ in os.walk("/sys/fs/cgroup")  # unlike a glob it minds no directory that goes meanwhile
         for name in names
-        if name.startswith(f"omni-cell-{pid}-")
+        if name.startswith(f"omni-{kind}-{pid}-")
     ]
 
 

@@ -20,7 +20,7 @@ import pytest
 
 import omni_mcp
 from omni_mcp.paths import bundled, find_home
-from tests.sandbox.conftest import run_as_ordinary_user
+from tests.sandbox.conftest import cgroups_of, run_as_ordinary_user
 
 HERE = Path(__file__).parent
 RUN = [sys.executable, "-m", "omni_mcp.cli.main", "sandbox", "run"]
@@ -353,7 +353,7 @@ def test_nothing_is_left_when_we_are_stopped(start: Callable[..., Any], number: 
     assert process.wait(LIMIT_S) == code
     assert gone(word)
     if number != signal.SIGKILL:  # then only the next start can sweep the empty group away
-        assert list(Path("/sys/fs/cgroup").glob(f"**/omni-cell-{process.pid}-*")) == []
+        assert cgroups_of(process.pid) == []
     assert [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "omni-cell" in line] == []
 
 

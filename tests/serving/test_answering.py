@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 from omni_mcp.contracts.call import Call, Result
+from omni_mcp.protocol.rpc import Reply
 from omni_mcp.serving.asgi import AT_ONCE
+from omni_mcp.serving.under_way import UnderWay
 from omni_mcp.serving.web_server import serve_http
 from omni_mcp.testing import WAIT_S
 from tests.serving.edge_world import World, modern, text_answer
@@ -89,6 +91,75 @@ async def test_an_answer_whose_header_would_begin_another_line_is_not_written() 
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         said = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)
     assert said.startswith(b"HTTP/1.1 200") and b"set-cookie" not in said
+
+
+async def test_a_request_whose_body_is_not_read_while_another_is_answered_is_not_late() -> None:
+    """What came behind a slow request is read when its turn comes, and its own deadline begins then."""
+    later = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await later.wait()
+        await hello(scope, receive, send)
+
+    async with serve_http(slow, "127.0.0.1", 0, protocol=Hasty) as port, connected(port) as (reader, writer):
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nPOST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n12")
+        reading = asyncio.create_task(reader.read(1))
+        await asyncio.wait({reading}, timeout=3 * Hasty.body_deadline_s)
+        assert not reading.done()
+        writer.write(b"34")
+        later.set()
+        said = await reading + await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), WAIT_S)
+        assert said.startswith(b"HTTP/1.1 200")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)).startswith(b"HTTP/1.1 200")
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n12")
+        assert b"HTTP/1.1 408" in await asyncio.wait_for(reader.read(), WAIT_S), "one that is read can be late"
+
+
+async def test_that_a_request_is_late_is_not_said_to_the_one_before_it() -> None:
+    async def never(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with serve_http(never, "127.0.0.1", 0, protocol=Hasty) as port, connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
+        assert await asyncio.wait_for(reader.read(), WAIT_S) == b"", "closed, without a word that nothing was done"
+
+
+async def test_a_client_that_leaves_is_heard_by_the_request_that_is_answered_also_where_another_came_behind_it() -> None:
+    begun, heard = asyncio.Event(), asyncio.Event()
+
+    async def streams(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        heard.set()
+
+    async with serve_http(streams, "127.0.0.1", 0, protocol=Hasty) as port:
+        async with connected(port) as (_, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.wait_for(begun.wait(), WAIT_S)
+            writer.transport.abort()
+            await asyncio.wait_for(heard.wait(), WAIT_S)
+
+
+async def test_a_task_whose_request_was_cancelled_is_not_taken_for_one_that_is_to_end() -> None:
+    """Else a group of tasks in it would end as cancelled, in place of telling what went wrong."""
+    host = asyncio.current_task()
+    assert host is not None
+    under_way = UnderWay(host)
+    asyncio.get_running_loop().call_soon(under_way.cancel)
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        under_way.end(None)
+    assert under_way.cancelled() and host.cancelling() == 0
+
+    unhurt = UnderWay(host)
+    unhurt.end(Reply(b"{}"))
+    assert (await unhurt).body == b"{}" and host.cancelling() == 0
 
 
 def _headers(body: dict[str, Any]) -> dict[str, str]:

@@ -10,6 +10,9 @@ import pytest
 
 from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.health import Patience
+from omni_mcp.engines.upstream.wire.large import LargeParser
+from omni_mcp.engines.upstream.wire.seam import Outgoing
+from omni_mcp.engines.upstream.wire.streamable import StreamableWire
 from omni_mcp.engines.upstream.wire.web import Web, place_of
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import error_of
@@ -365,3 +368,79 @@ async def test_a_body_that_nobody_reads_makes_its_sender_wait() -> None:
 
     assert before < chunks // 2
     assert size == chunks * len(chunk)
+
+
+async def test_letting_go_of_an_answer_twice_does_not_touch_the_next_request_on_its_connection() -> None:
+    is_read = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await asked.raw(b"HTTP/1.1 200 X\r\ncontent-length: 4\r\n\r\n")
+        if asked.target == "/second":
+            await is_read.wait()
+        await asked.raw(b"done")
+
+    async with web_server(script) as server:
+        web = Web(place_of(server.url))
+        first = await web.send("GET", "/first", [])
+        assert await first.read(100) == b"done"
+        second = await web.send("GET", "/second", [])
+        assert server.connections == 1
+        first.close()
+        is_read.set()
+        assert await second.read(100) == b"done"
+        await web.close()
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_one_before_it() -> None:
+    """Some servers say 408 on an idle connection; in one packet with an answer it would say that nothing was done."""
+    late = b"HTTP/1.1 408 X\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nlate"
+
+    async def call(asked: Asked) -> None:
+        body = json.dumps({"jsonrpc": "2.0", "id": asked.message["id"], "result": text("done")}).encode()
+        head = b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        await asked.raw(head + body + late)
+
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
+            results = [await client.call("up__it") for _ in range(3)]
+        calls = [one for one in server.asked if one.rpc == "tools/call"]
+
+    assert [one["content"][0]["text"] for one in results] == ["done"] * 3
+    assert len(calls) == 3 and len({id(one.writer) for one in calls}) == 3, "none of these connections is kept"
+
+
+async def test_a_request_that_is_forgotten_as_its_answer_begins_leaves_no_connection_open() -> None:
+    class Deaf:
+        def take(self, frame: object, within: int | None) -> bool:
+            return True
+
+        def junk(self, reason: str, id: int | str | None) -> None: ...
+
+        def failed(self, id: int, fault: Exception) -> None: ...
+
+        def lost(self, fault: Exception) -> None: ...
+
+    async def script(asked: Asked) -> None:
+        if asked.method == "GET":
+            await asked.reply(200, b"{}")
+            return
+        await asked.events()
+        await asyncio.Event().wait()
+
+    def forgotten(loop: asyncio.AbstractEventLoop, work: Any, **facts: Any) -> asyncio.Task[Any]:
+        loop.call_soon(wire.forget, 1)  # before the first step of the task that reads the answer
+        return asyncio.Task(work, loop=loop, **facts)
+
+    async with web_server(script) as server:
+        web = Web(place_of(server.url))
+        wire = StreamableWire(server.url, headers=dict, large=LargeParser(), web=web)
+        await wire.open(Deaf())
+        await (await web.send("GET", "/", [])).read(100)
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(forgotten)  # type: ignore[arg-type]
+        try:
+            await wire.send(Outgoing(id=1, method="tools/call", data=b"{}"))
+            await until(lambda: not web.open_connections)
+        finally:
+            loop.set_task_factory(None)
+        await wire.close()

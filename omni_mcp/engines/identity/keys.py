@@ -66,12 +66,17 @@ class _Stored(Closed):
 
     @property
     def present_keys(self) -> tuple[Key, ...]:
-        """The keys as they count now. Version 1 knew no operators; its first key is the one that commands use."""
+        """The keys as they count now. Version 1 knew no operators; its first key is the one that commands use.
+
+        An agent's key of that name was made by hand, after the first had gone.
+        """
         if self.version == 1:
-            return tuple(
-                key.model_copy(update={"roles": (OPERATOR,)}) if key.name == FIRST_KEY else key for key in self.keys
-            )
+            return tuple(_as_operator(key) if key.name == FIRST_KEY and key.kind == "User" else key for key in self.keys)
         return self.keys
+
+
+def _as_operator(key: Key) -> Key:
+    return key.model_copy(update={"roles": tuple(dict.fromkeys((*key.roles, OPERATOR)))})
 
 
 class KeyRing:

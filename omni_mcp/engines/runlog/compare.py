@@ -80,8 +80,11 @@ def _rows(scratch: sqlite3.Connection) -> Iterator[tuple[str, str]]:
 
 
 def _sheets(scratch: sqlite3.Connection, file: Path) -> Iterator[tuple[str, str]]:
-    """Make each sheet once more. One whose file is gone is none that anybody reads."""
+    """Make each sheet once more. One whose file is gone is none that anybody reads, and an older log has none."""
     files = SheetFiles(file)
+    there = "SELECT EXISTS (SELECT 1 FROM log.sqlite_schema WHERE type = 'table' AND name = 'sheets')"
+    if not scratch.execute(there).fetchone()[0]:
+        return
     rows = scratch.execute(
         "SELECT k.id, s.run, s.number, s.digest FROM log.sheets s LEFT JOIN log.run_keys k ON k.run = s.run "
         "WHERE s.digest != ? ORDER BY s.run, s.number",

@@ -32,6 +32,8 @@ def page_of_run(
     Raises:
         LogCorrupt: a text is no JSON.
     """
+    if limit <= 0:
+        return EventsPage(text=b"", last=after, more=has_more(connection, run, after))
     parts: list[memoryview] = []
     last, room = after, limit_bytes
     for stretch in stretches_of_run(connection, files, run, after=after):

@@ -134,10 +134,14 @@ class SheetFiles:
         lost = [place for place in named if self._path(*place).name not in found]
         for name in found - {self._path(*place).name for place in named}:
             _overwrite(self._directory / name)
-        sql = "DELETE FROM sheets WHERE run = ? AND number = ?"
+        if not lost:
+            return
         with suppress(sqlite3.OperationalError):  # the log is locked: their rows stay, and rows of events are read
-            for place in lost:
-                connection.execute(sql, place)
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.executemany("DELETE FROM sheets WHERE run = ? AND number = ?", lost)
+            finally:
+                connection.execute("COMMIT")
 
     def _path(self, run_key: int, number: int) -> Path:
         return self._directory / f"{run_key}-{number}.sheet"

@@ -44,7 +44,10 @@ class WordSieve:
 
 
 def made(connection: sqlite3.Connection, *, schema: str = "main") -> list[int]:
-    """Return the numbers of the tables that have a filter."""
+    """Return the numbers of the tables that have a filter; none in a log of which no gateway has made any yet."""
+    there = f"SELECT EXISTS (SELECT 1 FROM {schema}.sqlite_schema WHERE type = 'table' AND name = 'filtered')"
+    if not connection.execute(there).fetchone()[0]:
+        return []
     return [number for (number,) in connection.execute(f"SELECT number FROM {schema}.filtered ORDER BY number")]
 
 
@@ -73,16 +76,7 @@ def stored(connection: sqlite3.Connection, number: int, *, schema: str = "main")
 
 def make(connection: sqlite3.Connection, number: int) -> None:
     """Make the filter of a full table, in the caller's transaction."""
-    group = number // TOGETHER
-    first = group * SLICES
-    known = connection.execute(
-        "SELECT count(*) FROM word_filters WHERE id BETWEEN ? AND ?", (first, first + SLICES - 1)
-    )
-    if not known.fetchone()[0]:
-        connection.executemany(
-            "INSERT INTO word_filters (id, bits) VALUES (?, zeroblob(?))",
-            [(first + slice_, _ROW_BYTES) for slice_ in range(SLICES)],
-        )
+    _have_rows(connection, number // TOGETHER)
     _write(connection, number, filter_of(connection, f"search_{number}"))
     connection.execute("INSERT INTO filtered (number) VALUES (?)", (number,))
 
@@ -90,6 +84,7 @@ def make(connection: sqlite3.Connection, number: int) -> None:
 def unmake(connection: sqlite3.Connection, number: int) -> None:
     """Zero the filter of a table, in the caller's transaction."""
     if connection.execute("DELETE FROM filtered WHERE number = ?", (number,)).rowcount:
+        _have_rows(connection, number // TOGETHER)
         _write(connection, number, [bytes(SLICE_BYTES)] * SLICES)
 
 
@@ -97,6 +92,20 @@ def drop_all(connection: sqlite3.Connection) -> None:
     """Drop every filter, in the caller's transaction."""
     connection.execute("DELETE FROM filtered")
     connection.execute("DELETE FROM word_filters")
+
+
+def _have_rows(connection: sqlite3.Connection, group: int) -> None:
+    """Make the rows of a group of tables, unless all are there. Where one is damaged, none of its filters is one."""
+    first, last = group * SLICES, (group + 1) * SLICES - 1
+    sql = "SELECT count(*) FROM word_filters WHERE id BETWEEN ? AND ? AND length(bits) = ?"
+    if connection.execute(sql, (first, last, _ROW_BYTES)).fetchone()[0] == SLICES:
+        return
+    connection.execute("DELETE FROM filtered WHERE number / ? = ?", (TOGETHER, group))
+    connection.execute("DELETE FROM word_filters WHERE id BETWEEN ? AND ?", (first, last))
+    connection.executemany(
+        "INSERT INTO word_filters (id, bits) VALUES (?, zeroblob(?))",
+        [(number, _ROW_BYTES) for number in range(first, last + 1)],
+    )
 
 
 def _write(connection: sqlite3.Connection, number: int, slices: Sequence[bytes]) -> None:

@@ -145,11 +145,11 @@ class StreamableWire:
 
     def _heard(self, id: int, message: Outgoing, asked: Asked, is_complete: bool) -> None:
         assert self._receiver is not None
-        self._asked.pop(id, None)
         reply = asked.begun if is_complete else None
         if reply is None or reply.status != 200 or reply.media_type != "application/json":
             self._ask(id, message, asked)
             return
+        self._asked.pop(id, None)
         watch = _Watch(self._receiver, id)
         try:
             FrameReader(watch, large=self._large, limit_bytes=self._limit).take_small(reply.taken(), id)
@@ -166,6 +166,7 @@ class StreamableWire:
 
     async def _exchange(self, id: int, message: Outgoing, asked: Asked | None) -> None:
         assert self._receiver is not None
+        self._asked.pop(id, None)  # not before: a task that is cancelled before its first step closes nothing
         try:
             reply = await self._post(message, asked)
             try:

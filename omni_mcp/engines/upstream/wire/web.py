@@ -66,6 +66,7 @@ class Reply:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._is_over = False  # its connection may be another request's already
         self.status = connection.status
         self.headers = connection.headers
 
@@ -85,6 +86,7 @@ class Reply:
                 if at:
                     await asyncio.sleep(0)
                 yield chunk[at : at + PIECE_BYTES]
+        self.close()
 
     async def read(self, limit_bytes: int) -> bytes | None:
         """Return the whole body; None if it is over *limit_bytes*, and then the connection is closed."""
@@ -104,8 +106,10 @@ class Reply:
         return body
 
     def close(self) -> None:
-        """Let go of the answer: its connection is kept if the body is complete, else closed."""
-        self._connection.release()
+        """Let go of the answer: its connection is kept if the body is complete, else closed. Safe to call twice."""
+        if not self._is_over:
+            self._is_over = True
+            self._connection.release()
 
 
 class Asked:
@@ -299,7 +303,6 @@ class Connection(asyncio.Protocol):
                 self._resume()
                 return self.taken()
             if self._complete:
-                self.release()
                 return None
             if self._gone is not None:
                 raise WireFault(f"the answer ended early: {self._gone}", sent=True)
@@ -398,6 +401,10 @@ class Connection(asyncio.Protocol):
         self.abort()
 
     # --- httptools ---
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise _Refused("bytes that belong to no answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers_bytes += len(name) + len(value)
