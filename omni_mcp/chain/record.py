@@ -40,6 +40,7 @@ class _OpenRound:
     run: str
     parent: int
     actor: str
+    server: str | None
     timer: asyncio.TimerHandle
 
 
@@ -111,6 +112,10 @@ class Record:
     def open_rounds(self) -> int:
         """How many calls wait for their caller to come back with input."""
         return len(self._rounds)
+
+    def waiting_servers(self) -> list[str]:
+        """Return the server of each of them."""
+        return [waiting.server for waiting in self._rounds.values() if waiting.server is not None]
 
     def abandon_rounds(self) -> None:
         """End every waiting multi-round call: the gateway stops and cannot know what its server did meanwhile."""
@@ -236,7 +241,9 @@ class Record:
         timer = asyncio.get_running_loop().call_later(
             self._round_ttl_s, self.end_round, call.id, OutcomeUnknown("the caller did not come back with input")
         )
-        self._rounds[call.id] = _OpenRound(call.run, intent_seq, call.principal.key, timer)
+        found = self._catalog.find(call.profile, call.kind, call.name, project=call.principal.project)
+        server = found.server if found is not None else None
+        self._rounds[call.id] = _OpenRound(call.run, intent_seq, call.principal.key, server, timer)
         return replace(asked, intent_seq=intent_seq, expires_at_ns=expires_at_ns)
 
     def end_round(self, call_id: str, error: OmniError) -> None:

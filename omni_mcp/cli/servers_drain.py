@@ -24,7 +24,8 @@ def drain_command(name: str, deadline_s: float, note: str | None, as_json: bool)
     """Pause the server NAME and wait until its calls have ended; what is waited for is said on stderr.
 
     New calls are refused (`paused`), also after a restart, until `omni-mcp resume server NAME`. A call that has not
-    been passed on, such as one that waits for a person, is refused when its turn comes, and not waited for.
+    been passed on, such as one that waits for a person, is refused when its turn comes, and not waited for; one that
+    the server has, and that waits for its caller's input, is.
 
     Exit code 0 when nothing of it is under way any more, 1 when the deadline came first. Nothing is cancelled.
     """
@@ -47,7 +48,8 @@ def _wait(home: Home, name: str, ends_s: float) -> int:
             return 0
         if time.monotonic() >= ends_s:
             return max(running, 1)  # also where the pause is not in force yet: something may still begin
-        progress.show([one for one in found["calls"] if one["server"] == name and one["dispatched"]])
+        calls = [one for one in found["calls"] if one["server"] == name and one["dispatched"]]
+        progress.show(calls, max(0, running - len(calls)))
         time.sleep(LOOK_S)
     if read_note(home.daemon_lock) is not None:
         text = "paused; the gateway cannot be asked over its local socket, so look at omni-mcp status for its calls"

@@ -61,8 +61,14 @@ class Doors:
         return self._limit.closed
 
     def facts(self) -> JsonObject:
-        """Return whether new calls are refused, what is inside, oldest first, and how many run at each server."""
+        """Return whether new calls are refused, what is inside, oldest first, and how many are at each server.
+
+        What waits for its caller is at its server, too, and so is its next round from the moment that it comes: no
+        pause keeps it out.
+        """
         calls = self._limit.under_way()
+        begun = [self._server(call) for call, _ in calls if call.trail.dispatched or call.round is not None]
+        at_servers = Counter(server for server in (*begun, *self._record.waiting_servers()) if server is not None)
         left_s = None if self._ends_s is None else max(0.0, round(self._ends_s - time.monotonic(), 1))
         closing: JsonObject = {"by": self._by, "left_s": left_s} if self._limit.closed else {}
         return {
@@ -71,7 +77,7 @@ class Doors:
             "inside": self.inside,
             "waiting_for_input": self._record.open_rounds(),
             "paused": sorted(self._engines.behind.paused()),
-            "running": Counter(server for call, _ in calls if call.trail.dispatched and (server := self._server(call))),
+            "running": at_servers,
             "calls": [self._fact(call, since_s) for call, since_s in calls[:SHOWN]],
         }
 

@@ -328,7 +328,14 @@ class Edge:
         return error_reply(request.id, REQUEST_CANCELLED, "Request cancelled")
 
     def attend(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run the work of a request that came by another face; `drain` gives it time to end, too."""
+        """Run the work of a request that came by another face; `drain` gives it time to end, too.
+
+        Raises:
+            Draining: no new request is taken, whenever this one began to come.
+        """
+        if self._draining:
+            work.close()
+            raise Draining()
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

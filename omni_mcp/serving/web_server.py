@@ -206,11 +206,22 @@ class BoundedHttp(HttpToolsProtocol):
         self._disarm()
         if self.transport.is_closing():
             return
-        under_way = self._answered
-        is_its_own = under_way is not None and under_way.scope is self.scope and not under_way.response_started
-        if under_way is None or under_way.response_complete or is_its_own:  # else it would answer an earlier request
+        if self._may_refuse():
             self.transport.write(answer)
         self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._may_refuse():
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
+    def _may_refuse(self) -> bool:
+        """Whether a refusal of what comes in now would not be read as the answer to an earlier request."""
+        earlier = self._answered
+        if earlier is None or earlier.response_complete:
+            return True
+        return earlier.scope is self.scope and self._is_receiving and not earlier.response_started
 
 
 def connections_cap(descriptors: int | None = None) -> int:

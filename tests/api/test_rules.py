@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,26 @@ async def test_a_gateway_that_stops_takes_no_request(world: Api) -> None:
     await world.here.gateway.drain(0.0)
     answer = await world.ann.get("/api/runs")
     assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+
+
+async def test_a_call_whose_body_is_still_coming_when_the_gateway_stops_does_not_run(world: Api) -> None:
+    begun, drained = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        begun.set()
+        yield b'{"name": "canary__echo", '
+        await drained.wait()
+        yield b'"arguments": {}}'
+
+    before = len(world.canary.touched)
+    headers = {"Content-Type": "application/json"}
+    asked = asyncio.create_task(world.ann.post("/api/calls", content=body(), headers=headers))
+    await begun.wait()
+    await world.here.gateway.drain(0.0)
+    drained.set()
+    answer = await asked
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+    assert len(world.canary.touched) == before
 
 
 @pytest.mark.parametrize("what", ["run", "thread"])

@@ -208,4 +208,5 @@ async def test_a_call_that_waits_for_its_callers_input_is_let_in_again_and_waite
             is_empty = await here.gateway.doors.empty()
 
     assert (waits["inside"], waits["waiting_for_input"], waits["calls"]) == (1, 1, [])
+    assert waits["running"] == {"canary": 1}, "its server is not drained"
     assert finished["content"][0]["text"] == "done" and is_empty

@@ -21,9 +21,11 @@ from omni_mcp.contracts.events import AccessRefusedEvent, Draft, PolicyDecided, 
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import canonical
 from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.runlog.connection import open_reader
 from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.following import Line
 from omni_mcp.engines.runlog.keys import find_keys
+from omni_mcp.engines.runlog.paging import stretches_of_run
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.sheets import SHEET_EVENTS, SheetFiles
 from omni_mcp.engines.runlog.store import SqliteRunLog, open_ledger
@@ -321,6 +323,34 @@ def _make_older(place: Place) -> None:
             connection.execute(f"DROP TABLE {table}")
         connection.execute("DELETE FROM schema_migrations WHERE version > 3")
         connection.execute("PRAGMA user_version = 3")
+
+
+async def test_texts_that_are_too_large_to_be_read_at_once_make_no_sheet_though_little_of_them_is_shown(
+    place: Place,
+) -> None:
+    async with place.open() as log:
+        run = await new_run(log)
+        for _ in range(SHEET_EVENTS):
+            refused = AccessRefusedEvent(method="m", target="t", principal=ANNA.key, detail="d" * 17_000)
+            ticket = log.append(run, draft(refused, actor="gateway"))
+        await ticket.durable()
+        await log.flush_index()
+        page = await log.page_of_run(run, after=0, limit=1000)
+    assert not (place.file.parent / "sheets").exists()
+    with LogReader(place.file) as reader:
+        assert page.text == b",".join(_told(reader, run))
+    assert _faults(place) == []
+
+
+async def test_no_more_large_rows_are_read_at_once_than_a_page_has_room_for(place: Place) -> None:
+    async with place.open() as log:
+        run = await new_run(log)
+        for _ in range(20):
+            ticket = log.append(run, said("x" * 100_000))
+        await ticket.durable()
+    with closing(open_reader(place.file)) as connection:
+        stretches = list(stretches_of_run(connection, SheetFiles(place.file), run, after=1))
+    assert [len(stretch.seqs) for stretch in stretches] == [1] * 20
 
 
 def test_files_that_are_gone_are_struck_off_in_one_commit(place: Place) -> None:

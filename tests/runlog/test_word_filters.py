@@ -20,7 +20,7 @@ from omni_mcp.engines.runlog.finding import Finder
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.search_index import Query
 from omni_mcp.engines.runlog.store import open_ledger, rebuild_projections
-from omni_mcp.engines.runlog.word_filters import SLICES, WordSieve, filter_of, made, stored
+from omni_mcp.engines.runlog.word_filters import SLICE_BYTES, SLICES, WORDS_LIMIT, WordSieve, filter_of, made, stored
 from tests.bench.log_fill import LONG_AGO, NOW_AND_THEN, fill
 from tests.runlog.conftest import Place, new_run, said
 
@@ -156,6 +156,16 @@ def test_a_damaged_filter_does_not_keep_an_erasure_from_its_work_and_is_made_aga
         ledger.make_copies()
         assert made(ledger.connection) == [0]
         assert stored(ledger.connection, 0) == filter_of(ledger.connection, "search_0")
+
+
+def test_a_table_with_more_words_than_a_filter_tells_apart_is_one_that_may_have_every_word() -> None:
+    """To collect millions of words, which one client can send, takes the memory and holds up the writer."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("CREATE VIRTUAL TABLE search_0 USING fts5(text, content='', columnsize=0)")
+        for row in range(0, WORDS_LIMIT + 1, 10_000):
+            words = " ".join(map(str, range(row, min(row + 10_000, WORDS_LIMIT + 1))))
+            connection.execute("INSERT INTO search_0 (rowid, text) VALUES (?, ?)", (row, words))
+        assert filter_of(connection, "search_0") == [b"\xff" * SLICE_BYTES] * SLICES
 
 
 async def test_a_table_that_still_grows_has_no_filter(full: Place) -> None:

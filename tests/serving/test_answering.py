@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from omni_mcp.contracts.call import Call, Result
-from omni_mcp.protocol.rpc import Reply
 from omni_mcp.serving.asgi import AT_ONCE
 from omni_mcp.serving.under_way import UnderWay
 from omni_mcp.serving.web_server import serve_http
@@ -116,17 +117,18 @@ async def test_a_request_whose_body_is_not_read_while_another_is_answered_is_not
         assert b"HTTP/1.1 408" in await asyncio.wait_for(reader.read(), WAIT_S), "one that is read can be late"
 
 
-async def test_that_a_request_is_late_is_not_said_to_the_one_before_it() -> None:
+@pytest.mark.parametrize("behind", [b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"\0\0\0\0"])
+async def test_what_is_wrong_with_a_request_is_not_said_to_the_one_before_it(behind: bytes) -> None:
     async def never(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
     async with serve_http(never, "127.0.0.1", 0, protocol=Hasty) as port, connected(port) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + behind)
         assert await asyncio.wait_for(reader.read(), WAIT_S) == b"", "closed, without a word that nothing was done"
 
 
-async def test_a_client_that_leaves_is_heard_by_the_request_that_is_answered_also_where_another_came_behind_it() -> None:
+async def test_a_client_that_leaves_is_heard_by_what_is_answered_also_where_a_request_came_behind_it() -> None:
     begun, heard = asyncio.Event(), asyncio.Event()
 
     async def streams(scope: Any, receive: Any, send: Any) -> None:
@@ -157,9 +159,14 @@ async def test_a_task_whose_request_was_cancelled_is_not_taken_for_one_that_is_t
         under_way.end(None)
     assert under_way.cancelled() and host.cancelling() == 0
 
-    unhurt = UnderWay(host)
-    unhurt.end(Reply(b"{}"))
-    assert (await unhurt).body == b"{}" and host.cancelling() == 0
+    its_host_ends = UnderWay(host)
+    asyncio.get_running_loop().call_soon(host.cancel)
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        its_host_ends.end(None)
+    assert its_host_ends.cancelled() and host.cancelling() == 1, "that it is to end is not taken back"
+    host.uncancel()
 
 
 def _headers(body: dict[str, Any]) -> dict[str, str]:

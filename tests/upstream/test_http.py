@@ -437,7 +437,7 @@ async def test_a_request_that_is_forgotten_as_its_answer_begins_leaves_no_connec
         await wire.open(Deaf())
         await (await web.send("GET", "/", [])).read(100)
         loop = asyncio.get_running_loop()
-        loop.set_task_factory(forgotten)  # type: ignore[arg-type]
+        loop.set_task_factory(forgotten)
         try:
             await wire.send(Outgoing(id=1, method="tools/call", data=b"{}"))
             await until(lambda: not web.open_connections)

@@ -93,7 +93,9 @@ class BlobStore:
 
     def _keep(self, reference: ArtifactRef, data: bytes | KeptFile, *, owner: str, run: str) -> None:
         with self._transaction() as connection:
-            self._charge(connection, reference, owner, run)
+            is_new = not references.is_there(connection, reference, owner, run)
+            if is_new:
+                self._charge(connection, reference, owner, run)
             known = connection.execute(
                 f"SELECT {references.HELD} FROM blobs WHERE sha256 = ?", (reference.sha256,)
             ).fetchone()
@@ -105,13 +107,12 @@ class BlobStore:
                     "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET data = excluded.data",
                     (reference.sha256, reference.size, inline),
                 )
-            references.add(connection, reference, owner, run)
+            if is_new:
+                references.add(connection, reference, owner, run)
 
     def _charge(self, connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> None:
-        """Count what the new reference costs *owner*; one that is there already costs nothing."""
-        cost = references.cost(connection, reference, owner, run)
-        if not cost:
-            return
+        """Count what the new reference costs *owner*."""
+        cost = references.cost(connection, reference, owner)
         held = references.held_bytes(connection, owner)
         if held + cost > self._owner_quota_bytes:
             raise QuotaExceeded(

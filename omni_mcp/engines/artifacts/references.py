@@ -49,15 +49,15 @@ def ref_of(row: tuple[str, int, bytes, bytes]) -> ArtifactRef:
 
 def is_there(connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> bool:
     """Whether *owner* holds just this in *run* already."""
-    sql = f"SELECT t.name FROM {TABLES} WHERE r.sha256 = ? AND r.owner = ? AND r.run = ?"
-    rows = connection.execute(sql, (reference.sha256, owner, run))
-    return any(bytes(name) == _name(reference) for (name,) in rows.fetchall())
+    sql = (
+        "SELECT EXISTS (SELECT 1 FROM refs r JOIN titles t ON t.title = r.title "
+        "WHERE r.sha256 = ? AND r.owner = ? AND r.run = ? AND t.name = ?)"
+    )
+    return bool(connection.execute(sql, (reference.sha256, owner, run, _name(reference))).fetchone()[0])
 
 
 def add(connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> None:
-    """Note that *owner* holds a blob in *run*, unless that is noted."""
-    if is_there(connection, reference, owner, run):
-        return
+    """Note that *owner* holds a blob in *run*, which is not noted yet."""
     said = (_name(reference), reference.media_type.encode("utf-8", "replace"))
     title = connection.execute("INSERT INTO titles (name, media_type) VALUES (?, ?)", said).lastrowid
     connection.execute(
@@ -66,10 +66,8 @@ def add(connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run:
     )
 
 
-def cost(connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> int:
-    """Return what a new reference costs *owner*; one that is there already costs nothing."""
-    if is_there(connection, reference, owner, run):
-        return 0
+def cost(connection: sqlite3.Connection, reference: ArtifactRef, owner: str) -> int:
+    """Return what a new reference costs *owner*."""
     known = connection.execute(_HOLDS, (reference.sha256, owner)).fetchone()[0]
     return REFERENCE_BYTES + (0 if known else reference.size)
 

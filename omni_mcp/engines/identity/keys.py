@@ -71,7 +71,9 @@ class _Stored(Closed):
         An agent's key of that name was made by hand, after the first had gone.
         """
         if self.version == 1:
-            return tuple(_as_operator(key) if key.name == FIRST_KEY and key.kind == "User" else key for key in self.keys)
+            return tuple(
+                _as_operator(key) if key.name == FIRST_KEY and key.kind == "User" else key for key in self.keys
+            )
         return self.keys
 
 

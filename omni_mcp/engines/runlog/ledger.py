@@ -28,7 +28,7 @@ from omni_mcp.engines.runlog.random_bytes import RandomBytes
 from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, in_portions, sealed_row
 from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, index_payloads, index_up_to, indexed_gid
 from omni_mcp.engines.runlog.sheet_making import SheetMaker
-from omni_mcp.engines.runlog.sheets import SHEET_EVENTS
+from omni_mcp.engines.runlog.sheets import SHEET_EVENTS, sheet_of
 from omni_mcp.engines.runlog.tickets import Ticket, seq_of_parent
 
 HEADS_KEPT = 10_000
@@ -235,7 +235,7 @@ class Transaction:
         self._closed: set[str] = set()
         self._flushed = 0
         self._index_wanted = False
-        self._fills_sheet = False
+        self._filled: list[tuple[int, int]] = []
 
     def __enter__(self) -> Transaction:
         connection = self._ledger.connection
@@ -364,7 +364,8 @@ class Transaction:
             prev=head.hash, body_digest=body_digest, salt=self._ledger.random.take(SALT_BYTES),
         )  # fmt: skip
         self._rows.append(row)
-        self._fills_sheet = self._fills_sheet or seq % SHEET_EVENTS == 0
+        if seq % SHEET_EVENTS == 0:
+            self._filled.append((head.run_key, sheet_of(seq)))
         head.count, head.hash = seq, row[-2]
         self._total.count, self._total.hash = gid, roll(self._total.hash, row[-2])
         if entry.kind in ("run_created", "tool_call", "tool_result", "tool_error") or entry.code == "run_closed":
@@ -403,8 +404,7 @@ class Transaction:
     def _adopt(self) -> None:
         ledger = self._ledger
         ledger.commits += 1
-        if self._fills_sheet:
-            ledger.sheets.look_again()
+        ledger.sheets.fill(self._filled)
         ledger._total, ledger._next_run = self._total, self._next_run
         ledger._heads.update(self._heads)
         while len(ledger._heads) > HEADS_KEPT:

@@ -13,6 +13,7 @@ from omni_mcp.engines.runlog.shown import SELECT_SHOWN, SEQ, line_of
 _ROWS = f"{SELECT_SHOWN} WHERE e.run = ? AND e.seq > ? AND e.seq <= ? ORDER BY e.seq"
 _NO_END = 2**62
 _PORTION = 32  # events at a time: a page may have room for few
+_PORTION_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,19 @@ def has_more(connection: sqlite3.Connection, run: str, last: int) -> bool:
 
 def _rows(connection: sqlite3.Connection, key: int, after: int, until: int) -> Iterator[Stretch]:
     rows = connection.execute(_ROWS, (key, after, until))
+    seqs: list[int] = []
+    lines: list[bytes] = []
+    size_bytes = 0
     try:
-        while portion := rows.fetchmany(_PORTION):
-            yield stretch_of([row[SEQ] for row in portion], [line_of(row) for row in portion])
+        for row in rows:
+            line = line_of(row)
+            seqs.append(row[SEQ])
+            lines.append(line)
+            size_bytes += len(line)
+            if len(seqs) == _PORTION or size_bytes >= _PORTION_BYTES:
+                yield stretch_of(seqs, lines)
+                seqs, lines, size_bytes = [], [], 0
+        if seqs:
+            yield stretch_of(seqs, lines)
     finally:
         rows.close()

@@ -16,7 +16,13 @@ from omni_mcp.engines.runlog.sheets import NO_SHEET, SALT_BYTES, SHEET_EVENTS, S
 from omni_mcp.engines.runlog.shown import RUN, SELECT_SHOWN, SEQ, line_of
 
 FREE_BYTES = 512 * 1024 * 1024  # of the disk, that sheets leave to the evidence
+TEXT_LIMIT_BYTES = 4 * SHEET_LIMIT_BYTES  # of stored texts: some are shown in part only, but more is not even read
 _RUNS_AT_ONCE = 64
+_DUE_KEPT = 4096  # more are found again
+_TEXT_BYTES = (
+    "SELECT coalesce(sum(length(t.body)), 0) FROM events e JOIN texts t ON t.gid = e.gid "
+    "WHERE e.run = ? AND e.seq > ? AND e.seq <= ? AND e.erased_by IS NULL"
+)
 _DUE_RUNS = (
     "SELECT run, count / ?1 AS full FROM heads h WHERE count >= ?1 "
     "AND full > (SELECT count(*) FROM sheets s WHERE s.run = h.run) ORDER BY run DESC LIMIT ?2"
@@ -35,6 +41,7 @@ class SheetMaker:
         self.files = SheetFiles(log_file)
         self._due: deque[tuple[int, int]] = deque()
         self._may_be_due = True
+        self._had_no_room = False
 
     @property
     def is_due(self) -> bool:
@@ -42,8 +49,17 @@ class SheetMaker:
         return self._may_be_due or bool(self._due)
 
     def look_again(self) -> None:
-        """Somebody filled a sheet, or took one away."""
+        """Somebody else filled a sheet, or took one away: every run is looked at, so not after each commit."""
         self._may_be_due = True
+
+    def fill(self, places: Iterable[tuple[int, int]]) -> None:
+        """The sheets with these numbers of these runs are full now."""
+        for place in places:
+            if self._had_no_room or len(self._due) >= _DUE_KEPT:
+                self._had_no_room = False
+                self.look_again()
+            else:
+                self._due.append(place)
 
     def make_one(self) -> None:
         """Make one sheet, if one is due and the disk has room.
@@ -59,7 +75,8 @@ class SheetMaker:
             return
         if not self._has_room():
             self._due.clear()
-            self._may_be_due = False  # until something is written again
+            self._may_be_due = False
+            self._had_no_room = True  # until another one is full
             return
         place = self._due.popleft()
         with suppress(sqlite3.IntegrityError):  # it was made meanwhile
@@ -114,8 +131,11 @@ class SheetMaker:
 def derived(connection: sqlite3.Connection, run_key: int, number: int, salt: bytes) -> bytes | None:
     """Return the bytes that a sheet must have; None if there must be none: events are missing, damaged or too large."""
     after = number * SHEET_EVENTS
+    places = (run_key, after, after + SHEET_EVENTS)
+    if connection.execute(_TEXT_BYTES, places).fetchone()[0] > TEXT_LIMIT_BYTES:
+        return None
     sql = f"{SELECT_SHOWN} WHERE e.run = ? AND e.seq > ? AND e.seq <= ? ORDER BY e.seq"
-    rows: list[Row] = connection.execute(sql, (run_key, after, after + SHEET_EVENTS)).fetchall()
+    rows: list[Row] = connection.execute(sql, places).fetchall()
     if [row[SEQ] for row in rows] != list(range(after + 1, after + SHEET_EVENTS + 1)):
         return None
     try:

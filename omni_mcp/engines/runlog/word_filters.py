@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 SLICES = 128
 SLICE_BYTES = 512
 TOGETHER = 16  # tables that share a row
+WORDS_LIMIT = 1 << 18  # of one table: of so many the bits of every other word are set anyway
 _ROW_BYTES = TOGETHER * SLICE_BYTES
 _ANY_WORD = b"\xff" * _ROW_BYTES  # in place of a row that is damaged
 
@@ -52,11 +53,14 @@ def made(connection: sqlite3.Connection, *, schema: str = "main") -> list[int]:
 
 
 def filter_of(connection: sqlite3.Connection, table: str, *, schema: str = "main") -> list[bytes]:
-    """Return the slices of the filter that a table of the index must have."""
+    """Return the slices of the filter that a table of the index must have; one with too many words may have any."""
     slices = [bytearray(SLICE_BYTES) for _ in range(SLICES)]
     connection.execute(f"CREATE VIRTUAL TABLE temp.words_of USING fts5vocab({schema}, {table}, row)")
     try:
-        for (word,) in connection.execute("SELECT term FROM temp.words_of").fetchall():
+        words = connection.execute("SELECT term FROM temp.words_of LIMIT ?", (WORDS_LIMIT + 1,)).fetchall()
+        if len(words) > WORDS_LIMIT:
+            return [b"\xff" * SLICE_BYTES] * SLICES
+        for (word,) in words:
             number = _number_of(word)
             part = slices[number >> 40 & SLICES - 1]
             part[number >> 3 & 511] |= 1 << (number & 7)
