@@ -56,12 +56,12 @@ class Spawner:
         self._sweep: list[str] = []
         self._directories: list[str] = []
         self._plain: set[int] = set()  # pids of supervisors
-        self._adopts = False
         self._untold: list[Request] = []
 
     def serve(self) -> None:
         """Work until the gateway has gone, then end everything that was started."""
         parent = os.getppid()
+        kernel.adopt_orphans()
         if os.getpriority(os.PRIO_PROCESS, 0) < 0:
             os.setpriority(os.PRIO_PROCESS, 0, 0)  # a gateway that goes ahead of others takes no job with it
         wakeups, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -123,9 +123,6 @@ class Spawner:
     def _forked(self, request: Request, descriptors: list[int]) -> int:
         if len(descriptors) != DESCRIPTORS:
             raise ValueError(f"{len(descriptors)} descriptors came of {DESCRIPTORS}")
-        if request["bwrap"] is None and not self._adopts:
-            kernel.adopt_orphans()
-            self._adopts = True
         pid = os.fork()
         if pid == 0:
             start_cell(request, descriptors)
@@ -152,11 +149,16 @@ class Spawner:
                     self._untold.append({"id": number, "exit": os.waitstatus_to_exitcode(status)})
 
     def _kill_orphans(self) -> bool:
-        """Kill the children that we did not start: what a supervisor left that was killed. Returns whether any live."""
-        if not self._adopts:
-            return False
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            orphans = [pid for pid in map(int, file.read().split()) if pid not in self._ids]
+        """Kill the children that we did not start. Returns whether any live.
+
+        They lost a supervisor that was killed, or a bubblewrap: its child waits for it without end if it is killed
+        between their fork and its word to go on (0.8).
+        """
+        try:
+            with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                orphans = [pid for pid in map(int, file.read().split()) if pid not in self._ids]
+        except FileNotFoundError:
+            return False  # a kernel without CONFIG_PROC_CHILDREN
         for pid in orphans:
             _send(pid, signal.SIGKILL)
         return bool(orphans)
@@ -175,7 +177,7 @@ class Spawner:
             if time.monotonic() > told:
                 for pid in self._plain:
                     _send(pid, signal.SIGKILL)
-            lives = self._kill_orphans() or bool(self._plain)
+            lives = self._kill_orphans() or bool(self._ids)
             groups = [group for prefix in self._sweep for group in glob.glob(f"{glob.escape(prefix)}*")]
             for group in groups:
                 with contextlib.suppress(OSError):  # somebody in it is still dying

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +181,35 @@ def test_a_cell_notices_by_itself_that_its_gateway_has_gone(sandbox_dir: Path, w
         readable, _, _ = select.select([handle], [], [], 10)
         os.close(handle)
     assert readable
+
+
+@pytest.mark.parametrize("how", ["told to kill", "its gateway has gone"])
+def test_what_a_killed_bubblewrap_had_forked_dies_too(sandbox_dir: Path, tmp_path: Path, how: str) -> None:
+    """bubblewrap's child waits without end for one that is killed between their fork and its word to go on."""
+    fifo, halfway = tmp_path / "fifo", tmp_path / "halfway"
+    os.mkfifo(fifo)
+    halfway.write_text(f"#!/bin/sh\n(echo forked; exec sleep 600) > {fifo} &\nwait\n")
+    halfway.chmod(0o755)
+    request = {
+        "op": "spawn", "id": 1, "bwrap": str(halfway), "sources": [], "identities": [], "nested": [], "stage": False,
+        "bind_fd": False, "uid": None, "cgroups": [], "command": ["true"], "args": [], "data": [],
+    }  # fmt: skip
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, open(os.devnull, "r+b") as nothing:
+        with theirs:
+            spawner = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", str(sandbox_dir / "spawner.py"), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+            )  # fmt: skip
+        socket.send_fds(ours, [json.dumps(request).encode()], [nothing.fileno()] * 4)
+        with fifo.open("rb") as held:
+            assert held.readline() == b"forked\n"
+            if how == "told to kill":
+                ours.send(json.dumps({"op": "kill", "id": 1, "signal": signal.SIGKILL}).encode())
+                assert held.read() == b""
+            ours.close()
+            assert held.read() == b""
+        assert spawner.wait(30) == 0
 
 
 async def test_leaving_the_sandbox_ends_jobs_that_still_run(opened: Opener, witness: Witness) -> None:
