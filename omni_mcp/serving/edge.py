@@ -170,15 +170,11 @@ class Edge:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._listens: dict[asyncio.Event, Session] = {}
         self._declared: OrderedDict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = OrderedDict()
-        self._draining = False
         self.held = False  # no new call is taken, and everything else is served
         self.drains = asyncio.Event()  # set once no new request is taken
         self._profiles: dict[str, tuple[str, bool]] = {}
         self._logger = structlog.get_logger("omni_mcp.edge")
-        metrics.watch("omni_open_sessions", "Open connections and modern requests.", lambda: len(self._sessions))
-        metrics.watch("omni_requests_in_flight", "Requests that are being answered.", lambda: len(self._tasks))
-        metrics.watch("omni_room_bytes", "Memory held for messages.", lambda: self.room.taken_bytes)
-        metrics.watch("omni_listeners", "Clients that hear of changes.", lambda: changes.listeners)
+        self._be_watched()
         self._handlers: dict[str, Callable[[Asked], Awaitable[JsonObject | bytes]]] = {
             "initialize": self._initialize,
             "ping": self._ping,
@@ -191,6 +187,13 @@ class Edge:
             "set_level": self._set_level,
             "listen": self._listen,
         }
+
+    def _be_watched(self) -> None:
+        watch = self.metrics.watch
+        watch("omni_open_sessions", "Open connections and modern requests.", lambda: len(self._sessions))
+        watch("omni_requests_in_flight", "Requests that are being answered.", lambda: len(self._tasks))
+        watch("omni_room_bytes", "Memory held for messages.", lambda: self.room.taken_bytes)
+        watch("omni_listeners", "Clients that hear of changes.", lambda: self.changes.listeners)
 
     # --- sessions ---
 
@@ -236,12 +239,12 @@ class Edge:
     @property
     def draining(self) -> bool:
         """Whether the gateway stops and takes no new requests."""
-        return self._draining
+        return self.drains.is_set()
 
     @property
     def takes_calls(self) -> bool:
         """Whether a new call has a chance: what a load balancer wants to know."""
-        return not (self._draining or self.held)
+        return not (self.drains.is_set() or self.held)
 
     async def drain(self, *, timeout_s: float = DRAIN_S) -> int:
         """Take no new requests, end streams, give calls *timeout_s* to end, and cancel the rest.
@@ -249,7 +252,6 @@ class Edge:
         Returns:
             How many had to be cancelled. Their outcomes are on record.
         """
-        self._draining = True
         self.drains.set()
         for ended in list(self._listens):
             ended.set()
@@ -323,7 +325,7 @@ class Edge:
             under_way.end(reply)
         if reply is not None:
             return reply
-        if self._draining:
+        if self.drains.is_set():
             return error_reply(request.id, NOT_DONE, "the gateway is stopping")
         return error_reply(request.id, REQUEST_CANCELLED, "Request cancelled")
 
@@ -333,7 +335,7 @@ class Edge:
         Raises:
             Draining: no new request is taken, whenever this one began to come.
         """
-        if self._draining:
+        if self.drains.is_set():
             work.close()
             raise Draining()
         task = asyncio.get_running_loop().create_task(work)
@@ -361,7 +363,7 @@ class Edge:
             return RpcError(INVALID_REQUEST, "another request with this id is under way")
         if len(session.calls) >= self._limits.calls_per_session:
             return rpc_error(Overloaded("too many requests are under way; wait for one to end"))
-        if self._draining or session.closed:
+        if self.drains.is_set() or session.closed:
             return rpc_error(Draining())
         return None
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from omni_mcp.contracts.call import Answer, Call, InputRequired, Principal, Resu
 from omni_mcp.contracts.errors import SandboxUnavailable, UpstreamUnavailable
 from omni_mcp.contracts.manifest import Labels, Limits
 from omni_mcp.testing import ALLOW_ALL, Canary, LocalGateway, MemoryClient, error_of, local_gateway
+from tests.databases import locked
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -320,17 +319,6 @@ async def test_after_a_restart_an_open_round_is_over_and_its_state_good_for_noth
 
 
 # --- a log that cannot be written ---
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold the write lock of the log from another connection."""
-    with closing(sqlite3.connect(file, isolation_level=None, timeout=10, check_same_thread=False)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            other.execute("ROLLBACK")
 
 
 @pytest.mark.slow

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import resource
-import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from random import Random
 
 import pytest
 
 from tests.clients.running import Running
+from tests.databases import locked
 from tests.faults.field import Field, new_field
 from tests.faults.judge import judge
 from tests.faults.recorder import PUBLIC_NAME, REFUSED_WHEN_TOLD, gate_beside, read_record
@@ -32,12 +32,8 @@ def field() -> Iterator[Field]:
 @contextmanager
 def locked_by_another_process(field: Field) -> Iterator[None]:
     """Hold the write lock of the log, as a backup tool that hangs would; this process is not the gateway's."""
-    with closing(sqlite3.connect(field.place.home.log_file, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            other.execute("ROLLBACK")
+    with locked(field.place.home.log_file):
+        yield
 
 
 @contextmanager

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 from omni_mcp.contracts.lock import Pause
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.testing import error_of
+from tests.databases import locked
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, Town, a_town
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold the database's write lock, so that nothing can be recorded."""
-    with closing(sqlite3.connect(file, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            other.execute("ROLLBACK")
 
 
 def state(town: Town) -> str | None:

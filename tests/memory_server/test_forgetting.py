@@ -19,6 +19,7 @@ from tests.memory_server.world import (
     CommandLine,
     done,
     files_with,
+    finished_by_the_next_start,
     forget,
     refused,
     remembering,
@@ -140,11 +141,7 @@ async def test_what_a_killed_gateway_did_not_finish_its_next_start_does(tmp_path
         item = await here.gateway.memory.find(made["id"])
         await here.gateway.memory.forget_item(item.id)  # and nothing after it, as if the process had ended here
     assert files_with(tmp_path, WORDS[0])
-    async with remembering(tmp_path) as here:
-        while await here.gateway.memory.to_erase():
-            pass
-        verified(here)
-    assert files_with(tmp_path, *WORDS) == []
+    await finished_by_the_next_start(tmp_path, WORDS)
 
 
 async def test_what_must_not_be_stored_is_in_no_byte(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.memory_server.world import (
     CommandLine,
     done,
     files_with,
+    finished_by_the_next_start,
     forget,
     refused,
     remembering,
@@ -163,11 +164,7 @@ async def test_an_erasure_that_is_killed_before_it_unlinks_artifacts_is_finished
             eraser._blobs = _Dies(here.home.artifacts)
             eraser.erase_calls(calls, reason="it is killed")
         assert files_with(tmp_path, WORDS[0])
-    async with remembering(tmp_path) as here:
-        while await here.gateway.memory.to_erase():
-            pass
-        verified(here)
-    assert files_with(tmp_path, *WORDS) == []
+    await finished_by_the_next_start(tmp_path, WORDS)
 
 
 async def test_an_answer_that_was_kept_before_its_call_was_killed_goes_too(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,15 @@ def verified(here: LocalGateway) -> Report:
     report = verify_database(here.home.log_file, find_keys(here.home.secrets))
     assert report.ok, report.faults
     return report
+
+
+async def finished_by_the_next_start(directory: Path, words: Iterable[str]) -> None:
+    """Open the gateway on what an earlier one left: what that did not erase is erased now."""
+    async with remembering(directory) as here:
+        while await here.gateway.memory.to_erase():
+            pass
+        verified(here)
+    assert files_with(directory, *words) == []
 
 
 class CommandLine:

@@ -10,7 +10,7 @@ from omni_mcp.cli.root import cli
 from omni_mcp.contracts.lock import Pause
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.testing import error_of
-from tests.lock.test_on_record_first import locked
+from tests.databases import locked
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, a_town
 

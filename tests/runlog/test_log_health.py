@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -17,19 +15,10 @@ from omni_mcp.contracts.ids import new_id
 from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.engines.runlog.writer import QUEUE_EVENTS
 from omni_mcp.testing import ALLOW_ALL, ANN, Canary, local_gateway
+from tests.databases import locked
 from tests.runlog.conftest import Place, answered, asked, new_run, said, texts
 
 WAIT_S = 30.0
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with closing(sqlite3.connect(file, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            other.execute("ROLLBACK")
 
 
 def _healthy(log: SqliteRunLog) -> bool:
@@ -50,7 +39,7 @@ async def test_under_a_lock_only_the_first_waits_two_seconds_and_the_log_says_th
         run, call = await new_run(log), new_id()
         await log.append(run, asked(call)).durable()
         assert _healthy(log)
-        with _locked(place.file):
+        with locked(place.file):
             began = time.monotonic()
             with pytest.raises(LogUnavailable):
                 await new_run(log)
@@ -71,7 +60,7 @@ async def test_under_a_lock_only_the_first_waits_two_seconds_and_the_log_says_th
 async def test_a_log_that_comes_back_is_found_healthy_though_nobody_writes(place: Place) -> None:
     async with place.open() as log:
         run = await new_run(log)
-        with _locked(place.file):
+        with locked(place.file):
             with pytest.raises(LogUnavailable):
                 await log.append(run, said("refused")).durable()
             assert not _healthy(log)
@@ -83,7 +72,7 @@ async def test_a_lock_that_the_search_index_waited_for_is_known_to_whoever_comes
     async with place.open() as log:
         run = await new_run(log)
         await log.append(run, said("still to be indexed")).durable()
-        with _locked(place.file):
+        with locked(place.file):
             await asyncio.to_thread(_until, lambda: not _healthy(log))
             began = time.monotonic()
             with pytest.raises(LogUnavailable):
@@ -95,7 +84,7 @@ async def test_a_lock_that_the_search_index_waited_for_is_known_to_whoever_comes
 async def test_a_full_queue_is_not_healthy(place: Place) -> None:
     async with place.open() as log:
         run = await new_run(log)
-        with _locked(place.file):
+        with locked(place.file):
             tickets = [log.append(run, said("x")) for _ in range(QUEUE_EVENTS * 2)]
             assert not _healthy(log)
             await asyncio.gather(*(ticket.durable() for ticket in tickets), return_exceptions=True)
@@ -112,7 +101,7 @@ async def test_readiness_and_status_tell_of_a_locked_log_and_a_call_waits_once(t
         ):
             await client.call("canary__echo")
             assert here.gateway.status()["log"]["healthy"] is True
-            with _locked(here.home.log_file):
+            with locked(here.home.log_file):
                 began = time.monotonic()
                 refused = await client.call("canary__echo")
                 waited_s = time.monotonic() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from omni_mcp.paths import bundled
 HERE = Path(__file__).parent
 NOBODY = 65534
 PYTHON = base_interpreter().binary
+ENOUGH_S = 40.0
 REQUIRED = frozenset(os.environ.get("OMNI_REQUIRE", "").split(","))
 
 
@@ -53,6 +55,22 @@ def in_python(code: str, **fields: Any) -> Job:
 
 def in_shell(script: str, **fields: Any) -> Job:
     return Job(profile="shell", argv=("/bin/sh", "-c", script), **fields)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what has no event of its own."""
+    async with asyncio.timeout(ENOUGH_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def templates_of(sandbox: BubblewrapSandbox) -> list[int]:
+    """Return the processes 1 of all templates: children of bubblewrap, which the helper process started."""
+    return [pid for bwrap in children_of(sandbox.spawner_pid or 0) for pid in children_of(bwrap)]
 
 
 def limits(**fields: Any) -> Limits:

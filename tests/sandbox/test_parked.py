@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,9 @@ import pytest
 from omni_mcp.contracts.sandbox import Job, JobEnd
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.paths import bundled
-from tests.sandbox.conftest import Opener, limits, usable
+from tests.sandbox.conftest import Opener, children_of, limits, templates_of, until, usable
 
 pytestmark = pytest.mark.sandbox
-
-ENOUGH_S = 40.0
 
 
 def function(name: str, arguments: dict[str, Any] | None = None, **fields: Any) -> Job:
@@ -30,21 +26,6 @@ def function(name: str, arguments: dict[str, Any] | None = None, **fields: Any) 
 def command(script: str, **fields: Any) -> Job:
     """A command in the profile of the functions, so that both use the same cells."""
     return Job(profile="job", argv=("/bin/sh", "-c", script), **fields)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for what has no event of its own."""
-    async with asyncio.timeout(ENOUGH_S):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def templates_of(sandbox: BubblewrapSandbox) -> list[int]:
-    return [pid for bwrap in children_of(sandbox.spawner_pid or 0) for pid in children_of(bwrap)]
 
 
 def cells_of(sandbox: BubblewrapSandbox) -> list[int]:

@@ -20,7 +20,7 @@ from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.job_directories import JobDirectories, remove_tree
 from omni_mcp.engines.sandbox.plain_probe import plain_faults_of
 from omni_mcp.engines.sandbox.profiles import Profile
-from tests.sandbox.conftest import HERE, PYTHON, Opener, lacking, limits, run_as_ordinary_user
+from tests.sandbox.conftest import HERE, PYTHON, Opener, children_of, lacking, limits, run_as_ordinary_user
 
 DAEMON = """
 import os, signal, sys, time
@@ -70,10 +70,6 @@ def alive(name: str) -> list[int]:
             if (entry / "cmdline").read_bytes().startswith(name.encode() + b"\0"):
                 found.append(int(entry.name))
     return found
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_the_posture_and_its_layers_are_told(sandbox: BubblewrapSandbox) -> None:

@@ -7,8 +7,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,27 +16,9 @@ from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
 from omni_mcp.paths import bundled
-from tests.sandbox.conftest import Opener, cgroups_of, in_shell, usable
+from tests.sandbox.conftest import ENOUGH_S, Opener, cgroups_of, children_of, in_shell, templates_of, until, usable
 
 pytestmark = pytest.mark.sandbox
-
-ENOUGH_S = 40.0
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for what has no event of its own."""
-    async with asyncio.timeout(ENOUGH_S):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def templates_of(sandbox: BubblewrapSandbox) -> list[int]:
-    """Return the processes 1 of all templates: children of bubblewrap, which the helper process started."""
-    return [pid for bwrap in children_of(sandbox.spawner_pid or 0) for pid in children_of(bwrap)]
 
 
 async def kill_with_family(pids: list[int]) -> None:
