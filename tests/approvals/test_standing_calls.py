@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from omni_mcp.config import ApprovalSettings, Settings
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.testing import ALLOW_ALL, BOB, Canary, LocalGateway, MemoryClient, error_of, local_gateway
+from tests.waiting import until
 
 UNTRUSTED = Labels()  # nobody vouched for it: every guardrail that can apply does
 BRIEFLY = Settings(approvals=ApprovalSettings(wait_s=0.02))
@@ -45,12 +46,6 @@ async def grant(here: LocalGateway, *words: str) -> str:
     given = await person(here, "grant", *words, "--expires", "7d", "--yes")
     await until(lambda: here.gateway.status()["standing_grants"] == before + 1)
     return str(given["id"])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def code_of(client: MemoryClient, tool: str = "canary__wipe") -> str | None:

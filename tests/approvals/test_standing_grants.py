@@ -24,6 +24,7 @@ from omni_mcp.engines.approvals.standing_store import MAX_DEFINITIONS, MAX_SPAN_
 from omni_mcp.engines.approvals.store_thread import StoreThread
 from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.engines.state.database import open_state
+from tests.waiting import until
 
 Make = Callable[..., StandingGrant]
 OpenDesk = Callable[..., Any]
@@ -59,13 +60,6 @@ def make(clock: Any) -> Make:
         return StandingGrant(**{**facts, **changes})
 
     return make_one
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something that another thread or process did shows."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def counts(desk: ApprovalDesk, principal: Principal = CODER, entry: Entry = WRITE) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from omni_mcp.config import ApprovalSettings, LimitSettings, Settings
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result
 from omni_mcp.contracts.manifest import Labels, Limits
 from omni_mcp.testing import ALLOW_ALL, Canary, LocalGateway, error_of, local_gateway
+from tests.waiting import until
 
 QUESTION = {
     "method": "elicitation/create",
@@ -48,12 +48,6 @@ async def person(here: LocalGateway, *words: str) -> Any:
     result = await asyncio.to_thread(CliRunner().invoke, cli, ["approvals", *words, "--json"], env=environment)
     assert result.exit_code == 0, result.output
     return orjson.loads(result.stdout)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_standing_grant_revoked_while_a_call_waits_for_its_slot_lets_nothing_run(

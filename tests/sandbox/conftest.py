@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -55,13 +54,6 @@ def in_python(code: str, **fields: Any) -> Job:
 
 def in_shell(script: str, **fields: Any) -> Job:
     return Job(profile="shell", argv=("/bin/sh", "-c", script), **fields)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for what has no event of its own."""
-    async with asyncio.timeout(ENOUGH_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def children_of(pid: int) -> list[int]:

@@ -14,7 +14,8 @@ import pytest
 from omni_mcp.contracts.sandbox import Job, JobEnd
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.paths import bundled
-from tests.sandbox.conftest import Opener, children_of, limits, templates_of, until, usable
+from tests.sandbox.conftest import Opener, children_of, limits, templates_of, usable
+from tests.waiting import until
 
 pytestmark = pytest.mark.sandbox
 

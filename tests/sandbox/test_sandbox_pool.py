@@ -16,7 +16,8 @@ from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
 from omni_mcp.paths import bundled
-from tests.sandbox.conftest import ENOUGH_S, Opener, cgroups_of, children_of, in_shell, templates_of, until, usable
+from tests.sandbox.conftest import ENOUGH_S, Opener, cgroups_of, children_of, in_shell, templates_of, usable
+from tests.waiting import until
 
 pytestmark = pytest.mark.sandbox
 

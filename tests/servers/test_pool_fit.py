@@ -20,6 +20,7 @@ from omni_mcp.engines.upstream.health import Patience
 from omni_mcp.engines.upstream.pool import Upstreams, open_upstreams
 from omni_mcp.server_definition import MountDefinition, ServerDefinition
 from tests.servers.world import World, given, owned
+from tests.waiting import until
 
 pytestmark = pytest.mark.sandbox
 
@@ -121,9 +122,3 @@ def processes(mark: str) -> list[str]:
             continue
         found += [pid] if os.fsencode(mark) in words else []
     return found
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.02)

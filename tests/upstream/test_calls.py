@@ -12,7 +12,8 @@ from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.pool import Known
 from omni_mcp.protocol.eras import HANDSHAKE_VERSIONS, MODERN_VERSIONS
 from omni_mcp.server_definition import ServerDefinition
-from tests.upstream.world import python_server, sdk_over_http, until, world
+from tests.upstream.world import python_server, sdk_over_http, world
+from tests.waiting import until
 
 CLIENTS = (*HANDSHAKE_VERSIONS, *MODERN_VERSIONS)
 

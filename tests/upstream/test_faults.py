@@ -15,7 +15,8 @@ from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.health import Patience
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import error_of
-from tests.upstream.world import QUICK, WRITES, accepted, python_server, until, world, writing
+from tests.upstream.world import QUICK, WRITES, accepted, python_server, world, writing
+from tests.waiting import until
 
 
 def raw(**options: Any) -> ServerDefinition:

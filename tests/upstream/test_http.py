@@ -17,7 +17,8 @@ from omni_mcp.engines.upstream.wire.web import Web, place_of
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import error_of
 from tests.upstream.servers.web import Asked, handshake, modern, text, web_server
-from tests.upstream.world import until, world, writing
+from tests.upstream.world import world, writing
+from tests.waiting import until
 
 
 def at(url: str, **facts: Any) -> ServerDefinition:

@@ -11,7 +11,7 @@ import pytest
 
 from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.protocol.frames import BadFrame
-from tests.upstream.world import until
+from tests.waiting import until
 
 LONG = 'ä€\n"\\' + "x" * 100_000 + "😀"
 

@@ -26,7 +26,8 @@ from omni_mcp.testing import ANN, BOB, error_of
 from omni_mcp.upstreams.large_program import PROGRAM
 from tests.upstream.servers.web import Asked, web_server
 from tests.upstream.town import Shop, Town, a_town
-from tests.upstream.world import accepted, python_server, until, world
+from tests.upstream.world import accepted, python_server, world
+from tests.waiting import until
 
 MIB = 1024 * 1024
 SECRET = "a-value-that-nobody-may-see"

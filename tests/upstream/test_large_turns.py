@@ -18,7 +18,7 @@ from omni_mcp.engines.upstream.wire.spool import Room, Spool
 from omni_mcp.engines.upstream.wire.web import PIECE_BYTES, Web, place_of
 from omni_mcp.protocol.frames import Frame
 from tests.upstream.servers.web import Asked, web_server
-from tests.upstream.world import until
+from tests.waiting import until
 
 CHUNKS = 100
 CHUNK = b"x" * 10_000

@@ -13,6 +13,7 @@ from omni_mcp.cli.root import cli
 from omni_mcp.testing import ANN, home_in, write_private
 from tests.openapi.world import document, operation
 from tests.upstream.town import Town, a_town
+from tests.waiting import until
 
 SHOP = '[openapi.shop]\ndocument = "shop.json"\n'
 
@@ -32,12 +33,12 @@ async def test_an_edited_document_is_in_force_without_a_start_and_a_broken_one_c
     async with a_town(tmp_path, SHOP) as town:
         before = named(town)
         file.write_text(json.dumps(paths("one", "two")))
-        await town.until(lambda: named(town) == ["shop__one", "shop__two"])
+        await until(lambda: named(town) == ["shop__one", "shop__two"])
         file.write_text("{")
         event = await town.here.until("config_rejected")
         during = named(town)
         file.write_text(json.dumps(paths("two")))
-        await town.until(lambda: named(town) == ["shop__two"])
+        await until(lambda: named(town) == ["shop__two"])
 
     assert before == ["shop__one"]
     assert during == ["shop__one", "shop__two"]

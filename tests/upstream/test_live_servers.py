@@ -8,6 +8,7 @@ from pathlib import Path
 from omni_mcp.testing import error_of
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, a_town
+from tests.waiting import until
 
 SLOW = {"name": "slow", "inputSchema": {"type": "object"}}
 IT = {"name": "it", "inputSchema": {"type": "object"}}
@@ -58,9 +59,9 @@ async def test_calls_under_way_at_the_changed_server_and_at_another_end_as_if_no
             other.open.set()
             results = [(await reply)["result"] for reply in (at_changed, at_other)]
             unmoved = two.connections == sessions
-            await town.until(lambda: changed.lists >= 2)
+            await until(lambda: changed.lists >= 2)
             outcomes = await town.here.outcomes()
-            await town.until(lambda: any("x-new" in asked.headers for asked in one.asked))
+            await until(lambda: any("x-new" in asked.headers for asked in one.asked))
         ended = [asked for asked in one.asked if asked.method == "DELETE"]
 
     assert [result.get("isError", False) for result in results] == [False, False]
@@ -100,7 +101,7 @@ async def test_a_file_that_is_refused_changes_nothing_and_is_reported_until_it_i
                 during.append(await client.call("up__it"))
             shown = town.here.gateway.status()["settings"]["problems"]
             town.writes(good + 'description = "mended"\n')
-            await town.until(lambda: not any(town.here.gateway.status()["settings"].values()))
+            await until(lambda: not any(town.here.gateway.status()["settings"].values()))
             after = await client.call("up__it")
 
     assert event.payload is not None
@@ -116,10 +117,10 @@ async def test_servers_toml_that_is_refused_changes_nothing_and_is_reported(tmp_
         file = town.here.home.config / "servers.toml"
         good = file.read_text()
         file.write_text(good + "\n[servers.down]\ncommand = 5\n")
-        await town.until(lambda: town.here.gateway.status()["settings"]["servers"])
+        await until(lambda: town.here.gateway.status()["settings"]["servers"])
         during = await client.call("up__it")
         file.write_text(good)
-        await town.until(lambda: not town.here.gateway.status()["settings"]["servers"])
+        await until(lambda: not town.here.gateway.status()["settings"]["servers"])
 
     assert not during.get("isError")
 
@@ -132,7 +133,7 @@ async def test_a_secret_that_is_replaced_is_sent_from_the_next_call_on_and_maske
         await client.call("up__it")
         [file] = [place for place in (town.here.home.secrets / "servers").iterdir() if place.is_file()]
         file.write_text("second-secret-value")
-        await town.until(lambda: town.here.gateway.mask_text("second-secret-value") != "second-secret-value")
+        await until(lambda: town.here.gateway.mask_text("second-secret-value") != "second-secret-value")
         await client.call("up__it", {"said": "second-secret-value first-secret-value"})
         record = str([event.payload for event in await town.here.events()])
 
@@ -163,7 +164,7 @@ async def test_what_changes_only_for_people_or_the_deadline_makes_no_new_connect
             told = town.here.gateway.status()["servers"]["up"]["connections"]["shared"]["calls"]
             town.writes(text + 'description = "for people"\ntimeout_s = 5\n')
             entry = town.here.gateway.catalog.get
-            await town.until(lambda: (found := entry("tool", "up", "it")) and found.limits.timeout_s == 5)
+            await until(lambda: (found := entry("tool", "up", "it")) and found.limits.timeout_s == 5)
             result = await client.call("up__it")
             calls = town.status("up")["connections"]["shared"]["calls"]
             again = sum(asked.rpc == "initialize" for asked in server.asked)
@@ -185,7 +186,7 @@ async def test_a_call_that_comes_while_the_lists_are_renewed_waits_and_nothing_s
         _, changed = await client.start("tools/call", {"name": "up__it", "arguments": {}})
         _, same = await client.start("tools/call", {"name": "up__same", "arguments": {}})
         lists = shop.lists
-        await town.until(lambda: shop.lists > lists)
+        await until(lambda: shop.lists > lists)
         ran_meanwhile = [asked.message["params"]["name"] for asked in shop.calls]
         shop.listing.set()
         refused, result = (await changed)["result"], (await same)["result"]

@@ -14,7 +14,8 @@ from omni_mcp.engines.upstream.connection import Timing
 from omni_mcp.engines.upstream.pool import Known
 from omni_mcp.server_definition import ServerDefinition
 from tests.upstream.servers.web import Asked, handshake, text, web_server
-from tests.upstream.world import QUICK, python_server, sdk_over_http, until, world
+from tests.upstream.world import QUICK, python_server, sdk_over_http, world
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import ANN, BOB, error_of
-from tests.upstream.world import python_server, until, world, writing
+from tests.upstream.world import python_server, world, writing
+from tests.waiting import until
 
 CAN: dict[str, Any] = {"elicitation": {}, "sampling": {}, "roots": {}}
 

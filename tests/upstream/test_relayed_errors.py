@@ -11,6 +11,7 @@ import pytest
 from omni_mcp.testing import error_of
 from tests.upstream.servers.web import Asked, Script, handshake, web_server
 from tests.upstream.town import a_town
+from tests.waiting import until
 
 MOST_BYTES = 512 * 1024
 SECRET = "a-secret-of-the-server"
@@ -93,9 +94,9 @@ async def test_a_completion_of_a_server_carries_no_secret(tmp_path: Path) -> Non
     async with web_server(script) as server, a_town(tmp_path) as town, town.here.client() as client:
         town.runs("add", "up", "--url", server.url, "--header", f"X-Api-Key={SECRET}")
         listing = town.here.home.data / "listings" / "up.json"
-        await town.until(listing.exists)
+        await until(listing.exists)
         town.accepts("up")
-        await town.until(lambda: town.here.gateway.catalog.entries("default", "prompt"))
+        await until(lambda: town.here.gateway.catalog.entries("default", "prompt"))
         asked = {"ref": {"type": "ref/prompt", "name": "up__hello"}, "argument": {"name": "word", "value": "k"}}
         reply = await client.request("completion/complete", asked)
 

@@ -12,6 +12,7 @@ from omni_mcp.engines.upstream.listing import Listing
 from omni_mcp.testing import error_of, write_private
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import SURFACE, Shop, Town, a_town
+from tests.waiting import until
 
 IT: JsonObject = {"name": "it", "inputSchema": {"type": "object"}}
 ANNOUNCE: JsonObject = {"name": "announce", "inputSchema": {"type": "object"}}
@@ -29,7 +30,7 @@ async def test_an_edited_server_is_quarantined_while_a_manifest_is_broken(tmp_pa
             await town.accepted("up")
             await breaks_a_manifest(town)
             town.writes(f'[servers.up]\nurl = "{two.url}"\n')
-            await town.until(lambda: other.lists)
+            await until(lambda: other.lists)
             refused = await client.call("up__it")
 
     assert error_of(refused)["code"] == "policy_denied"
@@ -89,7 +90,7 @@ async def test_omni_toml_that_others_can_write_starts_no_server(tmp_path: Path, 
             during = await client.call("up__it")
             status = town.status("bad")
             town.here.home.settings_file.chmod(0o600)
-            await town.until(lambda: others.lists)
+            await until(lambda: others.lists)
 
     assert event.payload is not None and "others can write" in event.payload["problems"][0]
     assert not during.get("isError")
@@ -106,7 +107,7 @@ async def test_a_disk_that_is_full_for_a_moment_ends_no_watching(tmp_path: Path)
             (data / "listings").write_text("in the way")
             shop.tools = [ANNOUNCE, IT, {**IT, "name": "new"}]
             await client.call("up__announce")
-            await town.until(lambda: town.here.gateway.catalog.get("tool", "up", "new"))
+            await until(lambda: town.here.gateway.catalog.get("tool", "up", "new"))
             (data / "listings").unlink()
             (data / "away").rename(data / "listings")
             shop.tools = [ANNOUNCE]
@@ -120,7 +121,7 @@ async def test_acceptances_that_cannot_be_noted_count_are_on_record_once_and_end
             note = town.here.home.data / "acceptances.json"
             note.unlink(missing_ok=True)
             (note / "in the way").mkdir(parents=True)
-            await town.until((town.here.home.data / "listings" / "up.json").exists)
+            await until((town.here.home.data / "listings" / "up.json").exists)
             town.accepts("up")
             await town.offers("up__it")
             LockFile(town.here.home.lock_file).edit(lambda now: now.model_copy(update={"servers": {}}))

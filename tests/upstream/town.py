@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,9 @@ from omni_mcp.assembly import open_gateway
 from omni_mcp.cli.root import cli
 from omni_mcp.config import load_settings
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.testing import ALLOW_ALL, WAIT_S, LocalGateway, home_in, write_private
+from omni_mcp.testing import ALLOW_ALL, LocalGateway, home_in, write_private
 from tests.upstream.servers.web import Asked, Script, handshake, text
+from tests.waiting import until
 
 SURFACE = '[surface]\nmode = "full"\n'
 
@@ -84,15 +85,9 @@ class Town:
         """Accept everything that a server offers."""
         self.runs("accept", name, "--all", "--read-only", "--yes", "--accept-risks")
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until *condition* holds."""
-        async with asyncio.timeout(WAIT_S):
-            while not condition():
-                await asyncio.sleep(0.02)
-
     async def offers(self, *names: str) -> None:
         """Wait until exactly the tools *names* of the servers behind can be called."""
-        await self.until(lambda: self.names() == sorted(names))
+        await until(lambda: self.names() == sorted(names))
 
     def names(self) -> list[str]:
         listed = self.here.gateway.catalog.entries("default", "tool")
@@ -105,9 +100,9 @@ class Town:
         """Wait for the lists of servers, accept all of them, and wait until that is in force."""
         for name in names:
             listing = self.here.home.data / "listings" / f"{name}.json"
-            await self.until(listing.exists)
+            await until(listing.exists)
             self.accepts(name)
-        await self.until(lambda: {name.partition("__")[0] for name in self.names()} >= set(names))
+        await until(lambda: {name.partition("__")[0] for name in self.names()} >= set(names))
 
 
 @asynccontextmanager

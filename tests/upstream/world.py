@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,13 +135,6 @@ async def world(
                 heard.gateway = gateway
                 yield Here(LocalGateway(gateway, home), pool, children, heard)
     assert all(process.returncode is not None for process in children.started), "a server outlived its pool"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until *condition* holds, for what nobody announces."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def python_server(name: str, *arguments: str, **facts: Any) -> ServerDefinition:

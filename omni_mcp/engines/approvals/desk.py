@@ -12,27 +12,22 @@ from dataclasses import dataclass, field
 from omni_mcp.contracts.approval import Approval
 from omni_mcp.contracts.call import Call, Durable, Question
 from omni_mcp.contracts.errors import (
-    ApprovalDenied,
-    ApprovalExpired,
-    ApprovalPending,
     LogUnavailable,
     NotAllowed,
-    OmniError,
 )
-from omni_mcp.contracts.events import ApprovalDecided, ApprovalRequested, ApprovalUsed, draft
-from omni_mcp.contracts.ids import iso_time, new_id
 from omni_mcp.contracts.policy import ApprovalFacts
 from omni_mcp.contracts.ports import Masker, RunLog
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.approvals.question import question_about, raise_refusal, still_pending
+from omni_mcp.engines.approvals.record import DeskRecord
 from omni_mcp.engines.approvals.standing import StandingBook
 from omni_mcp.engines.approvals.standing_store import StandingStore
-from omni_mcp.engines.approvals.store import MAX_OPEN, MAX_OPEN_PER_PRINCIPAL, ApprovalStore, Channel, Decided
+from omni_mcp.engines.approvals.store import MAX_OPEN, MAX_OPEN_PER_PRINCIPAL, ApprovalStore, Channel
 from omni_mcp.engines.approvals.store_thread import StoreThread
 
 WAIT_S = 120.0
 POLL_S = 0.15  # a revocation counts within 200 ms, the look and a busy machine included
 IDLE_POLL_S = 0.5
-GATEWAY = "gateway"
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +71,7 @@ class ApprovalDesk:
         self._thread = thread
         self._log = log
         self._masker = masker
+        self._record = DeskRecord(store, thread, log)
         self._now_ns = now_ns
         self._wait_s = wait_s
         self._poll_s = poll_s
@@ -83,7 +79,6 @@ class ApprovalDesk:
         self._waiting: dict[str, list[_Waiter]] = {}
         self._look_now = asyncio.Event()
         self._recheck_wanted: Callable[[], Awaitable[object]] | None = None
-        self._recording = asyncio.Lock()
         self._seen_version = -1
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -96,7 +91,7 @@ class ApprovalDesk:
         """
         await self._thread.run(self._store.purge)
         await self._thread.run(self._store.expire_due)
-        await self._record_decisions(after_a_crash=True)
+        await self._record.decisions(after_a_crash=True)
         await self.standing.open()
         self._task = asyncio.create_task(self._watch(), name="approvals")
 
@@ -129,8 +124,6 @@ class ApprovalDesk:
         """How many calls wait here for a person."""
         return sum(len(waiters) for waiters in self._waiting.values())
 
-    # --- for the chain -----------------------------------------------------------------------------------------------
-
     async def ask(self, call: Call, question_rules: tuple[str, ...], policy_version: str) -> ApprovalFacts:
         """Ask about exactly this call and wait; see the port.
 
@@ -154,28 +147,35 @@ class ApprovalDesk:
         keep_s = self._wait_s if question.wait_s is None else question.wait_s
         deadline = asyncio.get_running_loop().time() + keep_s
         while True:
-            wanted = self._question(call, tool, question, question_rules, policy_version)
+            wanted = question_about(
+                call,
+                tool,
+                question,
+                question_rules,
+                policy_version,
+                log=self._log,
+                masker=self._masker,
+                now_ns=self._now_ns(),
+            )
             again = call.round is not None
             claim = await self._thread.run(
                 self._store.claim, wanted, parent_seq=parent, again=again, alone=call.replayed
             )
-            await self._record_decisions()
+            await self._record.decisions()
             if claim.outcome == "taken":
-                return await self._spend(claim.approval, call, parent)
+                return await self._record.use(claim.approval, call, parent)
             if claim.outcome == "opened":
-                await self._record_question(wanted, call, parent)
+                await self._record.question(wanted, call, parent)
             answered = await self._wait(claim.approval, call, deadline)
-            await self._record_decisions()  # the answer stands in the log before its use, or its refusal
+            await self._record.decisions()  # the answer stands in the log before its use, or its refusal
             if answered.state == "approved" and await self._thread.run(self._store.use, answered.id, call.id):
-                return await self._spend(answered, call, parent)
-            _raise_refusal(answered)
+                return await self._record.use(answered, call, parent)
+            raise_refusal(answered)
             # Approved, but an identical call took it first: one approval, one call; so this one is asked about anew.
 
     async def open_questions(self, *, project: str | None = None) -> list[Approval]:
         """Return what waits, oldest first."""
         return await self._thread.run(self._store.open_questions, project=project)
-
-    # --- for people and for the assembly -----------------------------------------------------------------------------
 
     async def decide(
         self, approval_id: str, *, by: str, approve: bool, channel: Channel, note: str | None = None
@@ -225,8 +225,6 @@ class ApprovalDesk:
         self._recheck_wanted = lambda: self.recheck(policy_version, still_asks, is_current)
         self._look_now.set()
 
-    # --- waiting -----------------------------------------------------------------------------------------------------
-
     async def _wait(self, asked: Approval, call: Call, deadline: float) -> Approval:
         """Wait until the question is closed.
 
@@ -239,11 +237,11 @@ class ApprovalDesk:
         self._look_now.set()
         try:
             if self._closing or (self._task is not None and self._task.done()):
-                raise _pending(asked)
+                raise still_pending(asked)
             async with asyncio.timeout_at(deadline):
                 return await waiter.answered
         except TimeoutError:
-            raise _pending(asked) from None
+            raise still_pending(asked) from None
         finally:
             self._waiting[asked.id].remove(waiter)
             if not self._waiting[asked.id]:
@@ -291,7 +289,7 @@ class ApprovalDesk:
         expired = await self._thread.run(self._store.expire_due)
         if not expired and not changed:
             return
-        await self._record_decisions()
+        await self._record.decisions()
         await self._wake()
         if await self.standing.record():
             await self.standing.refresh()
@@ -311,100 +309,6 @@ class ApprovalDesk:
             for waiter in waiters:
                 if not waiter.answered.done():
                     waiter.answered.set_exception(error if error is not None else TimeoutError())
-
-    # --- the record --------------------------------------------------------------------------------------------------
-
-    async def _record_question(self, asked: Approval, call: Call, parent: int | None) -> None:
-        payload = ApprovalRequested(
-            approval=asked.id,
-            rules=asked.rules,
-            approvers=asked.approvers,
-            definition_digest=asked.definition_digest,
-            arguments_hmac=self._log.arguments_hmac(call.arguments),
-            expires_at=iso_time(asked.expires_at_ns),
-        )
-        try:
-            await self._log.append(call.run, draft(payload, actor=GATEWAY, call=call.id), parent=parent).durable()
-        except OmniError:
-            await self._thread.run(self._store.withdraw, [asked.id], note="the question could not be recorded")
-            raise
-
-    async def _spend(self, approval: Approval, call: Call, parent: int | None) -> ApprovalFacts:
-        """Record that the one call of an approval begins; the approval is marked as used already."""
-        payload = ApprovalUsed(approval=approval.id)
-        await self._log.append(call.run, draft(payload, actor=GATEWAY, call=call.id), parent=parent).durable()
-        by = approval.decided_by or ""
-        return ApprovalFacts(id=approval.id, by=by, arguments_digest=approval.arguments_digest)
-
-    async def _record_decisions(self, *, after_a_crash: bool = False) -> None:
-        """Append every decision that the log has not got, also those that were made while no gateway ran."""
-        async with self._recording:
-            for decided in await self._thread.run(self._store.unrecorded):
-                refused = False
-                if not (after_a_crash and await self._is_on_record(decided)):
-                    refused = not await self._record_decision(decided)
-                await self._thread.run(self._store.mark_recorded, decided.approval.id, refused=refused)
-
-    async def _is_on_record(self, decided: Decided) -> bool:
-        """A crash between the log's commit and our mark must not record one decision twice."""
-        for event in await self._log.find_call(decided.approval.call):
-            if event.code == "approval_decided" and (event.payload or {}).get("approval") == decided.approval.id:
-                return True
-        return False
-
-    async def _record_decision(self, decided: Decided) -> bool:
-        """Append one decision; False if its run takes no more events (erased, full), so that it holds up no other.
-
-        Raises:
-            LogUnavailable: it can be tried again later.
-        """
-        approval = decided.approval
-        by = approval.decided_by or GATEWAY
-        payload = ApprovalDecided(
-            approval=approval.id,
-            decision=decided.decision,
-            by=by,
-            channel=decided.channel,
-            note=approval.note,
-        )
-        actor = GATEWAY if decided.channel in ("clock", "gateway") else f'User::"{by}"'
-        event = draft(payload, actor=actor, call=approval.call)
-        try:
-            await self._log.append(approval.run, event, parent=decided.parent_seq).durable()
-        except LogUnavailable:
-            raise
-        except OmniError:
-            return False
-        return True
-
-    # --- helpers -----------------------------------------------------------------------------------------------------
-
-    def _question(
-        self, call: Call, entry: Entry, question: Question, rules: tuple[str, ...], policy_version: str
-    ) -> Approval:
-        now = self._now_ns()
-        shown, _ = self._masker.mask(call.arguments)
-        return Approval(
-            id=new_id(),
-            state="pending",
-            principal=call.principal.key,
-            project=call.principal.project,
-            run=call.run,
-            call=call.id,
-            server=entry.server,
-            tool=entry.name,
-            name=call.name,
-            definition_digest=entry.digest,
-            arguments_digest=self._log.arguments_hmac(call.arguments),
-            arguments=shown,
-            labels={**entry.labels.model_dump(), "side_effects": entry.side_effects},
-            hosts=tuple(map(self._masker.mask_text, entry.hosts_for(call.arguments))),
-            rules=rules,
-            approvers=question.approvers,
-            policy_version=policy_version,
-            asked_at_ns=now,
-            expires_at_ns=now + int(question.ttl_s * 1_000_000_000),
-        )
 
 
 @asynccontextmanager
@@ -435,32 +339,3 @@ async def open_desk(
 async def _seq(parent: Durable | int | None) -> int | None:
     """Return the number of the event that a call's events name as their parent, once it is on disk."""
     return parent if parent is None or isinstance(parent, int) else await parent.durable()
-
-
-def _pending(asked: Approval) -> ApprovalPending:
-    until = iso_time(asked.expires_at_ns)
-    message = f"a person has to answer first, before {until}; what is asked: omni-mcp approvals show {asked.id}"
-    return ApprovalPending(message, data={"approval": asked.id, "expires_at": until})
-
-
-def _raise_refusal(answered: Approval) -> None:
-    """Raise what a closed question means for the call that waited for it; an approved or used one means nothing."""
-    data: dict[str, object] = {"approval": answered.id}
-    errors: dict[str, OmniError] = {
-        "denied": ApprovalDenied(
-            f"a person said no to this call; the answer: omni-mcp approvals show {answered.id}",
-            detail=f"by {answered.decided_by}",
-            data=data,
-        ),
-        "expired": ApprovalExpired(
-            f"nobody answered before {iso_time(answered.expires_at_ns)}; send the call again to ask again", data=data
-        ),
-        "withdrawn": ApprovalExpired(
-            "the rules or the tool changed while the call waited; send it again to have it decided anew",
-            detail=answered.note or "withdrawn",
-            data=data,
-        ),
-    }
-    error = errors.get(answered.state)
-    if error is not None:
-        raise error

@@ -62,8 +62,6 @@ class StandingBook:
                 return StandingFacts(id=grant.id, by=grant.given_by)
         return None
 
-    # --- for the desk ------------------------------------------------------------------------------------------------
-
     async def open(self) -> None:
         """Record what was given and revoked while no gateway ran, and learn what counts.
 

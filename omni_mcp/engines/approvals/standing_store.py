@@ -70,8 +70,6 @@ class StandingStore:
         self._now_ns = now_ns
         connection.executescript(_TABLE)
 
-    # --- for people --------------------------------------------------------------------------------------------------
-
     def give(self, grant: StandingGrant) -> None:
         """Keep *grant*. It counts when a gateway has put it on record.
 
@@ -139,8 +137,6 @@ class StandingStore:
     def all(self) -> list[StoredGrant]:
         """Return what is kept, newest first."""
         return self._many("1 ORDER BY given_at_ns DESC, id DESC", ())
-
-    # --- for the gateway ---------------------------------------------------------------------------------------------
 
     def standing(self) -> tuple[StandingGrant, ...]:
         """Return the grants that count now: on record, not revoked, not expired."""

@@ -97,8 +97,6 @@ class ApprovalStore:
         """Close the connection."""
         self._connection.close()
 
-    # --- asking ------------------------------------------------------------------------------------------------------
-
     def claim(
         self, wanted: Approval, *, parent_seq: int | None = None, again: bool = False, alone: bool = False
     ) -> Claim:  # fmt: skip
@@ -156,8 +154,6 @@ class ApprovalStore:
                 wanted.expires_at_ns,
             ),
         )
-
-    # --- answering ---------------------------------------------------------------------------------------------------
 
     def decide(
         self, approval_id: str, *, by: str, approve: bool, note: str | None = None, channel: Channel = "command_line"
@@ -240,8 +236,6 @@ class ApprovalStore:
         )
         return done.rowcount == 1
 
-    # --- reading -----------------------------------------------------------------------------------------------------
-
     def get(self, approval_id: str) -> Approval:
         """Return one question.
 
@@ -286,8 +280,6 @@ class ApprovalStore:
         """Return a number that changes when another connection has written."""
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
-    # --- recording ---------------------------------------------------------------------------------------------------
-
     def unrecorded(self) -> list[Decided]:
         """Return decisions that the run log has not got yet, oldest first."""
         query = (
@@ -300,8 +292,6 @@ class ApprovalStore:
     def mark_recorded(self, approval_id: str, *, refused: bool = False) -> None:
         """Remember that the run log has the decision, or that it will never take it."""
         self._connection.execute("UPDATE approvals SET recorded = ? WHERE id = ?", (2 if refused else 1, approval_id))
-
-    # --- forgetting --------------------------------------------------------------------------------------------------
 
     def erase_run(self, run: str, call: str | None = None) -> bool:
         """Delete every question of *run*, or of one of its calls, with its arguments; open ones are lost as well.
@@ -324,8 +314,6 @@ class ApprovalStore:
             "DELETE FROM approvals WHERE recorded > 0 AND state <> 'pending' AND expires_at_ns < ?", (before,)
         )
         return done.rowcount
-
-    # --- helpers -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
