@@ -15,9 +15,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "undrain": ("omni_mcp.cli.drain", "undrain", "Take calls again after `drain --stay`."),
     "status": ("omni_mcp.cli.status", "status", "Show what runs, what waits and what is in force."),
     "doctor": (
-        "omni_mcp.cli.doctor",
+        "omni_mcp.cli.doctor.command",
         "doctor",
-        "Say what isolation, limits and permissions are in force, and what to do.",
+        "Say what is in force here, what is wrong with machine, files, servers and clients, and what to do.",
     ),
     "demo": ("omni_mcp.cli.demo", "demo", "Walk one call through everything, on this machine, and clean up."),
     "allow": ("omni_mcp.cli.policy", "allow", "Write a small policy file that allows a tool."),

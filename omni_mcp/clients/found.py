@@ -58,11 +58,13 @@ class NotTaken:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What one file said: servers, entries that are not understood, and faults of the file itself. `readable` is
-    whether it could be read as a whole."""
+    whether it could be read as a whole; `own` are the entries that lead to this gateway, name to command (of a URL: "").
+    """
 
     place: Place
     exists: bool
     readable: bool = True
     servers: tuple[FoundServer, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict)
     not_taken: tuple[NotTaken, ...] = ()
     problems: tuple[Problem, ...] = ()

@@ -120,6 +120,7 @@ def _read_tables(place: Place, around: Surroundings, value: JsonValue, document:
         return _unreadable(place, "is no object", 0)
     inputs = _inputs(value.get("inputs")) if place.client == "vscode" else {}
     servers: list[FoundServer] = []
+    own: dict[str, str] = {}
     not_taken: list[NotTaken] = []
     for table in [place, *_projects_in(place, value)]:
         entries = _table_at(value, table.path)
@@ -133,6 +134,7 @@ def _read_tables(place: Place, around: Surroundings, value: JsonValue, document:
             continue
         for name, entry in list((entries or {}).items())[:SERVERS_LIMIT]:
             if is_own_entry(entry):
+                own[writable(name)] = entry.get("command") or "" if isinstance(entry, dict) else ""
                 continue
             try:
                 if writable(name) != name:
@@ -145,7 +147,12 @@ def _read_tables(place: Place, around: Surroundings, value: JsonValue, document:
         if len(entries or {}) > SERVERS_LIMIT:
             problems.append(_problem(table, document, path_of(table.path), f"only {SERVERS_LIMIT} entries are read"))
     return Reading(
-        place=place, exists=True, servers=tuple(servers), not_taken=tuple(not_taken), problems=tuple(problems)
+        place=place,
+        exists=True,
+        servers=tuple(servers),
+        own=own,
+        not_taken=tuple(not_taken),
+        problems=tuple(problems),
     )
 
 

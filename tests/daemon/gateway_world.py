@@ -35,6 +35,7 @@ class World:
         self.root = root
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("OMNI_")},
+            "HOME": str(root),
             "OMNI_HOME": str(root / "home"),
             "XDG_RUNTIME_DIR": str(root),
             "NO_COLOR": "1",

@@ -10,9 +10,24 @@ from typing import Any
 
 import pytest
 
-from omni_mcp.cli.doctor import first_closed_directory
-from omni_mcp.paths import make_private_dir
-from tests.daemon.gateway_world import World, a_world, serving
+from omni_mcp.cli.doctor.machine import first_closed_directory
+from omni_mcp.paths import make_private_dir, write_private
+from tests.daemon.gateway_world import World, a_world, serving, until
+
+ONE_TOOL = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    version = asked.get("params", {}).get("protocolVersion")
+    result = {
+        "initialize": {
+            "protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "s", "version": "1"},
+        },
+        "tools/list": {"tools": [{"name": "it", "inputSchema": {"type": "object"}}]},
+    }.get(asked.get("method"), {})
+    if "id" in asked:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
 
 
 @pytest.fixture
@@ -106,6 +121,74 @@ async def test_a_running_gateway_is_named_and_its_own_view_of_isolation_is_shown
         assert found["isolation"][0]["text"].startswith(world.status()["isolation"]["posture"])
         assert "port" not in found
         assert levels(found)["tokens"] == "ok"
+
+
+def define(world: World, text: str) -> None:
+    """Write servers.toml, as `omni-mcp add` would."""
+    world.home.config.mkdir(mode=0o700, exist_ok=True)
+    write_private(world.home.config / "servers.toml", text.encode())
+
+
+async def test_servers_that_do_nothing_wrong_are_counted(world: World) -> None:
+    define(world, '[servers.one]\ncommand = "cat"\n[servers.off]\ncommand = "not-there"\nenabled = false\n')
+    _, found = doctor(world)
+    assert [finding["text"] for finding in found["servers"]] == ["1 used, 2 defined"]
+
+
+async def test_a_server_whose_command_is_not_installed_fails(world: World) -> None:
+    define(world, '[servers.one]\ncommand = "not-there"\n')
+    code, found = doctor(world)
+    assert code == 1 and found["servers"][0]["level"] == "fail"
+    assert "'not-there'" in found["servers"][0]["text"] and "servers disable one" in found["servers"][0]["next"]
+
+
+async def test_a_server_that_lacks_a_secret_fails_and_the_secret_is_named(world: World) -> None:
+    define(world, '[servers.one]\ncommand = "cat"\nsecrets = { KEY = "nowhere" }\n')
+    code, found = doctor(world)
+    assert code == 1 and "secret nowhere" in found["servers"][0]["text"]
+
+
+async def test_a_faulty_servers_file_and_a_faulty_lock_are_named_with_their_place(world: World) -> None:
+    define(world, "[servers.one]\ncomand = 1\n")
+    world.home.lock_file.write_text("{")
+    world.home.lock_file.chmod(0o600)
+    code, found = doctor(world)
+    assert code == 1 and "servers.toml:2" in found["servers"][0]["text"]
+    assert "omni.lock" in found["omni.lock"][0]["text"]
+
+
+async def test_a_server_that_fails_behind_a_running_gateway_is_named_with_what_it_wrote(world: World) -> None:
+    script = "import sys; print('no licence here', file=sys.stderr); sys.exit(3)"
+    define(world, f'[servers.one]\ncommand = "python3"\nargs = ["-c", {json.dumps(script)}]\n')
+    async with serving(world):
+        await until(lambda: world.status()["servers"]["one"]["status"] in ("degraded", "offline"))
+        code, found = doctor(world)
+    assert code == 1 and "no licence here" in found["servers"][0]["text"]
+    assert found["servers"][0]["next"] == "omni-mcp servers test one"
+
+
+async def test_what_waits_to_be_accepted_is_counted(world: World) -> None:
+    define(world, f'[servers.one]\ncommand = "python3"\nargs = ["-c", {json.dumps(ONE_TOOL)}]\n')
+    async with serving(world):
+        await until(lambda: world.status()["catalog"]["waiting"])
+        _, found = doctor(world)
+    assert "1 definitions" in found["acceptance"][0]["text"] and "omni-mcp accept" in found["acceptance"][0]["next"]
+
+
+async def test_clients_are_shown_that_come_through_the_gateway_or_past_it(world: World) -> None:
+    person = world.root / "person"
+    (person / ".cursor").mkdir(parents=True)
+    world.environment["HOME"] = str(person)
+    file = person / ".cursor" / "mcp.json"
+    past = {"notes": {"command": "npx", "args": ["-y", "notes"]}}
+    file.write_text(json.dumps({"mcpServers": past}))
+    assert "omni-mcp connect cursor" in doctor(world)[1]["cursor"][0]["text"]
+    world.omni("connect", "cursor")
+    _, found = doctor(world)
+    assert found["cursor"][0]["level"] == "warn" and "notes" in found["cursor"][0]["text"]
+    file.write_text(json.dumps({"mcpServers": {"omni": {"command": "/gone/omni-mcp", "args": ["stdio"]}}}))
+    code, found = doctor(world)
+    assert code == 1 and "/gone/omni-mcp" in found["cursor"][0]["text"]
 
 
 async def test_the_text_form_names_each_level(world: World) -> None:
