@@ -14,8 +14,9 @@ from omni_mcp.contracts.events import GatewayStarted, draft
 from omni_mcp.contracts.ports import Completer, Executor, Source
 from omni_mcp.engines.policy.watcher import PolicyWatcher
 from omni_mcp.gateway import Gateway, StandIns
-from omni_mcp.opening.documents import document_source, operations
+from omni_mcp.opening.documents import document_source
 from omni_mcp.opening.engines import open_engines
+from omni_mcp.opening.operations import operations
 from omni_mcp.opening.tasks import keep_running
 from omni_mcp.paths import Home
 from omni_mcp.running.engines import Engines

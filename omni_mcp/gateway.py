@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -42,13 +41,13 @@ from omni_mcp.serving.changes import Changes
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.http import build_http
 from omni_mcp.serving.masked_completer import MaskedCompleter
-from omni_mcp.serving.memory_erasing import Forgetting
-from omni_mcp.serving.memory_sweeping import Sweeping
+from omni_mcp.serving.memory.erasing import Forgetting
+from omni_mcp.serving.memory.sweeping import Sweeping
 from omni_mcp.serving.metrics import Metrics
 from omni_mcp.serving.rejections import Rejections
 from omni_mcp.serving.run_streams import RunStreams
 from omni_mcp.serving.runbook import Runbook
-from omni_mcp.serving.runs_standing import Budgets
+from omni_mcp.serving.runs.standing import Budgets
 from omni_mcp.serving.search_server import SearchableCatalog
 from omni_mcp.serving.surface import Surfaces
 from omni_mcp.serving.threads import ThreadNames
@@ -108,7 +107,7 @@ class Gateway:
         )  # fmt: skip
         self.handle = call_chain(self._chain_parts(settings, executors, stand_ins))
         self.edge = self._open_edge(settings, stand_ins)
-        self.doors = Doors(engines, self._limit, self._record, self.edge, self._named)
+        self.doors = Doors(engines, self._limit, self._record, self.edge)
         self.http_app = build_http(
             self.edge, engines.identities, settings.server, status=self.status, api=self._open_api(stand_ins)
         )  # fmt: skip
@@ -160,8 +159,7 @@ class Gateway:
             runbook=self._runbook,
             rejections=self._rejections,
             changes=self.changes,
-            nonces=engines.nonces,
-            seal_key=os.urandom(32),  # of this process alone: what was sealed before a restart is over
+            state_key=engines.log.key_for("the edge"),  # of this home: an offline replay gives the same texts
             info=ServerInfo(name="omni-mcp", version=__version__, title="omni-mcp", instructions=INSTRUCTIONS),
             metrics=self._metrics,
             admit=self._admit,

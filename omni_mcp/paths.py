@@ -59,7 +59,7 @@ class Home:
 
     @property
     def state_file(self) -> Path:
-        """Approvals, single-use nonces and other small state that is not evidence."""
+        """Approvals and other small state that is not evidence."""
         return self.data / "state.db"
 
     @property

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import _socket
 import os
-from typing import Any
 
 import wire
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Frame = dict[str, Any]
+
 PROXY_PORT = 3128
 PROXY_BACKLOG = 64
-
-Frame = dict[str, Any]
 
 
 def prepare(control: _socket.socket, order: Frame, workspace: str) -> None:

@@ -17,12 +17,17 @@ import resource
 import select
 import signal
 from collections.abc import Callable
-from typing import Any
 
 import ground
 import kernel
 import wire
 import worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Frame = dict[str, Any]
 
 WORKSPACE = "/workspace"
 EXIT_NOT_STARTED = 127
@@ -35,8 +40,6 @@ _AS_USUAL = int(signal.SIG_DFL)
 _handle: Callable[[int, int], object] = importlib.import_module("_signal").signal  # `signal.signal` looks up enums
 _FREE = 10  # received descriptors are moved to this number and above
 WORDS_LIMIT_BYTES = 4096
-
-Frame = dict[str, Any]
 
 
 _inherited: dict[str, str] = {}

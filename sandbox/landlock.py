@@ -14,7 +14,6 @@ import os
 import stat
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import kernel
 
@@ -78,11 +77,13 @@ def restrict(
     return layers(network=network, most_abi=most_abi)
 
 
-class Plan(NamedTuple):
+class Plan:
     """What `prepare` asks the kernel for. One process can make it for all that are forked from it."""
 
-    attributes: bytes
-    rules: tuple[tuple[str, int], ...]
+    __slots__ = ("attributes", "rules")
+
+    def __init__(self, attributes: bytes, rules: tuple[tuple[str, int], ...]) -> None:
+        self.attributes, self.rules = attributes, rules
 
 
 def plan(

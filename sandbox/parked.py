@@ -12,28 +12,32 @@ import functools
 import os
 import resource
 import select
-from typing import Any, NamedTuple
 
 import ground
 import jobs
 import wire
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Frame = dict[str, Any]
+
 DESCRIPTORS_OF_AN_ORDER = 4
 _TAKEN, _TAKEN_AND_EXPORTS = b".", b"e"
 _HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
-Frame = dict[str, Any]
 
-
-class Parked(NamedTuple):
+class Parked:
     """The waiting process, as process 1 has it.
 
     `told` is the pipe on which it says that it has taken its order, and then why it could not be carried out, if so.
     """
 
-    pid: int
-    told: int
-    news: select.poll
+    __slots__ = ("news", "pid", "told")
+
+    def __init__(self, pid: int, told: int, news: select.poll) -> None:
+        self.pid, self.told, self.news = pid, told, news
 
 
 def park(channel: _socket.socket, ready: bytes, wakeups: int, oom_score: int | None) -> Parked | None:

@@ -12,7 +12,6 @@ import contextlib
 import os
 import resource
 import select
-from typing import Any
 
 import ground
 import jobs
@@ -22,10 +21,14 @@ import wall
 import wire
 import worker
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Frame = dict[str, Any]
+
 _ROUNDS = 3  # ten save no more
 _LIMITS = ("RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_MSGQUEUE", "RLIMIT_RTPRIO", "RLIMIT_NICE")
-
-Frame = dict[str, Any]
 
 
 def rehearse(setup: Frame, prepared: wall.Prepared) -> bool:
@@ -50,9 +53,8 @@ def echo(arguments: Frame) -> Frame:
 def _make_a_cell(prepared: wall.Prepared) -> None:
     ours, theirs = _socket.socketpair()
     wire.send(ours, {"kind": "cell"}, (theirs.fileno(),))
-    channel = _socket.socket(fileno=wire.receive_descriptors(theirs, 1)[0])
-    wire.send(ours, {"kind": "seal"})
-    wire.receive_body(channel)
+    _, (number, *_) = wire.receive_packed_with(theirs, 1)
+    channel = _socket.socket(fileno=number)
     for used in (ours, theirs, channel):
         used.close()
     child = os.fork()

@@ -223,8 +223,8 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
     try:
         spare = _lay_out(descriptors)
         step = "cgroup"
-        for procs in request["cgroups"]:
-            _join(procs)
+        for door in request["cgroups"]:
+            _join(door)
         step = "stage"
         bwrap, sources, handed = request["bwrap"], request["sources"], list[int]()
         if bwrap is not None:
@@ -268,8 +268,8 @@ def _lay_out(descriptors: list[int]) -> int:
     return DESCRIPTORS
 
 
-def _join(procs: str) -> None:
-    descriptor = os.open(procs, os.O_WRONLY | os.O_CLOEXEC)
+def _join(door: str) -> None:
+    descriptor = os.open(door, os.O_WRONLY | os.O_CLOEXEC)
     os.write(descriptor, b"0")
     os.close(descriptor)
 

@@ -7,11 +7,16 @@ else, and `seal` gives them up for good. Standard library only.
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
 
 import kernel
 import landlock
 import seccomp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Setup = dict[str, Any]
 
 INSIDE_UID = 1000
 _NAMESPACES = (
@@ -25,19 +30,20 @@ _INOTIFY_INSTANCES = "32"  # of the 128 or so that the kernel gives a user
 _OLDEST_LANDLOCK = 2  # the one before forbids every move between directories
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
-Setup = dict[str, Any]
 
-
-class Prepared(NamedTuple):
+class Prepared:
     """What all cells of a template have in common: made once, because a cell pays for each page that it writes.
 
     `layers` are in force in every cell of which `furnish` and `seal` have returned.
     """
 
-    filter: kernel.FilterProgram | None
-    why_no_filter: str
-    lock: landlock.Plan | None
-    layers: tuple[str, ...]
+    __slots__ = ("filter", "layers", "lock", "why_no_filter")
+
+    def __init__(
+        self, *, filter: kernel.FilterProgram | None, why_no_filter: str, lock: landlock.Plan | None,
+        layers: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        self.filter, self.why_no_filter, self.lock, self.layers = filter, why_no_filter, lock, layers
 
 
 def prepare(setup: Setup) -> Prepared:

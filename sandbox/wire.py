@@ -7,7 +7,10 @@ import array
 import json
 import json.scanner
 import os
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FRAME_LIMIT_BYTES = 16 * 1024 * 1024  # a job's arguments travel in one frame; files follow it as raw bytes
 
@@ -63,16 +66,7 @@ def receive(channel: _socket.socket) -> dict[str, Any]:
     Raises:
         Gone: the other end closed, or sent more than a frame may hold.
     """
-    return unpacked(receive_body(channel))
-
-
-def receive_body(channel: _socket.socket) -> bytes:
-    """Read one frame and leave it packed.
-
-    Raises:
-        Gone: as `receive`.
-    """
-    return _body(channel, read_exactly(channel, 4))
+    return unpacked(_body(channel, read_exactly(channel, 4)))
 
 
 def receive_with(channel: _socket.socket, most: int) -> tuple[dict[str, Any], list[int]]:
@@ -81,21 +75,17 @@ def receive_with(channel: _socket.socket, most: int) -> tuple[dict[str, Any], li
     Raises:
         Gone: as `receive`.
     """
-    body, found = _read_with(channel, most)
+    body, found = receive_packed_with(channel, most)
     return unpacked(body), found
 
 
-def receive_descriptors(channel: _socket.socket, most: int) -> list[int]:
-    """As `receive_with`, of a frame that says nothing but that they come. A cell that waits pays for each page that it
-    touched: it leaves the parser alone.
+def receive_packed_with(channel: _socket.socket, most: int) -> tuple[bytes, list[int]]:
+    """As `receive_with`, with the frame left packed: a cell that waits pays for each page that it touched, and leaves
+    the parser alone.
 
     Raises:
         Gone: as `receive`.
     """
-    return _read_with(channel, most)[1]
-
-
-def _read_with(channel: _socket.socket, most: int) -> tuple[bytes, list[int]]:
     found = array.array("i")  # socket.recv_fds of Python 3.11 forgets its flags
     head, ancillary, _, _ = channel.recvmsg(4, _socket.CMSG_SPACE(most * found.itemsize), _socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in ancillary:

@@ -8,11 +8,14 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from failure import ToolFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 EXIT_OK = 0
 EXIT_TOOL_FAILURE = 1

@@ -44,6 +44,7 @@ def test_the_demo_walks_one_call_through_everything_and_leaves_nothing(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_without_bubblewrap_the_demo_says_what_it_lacks_refuses_sandboxed_calls_and_exits_3(tmp_path: Path) -> None:
     done = run_demo(tmp_path, PATH=str(tmp_path))
 

@@ -19,13 +19,14 @@ MAY_IMPORT = {
     "datalock": {"contracts", "paths"},
     "migrations": {"contracts"},
     "deadline": set(),
+    "time_limits": set(),
     "sqlite_settings": set(),
     "toml_writer": set(),
     "server_definition": {"contracts"},
     "servers_file": {"contracts", "paths", "server_definition", "toml_writer"},
     "clients": {"contracts", "paths", "server_definition", "servers_file", "toml_writer"},
     "logs": {"contracts"},
-    "chain": {"contracts"},
+    "chain": {"contracts", "time_limits"},
     "protocol": {"contracts"},
     # the protocol's words and definitions of servers: engines/upstream, and no other
     "engines": {
@@ -36,9 +37,10 @@ MAY_IMPORT = {
         "protocol",
         "server_definition",
         "sqlite_settings",
+        "time_limits",
         "turns",
     },
-    "serving": {"contracts", "chain", "deadline", "protocol", "engines", "paths"},
+    "serving": {"contracts", "chain", "deadline", "protocol", "engines", "paths", "time_limits"},
     "client": {"contracts", "paths"},
     "filewatch": set(),
     "upstreams": {

@@ -16,7 +16,9 @@ def compose(stages: Sequence[Stage], last: Handler) -> Handler:
 
 
 def _bind(stage: Stage, rest: Handler) -> Handler:
+    run: Stage = stage.__call__  # type: ignore[operator]  # looked up once for all calls
+
     def handle(call: Call) -> Awaitable[Result]:
-        return stage(call, rest)
+        return run(call, rest)
 
     return handle

@@ -16,7 +16,7 @@ from omni_mcp.contracts.call import (
     grant_digest,
 )
 from omni_mcp.contracts.errors import NotAllowed, OutcomeUnknown, PinMissing
-from omni_mcp.contracts.events import PolicyDecided, draft
+from omni_mcp.contracts.events import PolicyDecided, draft, stated
 from omni_mcp.contracts.json import canonical
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
 from omni_mcp.contracts.ports import Policy, RunLog, StandingGrants
@@ -43,7 +43,8 @@ class Decisions:
         """Return the decision and the event that holds it, which is not durable yet."""
         entry = call.tool
         decision = self._judge(call, entry, approval)
-        payload = PolicyDecided(
+        payload = stated(
+            PolicyDecided,
             verdict=decision.verdict,
             rules=decision.rules,
             errors=decision.errors,
@@ -70,8 +71,7 @@ class Decisions:
         by = call.grant.approved_by
         approval = None
         if by is not None and call.grant.approval is not None:
-            bound_to = self._log.arguments_hmac(call.arguments)
-            approval = ApprovalFacts(id=call.grant.approval, by=by, arguments_digest=bound_to)
+            approval = ApprovalFacts(id=call.grant.approval, by=by, arguments_digest=self._bound_to(call))
         decision, recorded = self.decide(call, approval=approval)
         if decision.verdict != "allow":
             raise NotAllowed(call.name, detail=f"not allowed any more after its wait; {_reason(call, decision)}")
@@ -101,12 +101,15 @@ class Decisions:
             entry=entry,
             name=call.name,
             run=call.run,
-            arguments_digest=self._log.arguments_hmac(call.arguments),
-            arguments_bytes=len(canonical(call.arguments)),
+            arguments_digest=self._bound_to(call),
+            arguments_bytes=call.arguments_bytes or len(canonical(call.arguments)),
             egress=hosts,
             approval=approval,
             standing=self._standing.find(call.principal, entry, hosts) if entry is not None else None,
         )
+
+    def _bound_to(self, call: Call) -> str:
+        return call.bound_to or self._log.arguments_hmac(call.arguments)
 
 
 class Decide:
@@ -155,7 +158,7 @@ def carry(result: Result, approval: ApprovalFacts | None) -> Result:
 
 
 def carried_approval(call: Call) -> ApprovalFacts | None:
-    """The approval under which an earlier round of this call ran. It came back in our own seal.
+    """The approval under which an earlier round of this call ran. It was kept by the gateway.
 
     Raises:
         OutcomeUnknown: the definition changed between the rounds, so what was approved is not what would run.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
 from omni_mcp.chain.crashpoint import reach
@@ -13,8 +11,9 @@ from omni_mcp.chain.slots import FairSlots
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result, grant_digest
 from omni_mcp.contracts.errors import Frozen, Internal, NotAllowed, Paused, Refused, TimedOut
 from omni_mcp.contracts.hosts import NO_HOST
-from omni_mcp.contracts.ports import Catalog, Executor
+from omni_mcp.contracts.ports import Catalog, Executor, KeepsDeadlines
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.time_limits import TimeLimits
 
 LOOKS = 3
 GRACE_S = 1.0  # an engine that has a deadline of its own may report more than this stage can, so it goes first
@@ -42,7 +41,7 @@ class Execute:
     """Takes the slots, checks freeze, definition, policy and grant, waits for the intents, and dispatches.
 
     Args:
-        executors: by binding. One that says `keeps_deadlines` ends each call in its time by itself.
+        executors: by binding.
         places: how many calls of a binding may run at once in all; unnamed ones are bounded per tool only.
         settled: waits while a definition may be out of date, because its server said that its lists changed.
     """
@@ -66,6 +65,7 @@ class Execute:
         self._freeze = freeze
         self._settled = settled
         self._slots: dict[str, FairSlots] = {}
+        self._limits = TimeLimits()
 
     async def __call__(self, call: Call) -> Result:
         tool = call.tool
@@ -76,28 +76,39 @@ class Execute:
             raise Internal(f"{call.name!r} cannot run here", detail=f"no executor for binding {tool.binding!r}")
         who, slots = call.principal.key, self._slots_of(tool)
         try:
-            async with slots.taken(who), self._place_for(tool, who):
-                ready = await self._ready(call, tool)
-                reach("intent_durable")
-                return await self._dispatch(executor, ready, tool)
+            if not slots.take_now(who):
+                await slots.take(who)
+            try:
+                places = self._places.get(tool.binding)
+                if places is None:
+                    return await self._run(executor, call, tool)
+                async with places.taken(who):
+                    return await self._run(executor, call, tool)
+            finally:
+                slots.give_back(who)
         finally:
             if slots.idle:
                 self._slots.pop(tool.digest, None)
 
+    async def _run(self, executor: Executor, call: Call, tool: Entry) -> Result:
+        ready = await self._ready(call, tool)
+        reach("intent_durable")
+        return await self._dispatch(executor, ready, tool)
+
     async def _ready(self, call: Call, tool: Entry) -> Call:
         """Wait until everything is on disk, and look again whether it holds: that wait can be long, too."""
         for _ in range(LOOKS):
-            ready = self._still_allowed(call, tool)
-            for intent in ready.intents:
+            for intent in call.intents:
                 await intent.durable()
             try:
                 await self._settled(tool)
             except Paused:
                 if call.round is None:
                     raise  # a later round is of a call under way
-            call = self._still_allowed(ready, tool)
-            if call is ready:
+            ready = self._still_allowed(call, tool)
+            if ready is call:
                 return ready
+            call = ready
         raise NotAllowed(call.name, detail="the rules changed again and again while the call waited")
 
     def _still_allowed(self, call: Call, tool: Entry) -> Call:
@@ -116,10 +127,10 @@ class Execute:
     async def _dispatch(self, executor: Executor, call: Call, tool: Entry) -> Result:
         call.trail.dispatched = True
         try:
-            if getattr(executor, "keeps_deadlines", False):
+            if isinstance(executor, KeepsDeadlines):
                 result = await executor.execute(call)
             else:
-                async with asyncio.timeout(tool.limits.timeout_s + GRACE_S):
+                with self._limits.within(tool.limits.timeout_s + GRACE_S):
                     result = await executor.execute(call)
         except Refused:
             call.trail.dispatched = False
@@ -133,12 +144,8 @@ class Execute:
     def _slots_of(self, tool: Entry) -> FairSlots:
         slots = self._slots.get(tool.digest)
         if slots is None:
-            slots = self._slots[tool.digest] = FairSlots(tool.limits.concurrency)
+            slots = self._slots[tool.digest] = FairSlots(tool.limits.concurrency, limits=self._limits)
         return slots
-
-    def _place_for(self, tool: Entry, who: str) -> AbstractAsyncContextManager[None]:
-        places = self._places.get(tool.binding)
-        return nullcontext() if places is None else places.taken(who)
 
 
 def _checked(answer: Answer) -> Answer:

@@ -24,7 +24,7 @@ from omni_mcp.contracts.errors import (
     RateLimited,
     Refused,
 )
-from omni_mcp.contracts.events import RoundAnswered, RoundAsked, ToolCall, ToolError, ToolResult, draft
+from omni_mcp.contracts.events import RoundAnswered, RoundAsked, ToolCall, ToolError, ToolResult, draft, stated
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, digest_bytes
 from omni_mcp.contracts.manifest import Closed
@@ -78,7 +78,10 @@ class Record:
         withheld = meant is not None and is_withheld(meant.server, call.arguments)
         sealed = not quiet and not withheld and self._keeps_bodies(call.principal.project)
         witness = Witness(call.link) if sealed else None
-        known = known.but(link=witness) if witness is not None else known
+        known = known.but(
+            bound_to=self._log.arguments_hmac(call.arguments), arguments_bytes=len(canonical(call.arguments)),
+            link=call.link if witness is None else witness,
+        )  # fmt: skip
         intent, parent = self._append_intent(known, witness, quiet=quiet, withheld=withheld)
         known = known.but(parent=parent, intents=(intent,))
         reach("intent_unsynced")
@@ -138,12 +141,13 @@ class Record:
             body = round_answered_body(call.round.responses, witness)
             event = draft(answered, actor=call.principal.key, call=call.id, body=body)
             return self._log.append(call.run, event, parent=parent), parent
-        asked = ToolCall(
+        asked = stated(
+            ToolCall,
             call_kind=call.kind,
             name=call.name,
             arguments=_recorded(call.arguments, quiet=quiet, withheld=withheld),
-            arguments_hmac=self._log.arguments_hmac(call.arguments),
-            arguments_bytes=len(canonical(call.arguments)),
+            arguments_hmac=call.bound_to,
+            arguments_bytes=call.arguments_bytes,
             principal=call.principal.key,
             profile=call.profile,
             client={"name": call.client.name, "version": call.client.version, "era": call.client.era,
@@ -167,7 +171,8 @@ class Record:
         result: JsonValue = None if quiet else answer.body
         if len(body) > INLINE_LIMIT_BYTES and not quiet:
             kept, result = await self._kept_apart(call, body)
-        return ToolResult(
+        return stated(
+            ToolResult,
             is_error=answer.is_error,
             result=result,
             artifact=kept,

@@ -16,4 +16,5 @@ class Resolve:
         entry = self._catalog.find(call.profile, call.kind, call.name, project=call.principal.project)
         if entry is None or entry.state == "quarantined":
             return await proceed(call)
+        call.trail.server = entry.server
         return await proceed(call.but(tool=entry))

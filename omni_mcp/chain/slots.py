@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from contextlib import AbstractAsyncContextManager
 
 from omni_mcp.contracts.errors import RateLimited
+from omni_mcp.time_limits import TimeLimits
 
 
 class FairSlots:
@@ -14,15 +15,19 @@ class FairSlots:
 
     Args:
         share: how many of them one principal may hold; unset, all.
+        limits: where the ends of waits are set, of all slots that come and go.
     """
 
-    def __init__(self, capacity: int, *, share: int | None = None, wait_s: float = 120.0) -> None:
+    def __init__(
+        self, capacity: int, *, share: int | None = None, wait_s: float = 120.0, limits: TimeLimits | None = None
+    ) -> None:
         self._free = capacity
         self._share = share or capacity
         self._held: dict[str, int] = {}
         self._wait_s = wait_s
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._users = 0
+        self._limits = limits or TimeLimits()
 
     @property
     def idle(self) -> bool:
@@ -36,6 +41,14 @@ class FairSlots:
             RateLimited: none came free in time; nothing has run.
         """
         return _Taken(self, who)
+
+    def take_now(self, who: str) -> bool:
+        """Take a slot if one is free for *who*. Who got one gives it back."""
+        if self._free <= 0 or self._held.get(who, 0) >= self._share:
+            return False
+        self._users += 1
+        self._hold(who)
+        return True
 
     async def take(self, who: str) -> None:
         """Wait for a slot; as `taken`. Who got one gives it back."""
@@ -53,13 +66,12 @@ class FairSlots:
 
     async def _take(self, who: str) -> None:
         if self._free > 0 and self._held.get(who, 0) < self._share:
-            self._free -= 1
-            self._held[who] = self._held.get(who, 0) + 1
+            self._hold(who)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(who, deque()).append(turn)
         try:
-            async with asyncio.timeout(self._wait_s):
+            with self._limits.within(self._wait_s):
                 await turn
         except TimeoutError as error:
             self._leave(who, turn)
@@ -69,6 +81,10 @@ class FairSlots:
         except asyncio.CancelledError:
             self._leave(who, turn)
             raise
+
+    def _hold(self, who: str) -> None:
+        self._free -= 1
+        self._held[who] = self._held.get(who, 0) + 1
 
     def _leave(self, who: str, turn: asyncio.Future[None]) -> None:
         """Stop waiting; a slot that was given in the same moment goes to the next."""
@@ -99,8 +115,7 @@ class FairSlots:
                 continue
             if queue:
                 self._waiting[who] = queue  # behind the others
-            self._free -= 1
-            self._held[who] = self._held.get(who, 0) + 1
+            self._hold(who)
             turn.set_result(None)
             return True
         return False

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sandbox": ("omni_mcp.cli.sandbox", "sandbox", "Run a command in a cell; list, show and check sandbox profiles."),
     "contracts": ("omni_mcp.cli.contracts", "contracts", "Print the JSON Schemas of what is recorded and read."),
     "errors": ("omni_mcp.cli.contracts", "errors", "Print the failure catalogue."),
-    "add": ("omni_mcp.cli.servers", "add", "Add a server behind the gateway: a command or a URL."),
+    "add": ("omni_mcp.cli.servers_add", "add", "Add a server behind the gateway: a command or a URL."),
     "servers": ("omni_mcp.cli.servers", "servers", "List, add, change and remove the servers behind the gateway."),
     "accept": (
         "omni_mcp.cli.accept",

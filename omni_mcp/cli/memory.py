@@ -19,7 +19,7 @@ from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.memory import MemoryItem, MemoryScope
 from omni_mcp.paths import find_home, write_private
-from omni_mcp.serving.memory_items import shown
+from omni_mcp.serving.memory.items import shown
 
 LINE_CHARS = 100
 PAGE = 1000

@@ -18,8 +18,8 @@ from omni_mcp.contracts.memory import Change, MemoryItem
 from omni_mcp.engines.memory.store import SqliteMemory, open_memory
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.paths import Home
-from omni_mcp.serving.memory_erasing import CallKey, CallsErased, erase_calls, open_eraser
-from omni_mcp.serving.memory_tries import TRIES_LIMIT, calls_among, has_failed_with, words_for
+from omni_mcp.serving.memory.erasing import CallKey, CallsErased, erase_calls, open_eraser
+from omni_mcp.serving.memory.tries import TRIES_LIMIT, calls_among, has_failed_with, words_for
 
 WAIT_S = 15.0  # for calls that are under way in a running gateway
 LOOK_S = 0.25
@@ -86,7 +86,7 @@ async def sweep(home: Home) -> Forgotten:
         now_ns = time.time_ns()
         while items := await store.expired(now_ns=now_ns):
             _note(home, items, "expired")  # first, so that nothing leaves without a record
-            swept = await store.sweep(now_ns=now_ns, limit=len(items))
+            swept = await store.sweep(now_ns=now_ns, items=[item.id for item in items])
             done.items += [item.id for item, _ in swept]
         for run in await _ended_runs(home, store):
             while items := await store.items_of_run(run):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 import click
 import orjson
 
+from omni_mcp.cli.lazy import LazyGroup
 from omni_mcp.contracts.errors import OmniError
 from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.ids import iso_time
@@ -25,27 +25,14 @@ PAGE_EVENTS = 1000
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
 
 
-# name -> (module, attribute): commands in files of their own, imported when they are used.
-ELSEWHERE: dict[str, tuple[str, str]] = {
-    "diff": ("omni_mcp.cli.runs_diff", "diff"),
-    "golden": ("omni_mcp.cli.runs_diff", "golden"),
-    "replay": ("omni_mcp.cli.runs_replay", "replay"),
-}
-
-
-class _Runs(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *ELSEWHERE]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
-        module, attribute = ELSEWHERE[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-
-@click.group(cls=_Runs)
+@click.group(
+    cls=LazyGroup,
+    elsewhere={
+        "diff": ("omni_mcp.cli.runs_diff", "diff", "Say where one run first differs from another."),
+        "golden": ("omni_mcp.cli.runs_diff", "golden", "Keep what a run did, and hold later runs against it."),
+        "replay": ("omni_mcp.cli.runs_replay", "replay", "Make the calls of a run again, and compare."),
+    },
+)
 def runs() -> None:
     """List, show, follow, search and compare recorded runs.
 

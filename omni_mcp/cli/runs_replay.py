@@ -18,7 +18,7 @@ from omni_mcp.cli.runs import answered_as, json_option, print_json, printable
 from omni_mcp.config import Settings, load_settings
 from omni_mcp.contracts.errors import Conflict, Internal, NotFound
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.daemon import run_daemon, run_embedded
+from omni_mcp.daemon.run import run_daemon, run_embedded
 from omni_mcp.gateway import Gateway
 from omni_mcp.logs import LineSink
 from omni_mcp.paths import Home, find_home
@@ -50,8 +50,8 @@ def replay(
     otherwise. Exit code 1 names the first step and field that differs, or the definition, profile, policy or gateway
     that is not what it was.
 
-    With --offline the same client script gets the same bytes from the record. Ids that the client chose stay; session
-    ids, cursors and `requestState` are fresh.
+    With --offline the same client script gets the same bytes from the record; over HTTP, session ids, event ids and
+    dates are fresh.
     """
     if not offline and (port is not None or profile is not None):
         raise click.UsageError("--port and --profile are for --offline")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from omni_mcp.cli.lazy import LazyGroup
 from omni_mcp.cli.postures import NOT_STOPPED
 from omni_mcp.contracts.errors import ConfigError, NotFound, Problem
 from omni_mcp.contracts.json import JsonObject
@@ -28,20 +28,12 @@ _HOMES = {
 }
 
 
-class _Group(click.Group):
-    """`run` is imported when it is used: it starts often, and needs none of this."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["run", *super().list_commands(ctx)]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "run":
-            command: click.Command = importlib.import_module("omni_mcp.cli.sandbox_run").run
-            return command
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group(cls=_Group)
+@click.group(
+    cls=LazyGroup,
+    elsewhere={
+        "run": ("omni_mcp.cli.sandbox_run", "run", "Run a command in a fresh cell: no network, no files of yours.")
+    },
+)
 def sandbox() -> None:
     """Run a command in a cell; list, show and check sandbox profiles."""
 

@@ -12,7 +12,8 @@ import structlog
 from omni_mcp.cli.launch import log_file
 from omni_mcp.config import Settings, load_settings
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.daemon import Announce, run_daemon
+from omni_mcp.daemon.daemon import Announce
+from omni_mcp.daemon.run import run_daemon
 from omni_mcp.logs import LEVELS, LineSink
 from omni_mcp.paths import find_home
 

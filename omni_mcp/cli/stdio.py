@@ -8,7 +8,7 @@ import click
 
 from omni_mcp.cli import shim
 from omni_mcp.config import load_settings
-from omni_mcp.daemon import run_embedded
+from omni_mcp.daemon.run import run_embedded
 from omni_mcp.logs import LineSink
 from omni_mcp.paths import find_home
 

@@ -25,9 +25,9 @@ from omni_mcp.engines.policy.request import ACTION_OF_KIND, resource_id
 from omni_mcp.opening.documents import known_operations
 from omni_mcp.paths import Home, bundled
 from omni_mcp.plugins.tools import PluginTools
-from omni_mcp.serving.memory_entries import MemoryEntries
+from omni_mcp.serving.memory.entries import MemoryEntries
 from omni_mcp.serving.messages_server import MessagesSource
-from omni_mcp.serving.runs_entries import RunsSource
+from omni_mcp.serving.runs.entries import RunsSource
 from omni_mcp.serving.search_server import OWN
 from omni_mcp.upstreams.definitions import known_entries as entries_behind
 

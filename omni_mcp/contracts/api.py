@@ -32,7 +32,7 @@ Limit = Annotated[int, Field(ge=1, le=PAGE_LIMIT)]
 class Shown(BaseModel):
     """Base of answers: later versions may show more, and a reader passes over what it does not know."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 # --- questions after the `?` of an address ---
@@ -133,7 +133,7 @@ class NewCall(Closed):
 class Arguments(BaseModel):
     """Arguments of a tool of the memory; its own schema says which (`GET /api/catalog`)."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
 
 # --- answers ---
@@ -349,4 +349,4 @@ class ErrorPage(Shown):
 class Anything(BaseModel):
     """An object whose members are documented elsewhere."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)

@@ -19,7 +19,9 @@ OPERATOR = "operator"  # a role that only a key can have: `omni-mcp keys create 
 class Principal:
     """Who calls: a User or an Agent, in a project. The model is never a principal.
 
-    `owner` is the user on whose behalf an agent acts. Two principals are the same if their `key` is.
+    `owner` is the user on whose behalf an agent acts. Two principals are the same if their `key` is, which is such as
+    `Agent::"coder"/1000@default`: what runs, approvals and artifacts are filed under. An agent's name is only unique
+    for its owner, so the owner is part of it.
     """
 
     kind: Literal["User", "Agent"]
@@ -27,15 +29,11 @@ class Principal:
     project: str = "default"
     owner: str = ""
     roles: tuple[str, ...] = ()
+    key: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> str:
-        """Such as `Agent::"coder"@default`: what runs, approvals and artifacts are filed under.
-
-        An agent's name is only unique for its owner, so the owner is part of the key.
-        """
+    def __post_init__(self) -> None:
         owner = f"/{self.owner}" if self.kind == "Agent" else ""
-        return f'{self.kind}::"{self.id}"{owner}@{self.project}'
+        object.__setattr__(self, "key", f'{self.kind}::"{self.id}"{owner}@{self.project}')
 
     @property
     def is_operator(self) -> bool:
@@ -104,7 +102,7 @@ class Round:
     """A later round of a multi-round call (MCP 2026-07-28, multi-round-trip results).
 
     `number` is 2 for the first retry. `state` is the server's own `requestState` and `carry` what the chain wanted
-    back (`InputRequired.carry`); both come out of our seal, so neither is the client's word.
+    back (`InputRequired.carry`); both were kept here meanwhile, so neither is the client's word.
     """
 
     number: int
@@ -128,8 +126,12 @@ class Grant:
 
 @dataclass(slots=True, kw_only=True)
 class Trail:
-    """What `Execute` leaves for `Record` when no value can come back: the one mutable thing of a call."""
+    """What stages leave for those before them while no value can come back: the one mutable thing of a call.
 
+    `server` is that of the definition which the name was found to mean.
+    """
+
+    server: str | None = None
     dispatched: bool = False
     where: Where = "none"
     isolation: JsonObject = field(default_factory=dict)
@@ -157,17 +159,14 @@ class Call:
     asked_in: str = ""  # Record: the caller's own run, where the call itself is recorded in the gateway's
     replayed: bool = False  # its caller did not make it: what a person answers to others is no answer to it
     round: Round | None = None  # set from the second round on
+    bound_to: str = ""  # Record: the keyed hash of the arguments
+    arguments_bytes: int = 0  # Record: in their canonical form
     intents: tuple[Durable, ...] = ()  # Record, Decide: what must be on disk before anything runs
     parent: Durable | int | None = None  # Record: the tool_call event, which all that follows names
     trail: Trail = field(default_factory=Trail)  # Execute writes, Record reads
     tool: Entry | None = None  # Resolve; None stays None for unknown and quarantined names
     grant: Grant | None = None  # Decide or Approve
     question: Question | None = None  # Decide, when a person has to answer first
-
-    @property
-    def arguments_digest(self) -> str:
-        """sha256 over the canonical raw arguments. It stays in memory: a short secret could be guessed from it."""
-        return "sha256:" + hashlib.sha256(canonical(self.arguments)).hexdigest()
 
     def but(self, **known: Any) -> Call:
         """Return a copy that knows this too: as `dataclasses.replace`, which takes seven times as long.
@@ -183,9 +182,12 @@ class Call:
 
 
 def grant_digest(call: Call, tool: Entry) -> str:
-    """Return the digest that binds a grant: call id, principal, tool definition and raw arguments."""
-    parts = (call.id, call.principal.key, tool.digest, call.name, call.arguments_digest)
-    return "sha256:" + hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+    """Return the digest that binds a grant: call id, principal, tool definition and raw arguments.
+
+    It stays in memory: a short secret could be guessed from it.
+    """
+    parts = "\x00".join((call.id, call.principal.key, tool.digest, call.name, ""))
+    return "sha256:" + hashlib.sha256(parts.encode() + canonical(call.arguments)).hexdigest()
 
 
 class Durable(Protocol):
@@ -234,7 +236,7 @@ class InputRequired:
     """The tool needs something of the caller before it can answer (a multi-round result).
 
     `requests` maps keys to `{"method", "params"}`; `state` is what the tool wants back, opaque to us. The chain fills
-    `intent_seq` and `carry`; the edge seals all of it into the `requestState` that the client holds.
+    `intent_seq` and `carry`; the edge keeps all of it, and the client holds a `requestState` that stands for it.
     """
 
     requests: JsonObject

@@ -38,7 +38,7 @@ def _check_secret(name: str) -> str:
 class Closed(BaseModel):
     """A frozen object that refuses fields it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, defer_build=True)
 
 
 class Labels(Closed):

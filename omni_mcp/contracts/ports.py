@@ -135,8 +135,12 @@ class RunLog(Protocol):
         """
         ...
 
-    def subscribe(self) -> AsyncIterator[tuple[str, int, bool]]:
-        """Yield `(run, last seq, quiet)` after each commit; `quiet` events (reads of the log itself) notify nobody."""
+    def subscribe(self, wants: Callable[[str, bool], bool] | None = None) -> AsyncIterator[tuple[str, int, bool]]:
+        """Yield `(run, last seq, quiet)` after each commit; `quiet` events (reads of the log itself) notify nobody.
+
+        Args:
+            wants: asked with run and quiet at each commit, whether to yield it at all: cheaper than to be woken.
+        """
         ...
 
     def arguments_hmac(self, arguments: JsonValue) -> str:
@@ -281,6 +285,10 @@ class Executor(Protocol):
         ...
 
 
+class KeepsDeadlines:
+    """Says of an `Executor` that it ends each call within its tool's time by itself, so that nobody else counts it."""
+
+
 class Sandbox(Protocol):
     """Runs jobs in cells."""
 
@@ -353,14 +361,6 @@ class Completer(Protocol):
         ...
 
 
-class Nonces(Protocol):
-    """Single use, across restarts."""
-
-    async def use(self, nonce: str, *, expires_at_ns: int) -> bool:
-        """Return True for the first use of *nonce*, False for every later one; forgotten some time after it expires."""
-        ...
-
-
 class Identities(Protocol):
     """Who holds a credential."""
 
@@ -425,9 +425,15 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def sweep(self, *, now_ns: int, limit: int = 500) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
+    async def sweep(
+        self, *, now_ns: int, limit: int = 500, items: Sequence[str] | None = None
+    ) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
         """Remove expired items as `forget` does, *limit* at most; returns each, its text left out, with who carried
-        its text."""
+        its text.
+
+        Args:
+            items: ids; nothing else is removed, and of these only what has expired by now.
+        """
         ...
 
     async def to_erase(self) -> list[tuple[str, str]]:

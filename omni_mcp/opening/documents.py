@@ -1,4 +1,4 @@
-"""OpenAPI documents of the settings become entries, and what runs them."""
+"""OpenAPI documents of the settings become entries."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ import structlog
 
 from omni_mcp.config import Settings
 from omni_mcp.contracts.errors import ConfigError, Problem
-from omni_mcp.contracts.ports import Executor
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.catalog.schemas import JsonSchemas
-from omni_mcp.engines.openapi.executor import OpenApiExecutor
 from omni_mcp.engines.openapi.source import OpenApiSource
-from omni_mcp.engines.sandbox.executor import SandboxExecutor
-from omni_mcp.engines.sandbox.workspaces import Workspaces
 from omni_mcp.paths import Home, bundled
-from omni_mcp.running.engines import Engines
 
 
 def document_source(name: str, settings: Settings, home: Home, *, say_left_out: bool = True) -> OpenApiSource:
@@ -43,13 +38,3 @@ def known_operations(settings: Settings, home: Home) -> list[Entry]:
         with suppress(ConfigError):
             found += source.load()
     return found
-
-
-def operations(engines: Engines, home: Home, documents: Sequence[OpenApiSource]) -> dict[str, Executor]:
-    """Return what runs the operations of OpenAPI documents: jobs like all others."""
-    jobs = SandboxExecutor(
-        engines.sandbox, engines.artifacts, Workspaces(home.workspaces), log=engines.log, supplies=engines.supplies
-    )
-    plans = [document.plan_of for document in documents]
-    found = OpenApiExecutor(jobs, lambda entry: next((plan for of in plans if (plan := of(entry)) is not None), None))
-    return {"openapi_proxy": found}

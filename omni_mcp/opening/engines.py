@@ -28,7 +28,6 @@ from omni_mcp.engines.sandbox.cells import BubblewrapSandbox, open_sandbox
 from omni_mcp.engines.sandbox.profiles import Profile, load_profiles
 from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.state.database import open_state
-from omni_mcp.engines.state.nonces import StoredNonces
 from omni_mcp.engines.state.threads import StoredThreads
 from omni_mcp.opening.books import Books, open_books
 from omni_mcp.opening.sources import LastGood, NoSource, manifests_of
@@ -41,9 +40,9 @@ from omni_mcp.plugins.state import Plugins
 from omni_mcp.plugins.tools import PluginTools
 from omni_mcp.running.engines import Engines
 from omni_mcp.server_definition import RESERVED_NAMES
-from omni_mcp.serving.memory_entries import MemoryEntries
+from omni_mcp.serving.memory.entries import MemoryEntries
 from omni_mcp.serving.messages_server import MessagesSource
-from omni_mcp.serving.runs_entries import RunsSource
+from omni_mcp.serving.runs.entries import RunsSource
 from omni_mcp.upstreams.behind import open_behind
 from omni_mcp.upstreams.definitions import Defined, read_definitions
 from omni_mcp.upstreams.news import News
@@ -102,8 +101,6 @@ async def open_engines(
     described = [LastGood(one, fallback=NoSource(), reports=books.reports) for one in documents]
     catalog = _open_catalog(settings, [manifests, *sources, behind.source, *described], behind.pins)
     desk = await _open_desk(stack, settings, home, books, masker)
-    nonces = StoredNonces(open_state(home.state_file))
-    stack.push_async_callback(nonces.close)
     memory = await _open_memory(stack, settings, home, secrets, offline=offline)
     threads = StoredThreads(open_state(home.state_file), masker)
     stack.push_async_callback(threads.close)
@@ -112,7 +109,7 @@ async def open_engines(
         reports=books.reports, policy=policy, catalog=catalog, sandbox=sandbox, behind=behind, news=news,
         plugins=plugins, supplies=supplies, desk=desk,
         profile_digests={name: digest(profile.model_dump(mode="json")) for name, profile in profiles.items()},
-        nonces=nonces, threads=threads, identities=KeyRing(home.keys_file), memory=memory,
+        threads=threads, identities=KeyRing(home.keys_file), memory=memory,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
+from omni_mcp.contracts.call import Call, Result
 from omni_mcp.contracts.errors import ConfigError, NotFound, Problem
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Binding
@@ -30,6 +31,17 @@ class Offered:
     binding: str
     priority: int
     executor: Executor
+
+
+class Timed:
+    """A plugin's executor, of which only `execute` is known: the gateway ends its calls, whatever it says of itself."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def execute(self, call: Call) -> Result:
+        """As the port."""
+        return await self._executor.execute(call)
 
 
 @dataclass(slots=True)
@@ -72,8 +84,9 @@ async def _open(stack: AsyncExitStack, found: Found, said: JsonObject, into: Plu
         raise _bad_settings(found.name, error) from error
     executor = await stack.enter_async_context(_closing_quietly(plugin.open(settings), found.name, into))
     return Offered(
-        provider=found.name, binding=str(binding), priority=int(getattr(plugin, "priority", 0)), executor=executor
-    )
+        provider=found.name, binding=str(binding), priority=int(getattr(plugin, "priority", 0)),
+        executor=Timed(executor),
+    )  # fmt: skip
 
 
 @asynccontextmanager

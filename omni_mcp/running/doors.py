@@ -13,7 +13,6 @@ from omni_mcp.chain.record import Record
 from omni_mcp.contracts.call import Call
 from omni_mcp.contracts.events import GatewayDraining, draft
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.contracts.ports import Catalog
 from omni_mcp.running.engines import Engines
 from omni_mcp.serving.edge import Edge
 
@@ -27,12 +26,11 @@ class Doors:
     A call that waits for its caller's input is inside, and its next round is let in. A restart opens the doors.
     """
 
-    def __init__(self, engines: Engines, limit: Limit, record: Record, edge: Edge, names: Catalog) -> None:
+    def __init__(self, engines: Engines, limit: Limit, record: Record, edge: Edge) -> None:
         self._engines = engines
         self._limit = limit
         self._record = record
         self._edge = edge
-        self._names = names
         self._by = ""
         self._ends_s: float | None = None
 
@@ -67,7 +65,7 @@ class Doors:
         pause keeps it out.
         """
         calls = self._limit.under_way()
-        begun = [self._server(call) for call, _ in calls if call.trail.dispatched or call.round is not None]
+        begun = [call.trail.server for call, _ in calls if call.trail.dispatched or call.round is not None]
         at_servers = Counter(server for server in (*begun, *self._record.waiting_servers()) if server is not None)
         left_s = None if self._ends_s is None else max(0.0, round(self._ends_s - time.monotonic(), 1))
         closing: JsonObject = {"by": self._by, "left_s": left_s} if self._limit.closed else {}
@@ -81,15 +79,11 @@ class Doors:
             "calls": [self._fact(call, since_s) for call, since_s in calls[:SHOWN]],
         }
 
-    def _server(self, call: Call) -> str | None:
-        entry = self._names.find(call.profile, call.kind, call.name, project=call.principal.project)
-        return entry.server if entry is not None else None
-
     def _fact(self, call: Call, since_s: float) -> JsonObject:
         return {
             "call": call.id,
             "name": call.name,
-            "server": self._server(call),
+            "server": call.trail.server,
             "principal": call.principal.key,
             "since_s": round(since_s, 1),
             "dispatched": call.trail.dispatched,

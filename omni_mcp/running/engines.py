@@ -15,7 +15,6 @@ from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.supplies import Supplies
 from omni_mcp.engines.secrets.masking import SecretMasker
-from omni_mcp.engines.state.nonces import StoredNonces
 from omni_mcp.engines.state.threads import StoredThreads
 from omni_mcp.plugins.state import Plugins
 from omni_mcp.serving.reports import Reports
@@ -42,7 +41,6 @@ class Engines:
     plugins: Plugins
     supplies: Supplies
     desk: ApprovalDesk
-    nonces: StoredNonces
     memory: SqliteMemory
     threads: StoredThreads
     identities: KeyRing

@@ -12,21 +12,21 @@ from omni_mcp.paths import Home
 from omni_mcp.running.engines import Engines
 from omni_mcp.serving.changes import Changes
 from omni_mcp.serving.in_process import InProcess
-from omni_mcp.serving.memory_erasing import Forgetting
-from omni_mcp.serving.memory_finding import Finding
-from omni_mcp.serving.memory_items import ItemMaker
-from omni_mcp.serving.memory_news import MemoryNews
-from omni_mcp.serving.memory_promoting import Quotes
-from omni_mcp.serving.memory_server import MemoryExecutor
-from omni_mcp.serving.memory_sweeping import Sweeping
-from omni_mcp.serving.memory_taint import Readings
+from omni_mcp.serving.memory.erasing import Forgetting
+from omni_mcp.serving.memory.finding import Finding
+from omni_mcp.serving.memory.items import ItemMaker
+from omni_mcp.serving.memory.news import MemoryNews
+from omni_mcp.serving.memory.promoting import Quotes
+from omni_mcp.serving.memory.server import MemoryExecutor
+from omni_mcp.serving.memory.sweeping import Sweeping
+from omni_mcp.serving.memory.taint import Readings
 from omni_mcp.serving.messages import Messages
 from omni_mcp.serving.messages_server import SERVER as MESSAGES
 from omni_mcp.serving.messages_server import MessagesExecutor
 from omni_mcp.serving.runbook import Runbook
-from omni_mcp.serving.runs_entries import SERVER as RUNS
-from omni_mcp.serving.runs_server import RunsExecutor
-from omni_mcp.serving.runs_standing import Budgets, Standing
+from omni_mcp.serving.runs.entries import SERVER as RUNS
+from omni_mcp.serving.runs.server import RunsExecutor
+from omni_mcp.serving.runs.standing import Budgets, Standing
 from omni_mcp.serving.search_server import SERVER as TOOLS
 from omni_mcp.serving.search_server import SearchableCatalog, SearchExecutor
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from omni_mcp.contracts.call import (
     Answer,
@@ -24,16 +24,16 @@ from omni_mcp.contracts.call import (
 from omni_mcp.contracts.errors import Cancelled, InvalidResult, OmniError, OutcomeUnknown
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, digest
-from omni_mcp.contracts.ports import Nonces, Policy
+from omni_mcp.contracts.ports import Policy
 from omni_mcp.contracts.tool import CallKind
 from omni_mcp.protocol.eras import ASKS, Envelope, may_ask
 from omni_mcp.protocol.outcome import answered, failed_call
 from omni_mcp.protocol.rpc import INVALID_PARAMS, MISSING_CAPABILITY, RpcError
-from omni_mcp.protocol.state import BadState, Bound, Seal, Sealed
 from omni_mcp.serving.link import Link
 from omni_mcp.serving.metrics import Metrics
 from omni_mcp.serving.runbook import trace_id_of
-from omni_mcp.serving.session import Outlet, Session
+from omni_mcp.serving.session import Outlet, Session, Transport
+from omni_mcp.serving.states import BadState, Bound, Kept, States
 
 ROUNDS_LIMIT = 10  # what the clients of both SDKs drive at most
 KINDS: dict[str, tuple[CallKind, str]] = {
@@ -76,9 +76,8 @@ class Calls:
         self,
         handle: Handler,
         policy: Policy,
-        nonces: Nonces,
         *,
-        seal: Seal,
+        states: States,
         stamp: JsonObject,
         metrics: Metrics,
         run_of: RunOf,
@@ -89,8 +88,7 @@ class Calls:
         self._id_of = id_of
         self._handle = handle
         self._policy = policy
-        self._nonces = nonces
-        self._seal = seal
+        self._states = states
         self._stamp = stamp
         self._metrics = metrics
         self._run_of = run_of
@@ -150,7 +148,7 @@ class Calls:
             meta=asked.meta,
             trace=trace_id_of(asked.meta),
         )
-        return await self._resumed(asked, call) if resumes else call
+        return self._resumed(asked, call) if resumes else call
 
     async def _drive(self, asked: Asked, call: Call) -> Result:
         """Run the call; for a handshake client, push what the tool asks and go on until it answers."""
@@ -197,7 +195,7 @@ class Calls:
             policy_version=self._policy.version,
         )
 
-    async def _resumed(self, asked: Asked, call: Call) -> Call:
+    def _resumed(self, asked: Asked, call: Call) -> Call:
         """Return the same call in its next round.
 
         Raises:
@@ -209,23 +207,20 @@ class Calls:
                 path = {"path": f"$.params.inputResponses.{key}"}
                 raise RpcError(INVALID_PARAMS, "an input response must be an object", path)
         try:
-            inside = self._seal.open(
+            kept = self._states.take(
                 asked.params["requestState"], bound=self._bound(asked, call), now_ns=self._now_ns()
             )
-            if not await self._nonces.use(inside.nonce, expires_at_ns=inside.expires_at_ns):
-                raise BadState("the state was used before")
         except BadState as fault:
             raise RpcError(
                 INVALID_PARAMS,
                 "requestState is not valid; send the request again without it",
                 {"path": "$.params.requestState"},
             ) from fault
-        responses = {key: given[key] for key in inside.requests if key in given}
+        responses = {key: given[key] for key in kept.requests if key in given}
         follow = Round(
-            number=inside.round, intent_seq=inside.intent_seq, carry=inside.carry, state=inside.state,
-            responses=responses,
-        )  # fmt: skip
-        return call.but(id=inside.call, run=inside.run, round=follow)
+            number=kept.round, intent_seq=kept.intent_seq, carry=kept.carry, state=kept.state, responses=responses
+        )
+        return call.but(id=kept.call, run=kept.run, round=follow)
 
     def _input_required(self, asked: Asked, call: Call, wanted: InputRequired) -> JsonObject:
         number = (call.round.number if call.round else 1) + 1
@@ -236,13 +231,12 @@ class Calls:
             self._end_round(call.id, OutcomeUnknown(f"the client does not declare {', '.join(sorted(missing))}"))
             data: JsonObject = {"requiredCapabilities": {name: {} for name in sorted(missing)}}
             raise RpcError(MISSING_CAPABILITY, "the client lacks a needed capability", data, recorded=True)
-        inside = Sealed(
+        kept = Kept(
             bound=self._bound(asked, call), call=call.id, run=call.run, round=number, intent_seq=wanted.intent_seq,
-            expires_at_ns=wanted.expires_at_ns, nonce=new_id(), requests=tuple(wanted.requests), carry=wanted.carry,
-            state=wanted.state,
+            expires_at_ns=wanted.expires_at_ns, requests=tuple(wanted.requests), carry=wanted.carry, state=wanted.state,
         )  # fmt: skip
         try:
-            state = self._seal.close(inside)
+            state = self._states.put(kept, now_ns=self._now_ns())
         except ValueError as error:
             raise self._ended(call, InvalidResult(f"{call.name!r} keeps too much state")) from error
         body: JsonObject = {"resultType": "input_required", "requestState": state, "_meta": self._stamp}
@@ -277,9 +271,9 @@ def _outcome_of(result: Result) -> str:
     return "tool_error" if result.is_error else "ok"
 
 
-def modern_client(envelope: Envelope, transport: ClientFacts) -> ClientFacts:
+def modern_client(envelope: Envelope, transport: Transport) -> ClientFacts:
     """Return the client facts of one modern request."""
-    return replace(
-        transport, name=envelope.name, version=envelope.client_version, era="modern",
-        protocol_version=envelope.version, capabilities=envelope.capabilities,
+    return ClientFacts(
+        name=envelope.name, version=envelope.client_version, era="modern", protocol_version=envelope.version,
+        transport=transport, capabilities=envelope.capabilities,
     )  # fmt: skip

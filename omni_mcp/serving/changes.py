@@ -129,13 +129,16 @@ class Changes:
 
     async def follow(self, log: RunLog) -> None:
         """Turn commits of the run log into updates of `run://…`, until cancelled. Quiet events never notify."""
-        async for run, _, quiet in log.subscribe():
-            if self._noticed is not None:
-                self._noticed()
-            if not quiet and run in self._by_run:
-                self._touched_runs.add(run)
-                if self._timer is None:
-                    self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._tell_runs)
+        async for run, _, _ in log.subscribe(self._hears):
+            self._touched_runs.add(run)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._tell_runs)
+
+    def _hears(self, run: str, quiet: bool) -> bool:
+        """Whether somebody may listen to *run*. Each commit counts as told."""
+        if self._noticed is not None:
+            self._noticed()
+        return not quiet and run in self._by_run
 
     def _tell_runs(self) -> None:
         self._timer = None

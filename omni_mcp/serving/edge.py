@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -15,10 +14,10 @@ import structlog
 
 from omni_mcp.chain.decide import ACTIONS
 from omni_mcp.contracts.call import ClientFacts, Era, Handler, Principal
-from omni_mcp.contracts.errors import Draining, LogUnavailable, OmniError, Overloaded, QuotaExceeded, RateLimited
+from omni_mcp.contracts.errors import Draining, LogUnavailable, OmniError, Overloaded, RateLimited
 from omni_mcp.contracts.events import AccessRefusedEvent
 from omni_mcp.contracts.json import JsonObject, digest
-from omni_mcp.contracts.ports import Catalog, Completer, Nonces, Policy, RunLog
+from omni_mcp.contracts.ports import Catalog, Completer, Policy, RunLog
 from omni_mcp.contracts.tool import CallKind, Entry
 from omni_mcp.protocol.capabilities import ServerInfo, discover_result, initialize_result
 from omni_mcp.protocol.eras import (
@@ -49,7 +48,6 @@ from omni_mcp.protocol.rpc import (
     error_reply,
     result_reply,
 )
-from omni_mcp.protocol.state import Seal
 from omni_mcp.serving.calls import KINDS, Asked, Calls, EndRound, IdOf, fresh_id, modern_client
 from omni_mcp.serving.changes import Changes, ListKind, Release
 from omni_mcp.serving.listen_stream import ListenStream
@@ -58,8 +56,10 @@ from omni_mcp.serving.metrics import Metrics
 from omni_mcp.serving.refusals import Refusals
 from omni_mcp.serving.rejections import Rejections
 from omni_mcp.serving.room import ROOM_BYTES, SHARE_BYTES, Room
-from omni_mcp.serving.runbook import CloseReason, Runbook, trace_id_of
+from omni_mcp.serving.run_of import RunOf, ThreadOf
+from omni_mcp.serving.runbook import CloseReason, Runbook
 from omni_mcp.serving.session import SUBSCRIPTIONS_LIMIT, Outlet, Session, Transport
+from omni_mcp.serving.states import States
 from omni_mcp.serving.surface import Surfaces
 from omni_mcp.serving.under_way import UnderWay
 
@@ -84,7 +84,6 @@ class EdgeLimits:
 
 
 Admit = Callable[[Principal], None]
-ThreadOf = Callable[[Principal, JsonObject], Awaitable[str | None]]
 Watch = Callable[[Entry, Principal, str], Awaitable[Release]]
 MaySee = Callable[[Principal, Entry, str], Awaitable[bool]]
 
@@ -117,8 +116,7 @@ class Edge:
         runbook: Runbook,
         rejections: Rejections,
         changes: Changes,
-        nonces: Nonces,
-        seal_key: bytes,
+        state_key: bytes,
         info: ServerInfo,
         metrics: Metrics,
         admit: Admit,
@@ -147,6 +145,7 @@ class Edge:
         self._may_see = may_see
         self._is_profile = is_profile
         self._thread_of = thread_of
+        self._run_of = partial(RunOf, runbook, thread_of)
         self._refusals = Refusals(log, rejections)
         self._runbook = runbook
         self.rejections = rejections
@@ -160,10 +159,10 @@ class Edge:
         self._stamp = info.stamp()
         self._surfaces = surfaces or Surfaces(policy)
         self._lists = Lists(
-            catalog, policy, self._surfaces, key=seal_key, stamp=self._stamp, page_size=self._limits.page_size
+            catalog, policy, self._surfaces, key=state_key, stamp=self._stamp, page_size=self._limits.page_size
         )
         self._calls = Calls(
-            handle, policy, nonces, seal=Seal(seal_key), stamp=self._stamp, metrics=metrics, run_of=self._run_of,
+            handle, policy, states=States(state_key), stamp=self._stamp, metrics=metrics, run_of=self._run_of,
             end_round=end_round, id_of=id_of, now_ns=now_ns,
         )  # fmt: skip
         self._sessions: set[Session] = set()
@@ -432,7 +431,7 @@ class Edge:
         if headers is not None:
             check_headers(request.method, params, meta, headers)
         envelope = open_envelope(meta)
-        client = modern_client(envelope, ClientFacts(transport=session.transport))
+        client = modern_client(envelope, session.transport)
         return Asked(session=session, id=request.id, method=request.method, params=params, meta=meta, outlet=outlet,
                      era=era, client=client, log_level=envelope.log_level)  # fmt: skip
 
@@ -447,32 +446,6 @@ class Edge:
             while len(self._declared) > 4096:
                 self._declared.popitem(last=False)
         check_param_headers(declared, asked.params.get("arguments") or {}, headers)
-
-    @asynccontextmanager
-    async def _run_of(self, asked: Asked) -> AsyncIterator[str]:
-        """The run that a request belongs to."""
-        session = asked.session
-        if asked.era == "modern":
-            trace, thread = trace_id_of(asked.meta), await self._thread_of(session.principal, asked.meta)
-            async with self._runbook.joined(session.principal, asked.client, trace, thread) as run:
-                yield run
-            return
-        async with session.opening:
-            if session.run is None:
-                session.run = await self._runbook.open(session.principal, session.client, thread=session.thread)
-            run = session.run
-        session.run_users[run] += 1
-        try:
-            yield run
-        except QuotaExceeded:
-            session.run = None if session.run == run else session.run  # the next request opens another
-            raise
-        finally:
-            session.run_users[run] -= 1
-            if not session.run_users[run]:
-                del session.run_users[run]
-                if session.run != run:
-                    self._runbook.close(run, session.principal, "idle")
 
     # --- handlers ---
 

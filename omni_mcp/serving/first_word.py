@@ -12,10 +12,11 @@ from typing import Any
 from omni_mcp.protocol.rpc import Reply
 from omni_mcp.serving.asgi import Exchange
 from omni_mcp.serving.streams import EventStream
+from omni_mcp.time_limits import TimeLimit, TimeLimits
 
 
 async def answer_in_time(
-    exchange: Exchange, stream: EventStream, work: Awaitable[Reply], *, quiet_s: float | None,
+    exchange: Exchange, stream: EventStream, work: Awaitable[Reply], *, limits: TimeLimits, quiet_s: float | None,
     as_stream: Callable[[], Coroutine[Any, Any, None]], on_gone: Callable[[], None],
 ) -> Reply | None:  # fmt: skip
     """Do *work*; returns its reply if that is the first thing for the client, else None.
@@ -25,9 +26,8 @@ async def answer_in_time(
         as_stream: sends the stream, to its end.
         on_gone: called when the client has gone, or takes no more of the stream, before the work is done.
     """
-    loop = asyncio.get_running_loop()
     streaming: asyncio.Task[None] | None = None
-    silence: asyncio.TimerHandle | None = None
+    silence: TimeLimit | None = None
     is_gone = False
 
     def leave(_: object = None) -> None:
@@ -40,13 +40,13 @@ async def answer_in_time(
         nonlocal streaming
         stream.on_change = None
         if streaming is None and not is_gone:
-            streaming = loop.create_task(as_stream())
+            streaming = asyncio.create_task(as_stream())
             streaming.add_done_callback(leave)
 
     stop_hearing = exchange.on_gone(leave)
     if quiet_s is not None:
         stream.on_change = begin_stream
-        silence = loop.call_later(quiet_s, begin_stream)
+        silence = limits.set(quiet_s, begin_stream)
     try:
         reply = await work
     except BaseException:
@@ -57,7 +57,7 @@ async def answer_in_time(
         stream.on_change = None
         stop_hearing()
         if silence is not None:
-            silence.cancel()
+            silence.lift()
         if streaming is not None:
             streaming.remove_done_callback(leave)
     if streaming is None:

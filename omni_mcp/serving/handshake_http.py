@@ -27,6 +27,7 @@ from omni_mcp.serving.first_word import answer_in_time
 from omni_mcp.serving.session import Nowhere, Outlet, Session
 from omni_mcp.serving.shares import share_of
 from omni_mcp.serving.streams import EventStream
+from omni_mcp.time_limits import TimeLimits
 
 SESSION_HEADER = "mcp-session-id"
 STREAMS_LIMIT = 64  # answers that a client may come back to, per session
@@ -127,6 +128,7 @@ class HandshakeHttp:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._edge = edge
+        self._limits = TimeLimits()
         self._sessions_limit = sessions_limit
         self._idle_s = idle_s
         self._quiet_s = quiet_s
@@ -208,7 +210,7 @@ class HandshakeHttp:
 
         reply = await answer_in_time(
             exchange, stream, self._edge.answer(held.session, frame, outlet, era="handshake"),
-            quiet_s=self._quiet_s if takes_events else None,
+            limits=self._limits, quiet_s=self._quiet_s if takes_events else None,
             as_stream=lambda: self._stream(exchange, held, stream), on_gone=on_gone,
         )  # fmt: skip
         if reply is not None:

@@ -17,6 +17,7 @@ from omni_mcp.serving.event_answer import KEEPALIVE_S, answer_events
 from omni_mcp.serving.first_word import answer_in_time
 from omni_mcp.serving.session import Nowhere
 from omni_mcp.serving.streams import EventStream
+from omni_mcp.time_limits import TimeLimits
 
 
 class ModernHttp:
@@ -24,6 +25,7 @@ class ModernHttp:
 
     def __init__(self, edge: Edge, *, quiet_s: float = KEEPALIVE_S) -> None:
         self._edge = edge
+        self._limits = TimeLimits()
         self._quiet_s = quiet_s  # a call that says nothing for this long gets its stream, so that proxies keep it open
 
     async def serve(self, exchange: Exchange, profile: str, frame: Frame) -> None:
@@ -63,7 +65,8 @@ class ModernHttp:
         try:
             reply = await answer_in_time(
                 exchange, stream, self._edge.answer(session, frame, outlet, headers=exchange.headers, era="modern"),
-                quiet_s=self._quiet_s if takes_events else None, as_stream=as_stream, on_gone=session.cancel_calls,
+                limits=self._limits, quiet_s=self._quiet_s if takes_events else None, as_stream=as_stream,
+                on_gone=session.cancel_calls,
             )  # fmt: skip
             if reply is not None:
                 await _send_reply(exchange, reply)

@@ -84,9 +84,8 @@ class RunStreams:
         """Wake streams at each commit, until the log ends. Reads of the log are quiet: they wake nobody."""
         while not self.ended:
             try:
-                async for run, _, quiet in self._log.subscribe():
-                    if not quiet and self._counts:
-                        await self._grown(run)
+                async for run, _, _ in self._log.subscribe(lambda run, quiet: not quiet and bool(self._counts)):
+                    await self._grown(run)
                 self.ended = True
             except Overloaded:
                 continue  # more runs grew than a subscription counts: all look for themselves

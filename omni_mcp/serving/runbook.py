@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Literal
 
 from omni_mcp.contracts.call import ClientFacts, Durable, Principal
@@ -131,16 +132,18 @@ class Runbook:
             del self._open[_key_of(principal, run)]
             return self.close(run, principal, "client_left")
 
-    @asynccontextmanager
-    async def joined(
+    def joined(
         self, principal: Principal, client: ClientFacts, trace_id: str | None, thread: str | None = None
-    ) -> AsyncIterator[str]:
+    ) -> AbstractAsyncContextManager[str]:
         """Enter the run of a modern request; it cannot be closed as idle while somebody is inside.
 
         Raises:
             LogUnavailable: a new run was needed and could not be recorded.
         """
-        key = (principal.key, trace_id, thread)
+        return _Joined(self, (principal.key, trace_id, thread), principal, client)
+
+    def enter(self, key: Key, principal: Principal, client: ClientFacts) -> _OpenRun:
+        """Count one more user of a run that is open, or is opened now; for `joined`."""
         found = self._open.get(key)
         if found is None:
             self._make_room(principal.key)
@@ -151,17 +154,16 @@ class Runbook:
             self._creating.add(task)
             task.add_done_callback(self._creating.discard)
         found.users += 1
-        try:
-            yield found.run.result() if found.run.done() else await asyncio.shield(found.run)
-        except QuotaExceeded:  # a full run makes way: the next request opens another
-            if self._open.get(key) is found:
-                del self._open[key]
-            raise
-        finally:
-            found.users -= 1
-            found.touched_s = self._now_s()
-            if not found.users and self._open.get(key) is not found and _is_made(found.run):
-                self.close(found.run.result(), found.principal, "idle")
+        return found
+
+    def leave(self, key: Key, found: _OpenRun, *, is_full: bool) -> None:
+        """Count one user less; a run that is full makes way, so that the next request opens another."""
+        if is_full and self._open.get(key) is found:
+            del self._open[key]
+        found.users -= 1
+        found.touched_s = self._now_s()
+        if not found.users and self._open.get(key) is not found and _is_made(found.run):
+            self.close(found.run.result(), found.principal, "idle")
 
     async def _create(self, key: Key, entry: _OpenRun, principal: Principal, client: ClientFacts) -> None:
         entry.users += 1
@@ -208,6 +210,33 @@ class Runbook:
     def open_runs(self) -> int:
         """How many modern runs are open."""
         return len(self._open)
+
+
+class _Joined(AbstractAsyncContextManager[str]):
+    """One use of a run. Written out, because each call has one."""
+
+    __slots__ = ("_book", "_client", "_found", "_key", "_principal")
+
+    def __init__(self, book: Runbook, key: Key, principal: Principal, client: ClientFacts) -> None:
+        self._book = book
+        self._key = key
+        self._principal = principal
+        self._client = client
+
+    async def __aenter__(self) -> str:
+        found = self._found = self._book.enter(self._key, self._principal, self._client)
+        if _is_made(found.run):
+            return found.run.result()
+        try:
+            return await asyncio.shield(found.run)
+        except BaseException as error:
+            self._book.leave(self._key, found, is_full=isinstance(error, QuotaExceeded))
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._book.leave(self._key, self._found, is_full=isinstance(error, QuotaExceeded))
 
 
 def _key_of(principal: Principal, run: str) -> Key:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -52,7 +52,7 @@ class Session:
         self.log_level = "info"
         self.run: str | None = None
         self.thread: str | None = None  # which its runs belong to
-        self.run_users: Counter[str] = Counter()  # requests under way by run: a full run makes way for another
+        self.run_users: dict[str, int] = defaultdict(int)  # requests under way by run: a full run makes way for another
         self.opening = asyncio.Lock()
         self.calls: dict[RequestId, asyncio.Future[Reply]] = {}
         self.subscriptions: set[str] = set()

@@ -138,11 +138,18 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        self._count(len(url))
+        self._header_bytes += len(url)
+        if self._header_bytes > HEADER_LIMIT_BYTES:
+            self._give_up(_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._count(len(name) + len(value))
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > HEADER_LIMIT_BYTES or len(self.headers) > HEADER_COUNT_LIMIT:
+            self._give_up(_LARGE)
 
     def on_headers_complete(self) -> None:
         if self.transport.is_closing():
@@ -181,11 +188,6 @@ class BoundedHttp(HttpToolsProtocol):
                 self._arm(self.body_deadline_s)
         elif not self._is_receiving:
             self._await_next()
-
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > HEADER_LIMIT_BYTES or len(self.headers) > HEADER_COUNT_LIMIT:
-            self._give_up(_LARGE)
 
     def _arm(self, deadline_s: float) -> None:
         if self._deadline is not None:

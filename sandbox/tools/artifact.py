@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
 
 from failure import ToolFailure
 from files import TEXT_LIMIT, slice_lines
 from json_tools import query
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PLACE = "in/artifact"  # where the gateway puts the artifact that the manifest's artifact_argument names
 LINE_LIMIT = 500

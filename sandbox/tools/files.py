@@ -7,11 +7,14 @@ import binascii
 import fnmatch
 import hashlib
 import os
-from typing import Any
 
 import beneath
 import unified
 from failure import ToolFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FILE_LIMIT = 32 * 1024 * 1024
 TEXT_LIMIT = 512 * 1024

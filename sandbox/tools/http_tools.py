@@ -10,11 +10,14 @@ import random
 import re
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import http_proxy
 from failure import ToolFailure
 from http_proxy import Asked, Response, Unreachable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEADLINE_S = 5.0  # for everything: all tries, all redirects, all pauses
 SEND_DEADLINE_S = 20.0  # one try, which may carry a body

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 import jsonpath
 from failure import ToolFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def json_query(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from failure import ToolFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 QUERY_LIMIT = 1024
 NESTING_LIMIT = 16
@@ -23,47 +25,46 @@ _COMPARISON = re.compile(r"==|!=|<=|>=|<|>")
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "/": "/", "\\": "\\", "'": "'", '"': '"'}
 
 
-@dataclass(frozen=True)
 class Name:
-    name: str
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
-@dataclass(frozen=True)
 class Index:
-    index: int
+    def __init__(self, index: int) -> None:
+        self.index = index
 
 
-@dataclass(frozen=True)
 class Slice:
-    start: int | None
-    end: int | None
-    step: int
+    def __init__(self, start: int | None, end: int | None, step: int) -> None:
+        self.start = start
+        self.end = end
+        self.step = step
 
 
-@dataclass(frozen=True)
 class Wildcard:
     pass
 
 
-@dataclass(frozen=True)
 class Filter:
-    test: Any
+    def __init__(self, test: Any) -> None:
+        self.test = test
 
 
-@dataclass(frozen=True)
 class Segment:
     """One step: its selectors, applied to the children, or with *deep* to all descendants too."""
 
-    selectors: tuple[Any, ...]
-    deep: bool
+    def __init__(self, selectors: tuple[Any, ...], deep: bool) -> None:
+        self.selectors = selectors
+        self.deep = deep
 
 
-@dataclass(frozen=True)
 class Query:
     """A path that begins at the root (`$`) or at the value that a filter looks at (`@`)."""
 
-    rooted: bool
-    segments: tuple[Segment, ...]
+    def __init__(self, rooted: bool, segments: tuple[Segment, ...]) -> None:
+        self.rooted = rooted
+        self.segments = segments
 
     @property
     def singular(self) -> bool:
@@ -74,24 +75,24 @@ class Query:
         )
 
 
-@dataclass(frozen=True)
 class Literal:
-    value: Any
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
-@dataclass(frozen=True)
 class Compare:
-    left: Any
-    operator: str
-    right: Any
+    def __init__(self, left: Any, operator: str, right: Any) -> None:
+        self.left = left
+        self.operator = operator
+        self.right = right
 
 
-@dataclass(frozen=True)
 class Logic:
     """`or`, `and` or `not` over tests."""
 
-    operator: str
-    parts: tuple[Any, ...]
+    def __init__(self, operator: str, parts: tuple[Any, ...]) -> None:
+        self.operator = operator
+        self.parts = parts
 
 
 def select(document: Any, query: str, *, limit: int) -> tuple[list[tuple[str, Any]], bool]:

@@ -6,10 +6,13 @@ import codecs
 import json
 import os
 import re
-from typing import Any
 
 from failure import ToolFailure
 from http_proxy import Response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 JSON_LIMIT = 512 * 1024  # escaped, it may be three times as long
 TEXT_LIMIT = 256 * 1024

@@ -10,9 +10,12 @@ import binascii
 import json
 import secrets
 import urllib.parse
-from typing import Any
 
 from failure import ToolFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def written(body: dict[str, Any], value: Any) -> tuple[str, bytes]:

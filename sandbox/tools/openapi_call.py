@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
 
 import http_proxy
 import openapi_answer
 import openapi_request
 from failure import ToolFailure
 from http_proxy import Asked, Response, Unreachable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 BODY_LIMIT = 8 * 1024 * 1024
 REDIRECTS = 3

@@ -9,12 +9,15 @@ import json
 import re
 import unicodedata
 import urllib.parse
-from typing import Any
 
 import http_proxy
 import openapi_body
 from failure import ToolFailure
 from http_proxy import Asked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DECODINGS = 8
 HEADER_CHARS = 4096

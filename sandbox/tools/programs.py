@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
 
 from failure import ToolFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 KEPT_BYTES = 128 * 1024  # of each stream; what comes after is read and counted, so that the program never blocks
 LINGER_S = 0.5  # how long a stream may stay open in other hands after the program has ended

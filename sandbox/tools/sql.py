@@ -8,10 +8,13 @@ import os
 import sqlite3
 import time
 import urllib.parse
-from typing import Any
 
 import beneath
 from failure import ToolFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 BYTES_LIMIT = 512 * 1024
 DEADLINE_S = 10.0

@@ -9,10 +9,13 @@ import hashlib
 import urllib.parse
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 from failure import ToolFailure
 from files import content_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 OUTPUT_LIMIT = 4 * 1024 * 1024
 

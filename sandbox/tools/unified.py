@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 
 from failure import ToolFailure
 
@@ -11,25 +10,25 @@ HUNK_LIMIT = 2_000
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 
-@dataclass
 class Hunk:
     """One hunk: where it starts in the old file (from 1) and its lines, without their first character."""
 
-    start: int
-    old: list[bytes] = field(default_factory=list)
-    new: list[bytes] = field(default_factory=list)
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.old: list[bytes] = []
+        self.new: list[bytes] = []
 
 
-@dataclass
 class Change:
     """All hunks of one file."""
 
-    path: str
-    creates: bool
-    deletes: bool
-    hunks: list[Hunk] = field(default_factory=list)
-    added: int = 0
-    removed: int = 0
+    def __init__(self, path: str, creates: bool, deletes: bool) -> None:
+        self.path = path
+        self.creates = creates
+        self.deletes = deletes
+        self.hunks: list[Hunk] = []
+        self.added = 0
+        self.removed = 0
 
 
 def parse(patch: str) -> list[Change]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omni_mcp.contracts.api import EventPage
 from omni_mcp.contracts.events import Message, draft
 from omni_mcp.engines.runlog.sheets import SHEET_EVENTS
-from omni_mcp.serving.runs_view import for_caller
+from omni_mcp.serving.runs.view import for_caller
 from omni_mcp.testing import ANN
 from tests.api.world import Api
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
 import sqlite3
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,13 @@ import pytest
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES
 from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExceeded
 from omni_mcp.contracts.large import KeptFile
+from omni_mcp.engines.artifacts.blob_files import BlobFiles
 from omni_mcp.engines.artifacts.blobs import BlobStore
-from omni_mcp.engines.artifacts.references import REFERENCE_BYTES
+from omni_mcp.engines.artifacts.references import NAMES_LOOKED_AT, REFERENCE_BYTES
 from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.secrets.masking import SecretMasker
 
+ROUNDS = 200
 ANNA, BERT = 'User::"anna"@default', 'User::"bert"@default'
 
 
@@ -216,3 +222,83 @@ def test_a_file_that_is_shorter_than_was_said_leaves_nothing(tmp_path: Path) -> 
     store.close()
 
     assert held == 0 and _files(tmp_path / "a") == []
+
+
+async def test_nobody_waits_while_a_large_blob_is_on_its_way_to_the_disk(tmp_path: Path) -> None:
+    data = b"x" * 200_000
+    sha256 = hashlib.sha256(data).hexdigest()
+    async with open_artifacts(tmp_path / "a", SecretMasker({})) as store:
+        other = BlobStore(tmp_path / "a")
+        known = await store.put(b"known" * 100_000, media_type="text/plain", owner=BERT, run="r2")
+        [writer] = [thread for thread in threading.enumerate() if thread.name.startswith("large artifacts")]
+        place = tmp_path / "a" / "blobs" / sha256[:2]
+        place.mkdir(mode=0o700)
+        stuck = place / f"{sha256}.{writer.native_id}.part"
+        os.mkfifo(stuck)  # whoever opens it to write waits for a reader
+        large = asyncio.create_task(store.put(data, media_type="text/plain", owner=ANNA, run="r1"))
+        try:
+            async with asyncio.timeout(30):
+                found = await store.get(known.sha256, owner=BERT)
+                small = await store.put(b"small", media_type="text/plain", owner=BERT, run="r2")
+                elsewhere = await asyncio.to_thread(
+                    other.put, b"elsewhere", media_type="text/plain", owner=BERT, run="r3"
+                )
+                held, is_under_way = await store.held_bytes(ANNA), not large.done()
+        finally:
+            other.close()
+            os.close(await asyncio.to_thread(os.open, stuck, os.O_RDONLY))
+        with pytest.raises(Internal):
+            await large
+        again = await store.put(data, media_type="text/plain", owner=ANNA, run="r1")
+        whole = await store.get(again.sha256, owner=ANNA)
+
+    assert is_under_way and held == 0
+    assert found[0] == known and (small.size, elsewhere.size) == (5, 9)
+    assert whole == (again, data)
+
+
+def test_another_process_that_opens_the_store_leaves_what_is_being_written(tmp_path: Path) -> None:
+    files = BlobFiles(tmp_path / "a" / "blobs")
+    sha256 = "0" * 64
+    with files.written(sha256, b"x" * 100_000) as part:
+        BlobStore(tmp_path / "a").close()
+        assert part.read_bytes() == b"x" * 100_000
+        files.put_in_place(sha256, part)
+
+    assert files.read(sha256) == b"x" * 100_000
+    BlobStore(tmp_path / "a").close()
+    assert _files(tmp_path / "a") == []
+
+
+def test_a_blob_that_comes_and_goes_elsewhere_is_there_for_whoever_stored_it(tmp_path: Path) -> None:
+    data = b"x" * 100_000
+    sha256 = hashlib.sha256(data).hexdigest()
+
+    def come_and_go(number: int) -> int:
+        whole = 0
+        with closing(BlobStore(tmp_path / "a")) as store:
+            for _ in range(ROUNDS):
+                store.put(data, media_type="text/plain", owner=ANNA, run=f"r{number}")
+                whole += store.get(sha256, owner=ANNA)[1] == data
+                store.release(f"r{number}", [sha256])
+        return whole
+
+    with ThreadPoolExecutor(3) as threads:
+        whole = list(threads.map(come_and_go, range(3)))
+
+    assert whole == [ROUNDS] * 3
+    assert _files(tmp_path / "a") == []
+
+
+def test_one_answer_under_many_names_costs_no_look_at_all_of_them(tmp_path: Path) -> None:
+    with closing(BlobStore(tmp_path / "a")) as store:
+        for number in range(NAMES_LOOKED_AT + 1):
+            store.put(b"same", media_type="text/plain", owner=ANNA, run="r1", name=f"result of {number}")
+        before = store.held_bytes(ANNA)
+        store.put(b"same", media_type="text/plain", owner=ANNA, run="r1", name=f"result of {NAMES_LOOKED_AT}")
+        known = store.held_bytes(ANNA)
+        store.put(b"same", media_type="text/plain", owner=ANNA, run="r1", name="result of 0")
+        anew = store.held_bytes(ANNA)
+
+    assert known == before
+    assert anew == before + REFERENCE_BYTES

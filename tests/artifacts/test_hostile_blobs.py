@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES
 from omni_mcp.contracts.errors import NotFound
 from omni_mcp.engines.artifacts.blobs import BlobStore
+from omni_mcp.engines.artifacts.references import REFERENCE_BYTES
 from omni_mcp.engines.artifacts.store import open_artifacts
 from omni_mcp.engines.secrets.masking import SecretMasker
 
 ANN = 'User::"ann"@default'
+NAME = "the-name-of-what-was-kept"
 SECRET = "correct-horse-battery"
 
 
@@ -121,3 +126,45 @@ async def test_a_registered_secret_in_what_is_said_of_a_blob_is_not_kept(tmp_pat
         ref = await store.put(b"x", media_type=f"text/{SECRET}", owner=ANN, run="r1", name=f"{SECRET}.txt")
         assert (ref.name, ref.media_type) == ("[masked:s].txt", "application/octet-stream")
         assert SECRET.encode() not in bytes_in(tmp_path)
+
+
+def test_a_store_of_which_most_was_erased_gives_its_room_back_and_keeps_the_rest(tmp_path: Path) -> None:
+    with closing(BlobStore(tmp_path / "a")) as store:
+        kept = [
+            store.put(os.urandom(INLINE_LIMIT_BYTES), media_type="text/plain", owner=ANN, run=f"r{number}", name=NAME)
+            for number in range(40)
+        ]
+        for number in range(36):
+            store.release(f"r{number}", [kept[number].sha256])
+        held = store.held_bytes(ANN)
+    database = tmp_path / "a" / "artifacts.db"
+    before = database.stat().st_size
+    BlobStore(tmp_path / "a").close()
+    untouched = database.stat().st_size
+    with closing(BlobStore(tmp_path / "a", shrink_from_bytes=1)) as store:
+        after = database.stat().st_size
+        found = [store.get(one.sha256, owner=ANN)[0] for one in kept[36:]]
+        again = store.put(b"new", media_type="text/plain", owner=ANN, run="r1", name="new")
+        assert store.get(again.sha256, owner=ANN) == (again, b"new")
+        assert store.held_bytes(ANN) == held + 3 + REFERENCE_BYTES
+        store.release("r1", [again.sha256])
+        for number in range(36, 40):
+            store.release(f"r{number}", [kept[number].sha256])
+
+    assert untouched == before and after < before / 4
+    assert found == kept[36:]
+    assert NAME.encode() not in bytes_in(tmp_path / "a")
+
+
+def test_a_store_of_which_little_was_erased_is_left_as_it_is(tmp_path: Path) -> None:
+    with closing(BlobStore(tmp_path / "a")) as store:
+        kept = [
+            store.put(os.urandom(INLINE_LIMIT_BYTES), media_type="text/plain", owner=ANN, run=f"r{number}")
+            for number in range(10)
+        ]
+        store.release("r0", [kept[0].sha256])
+    database = tmp_path / "a" / "artifacts.db"
+    before = database.read_bytes()
+    BlobStore(tmp_path / "a", shrink_from_bytes=1).close()
+
+    assert database.read_bytes() == before

@@ -24,7 +24,7 @@ import uvicorn
 
 from omni_mcp.assembly import open_gateway
 from omni_mcp.config import Settings
-from omni_mcp.daemon import run_daemon
+from omni_mcp.daemon.run import run_daemon
 from omni_mcp.logs import LineSink
 from omni_mcp.paths import find_home
 from omni_mcp.testing import Canary

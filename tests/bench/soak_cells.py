@@ -95,6 +95,7 @@ async def at_rest(sandbox: BubblewrapSandbox) -> dict[str, float]:
     counted = census(sandbox)
     for _ in range(100):
         await asyncio.sleep(0.1)
+        await sandbox.drop_templates()  # what the last cells gave back meanwhile
         again = census(sandbox)
         if again["processes"] == counted["processes"] and again["cgroups"] == counted["cgroups"]:
             return again

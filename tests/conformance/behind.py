@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from omni_mcp.config import Settings
 from omni_mcp.contracts.call import Era
-from omni_mcp.daemon import Opener
+from omni_mcp.daemon.run import Opener
 from omni_mcp.gateway import Gateway
 from omni_mcp.paths import Home
 from omni_mcp.server_definition import ServerDefinition

@@ -13,7 +13,7 @@ from pathlib import Path
 from omni_mcp.assembly import open_gateway
 from omni_mcp.config import LimitSettings, ProfileSettings, ServerSettings, Settings
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.daemon import run_daemon
+from omni_mcp.daemon.run import run_daemon
 from omni_mcp.gateway import Gateway
 from omni_mcp.logs import LineSink
 from omni_mcp.paths import Home, find_home

@@ -37,8 +37,8 @@ def test_every_scored_scenario_passes_through_the_gateway(suite: str) -> None:
 
 
 @pytest.mark.node
-@pytest.mark.slow
-@pytest.mark.parametrize(("road", "suite"), [pytest.param("stdio/modern", "2", marks=LONG), ("http/handshake", "3")])
+@pytest.mark.long
+@pytest.mark.parametrize(("road", "suite"), [("stdio/modern", "2"), ("http/handshake", "3")])
 def test_every_scenario_but_the_excused_passes_though_client_and_server_are_of_different_eras(
     road: str, suite: str
 ) -> None:

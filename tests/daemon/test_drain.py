@@ -194,6 +194,28 @@ async def test_a_flood_of_refused_calls_is_on_record_once_a_second_and_told_what
     assert 1 <= len(recorded) < 50
 
 
+async def test_a_call_is_at_its_server_to_its_end_though_its_tool_is_listed_no_more(canary: Canary) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(call: Call) -> Answer:
+        begun.set()
+        await go_on.wait()
+        return Answer(body={"content": [], "isError": False})
+
+    canary.tool("slow", slow)
+    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+        under_way = asyncio.create_task(client.call("canary__slow"))
+        await asyncio.wait_for(begun.wait(), WAIT_S)
+        canary.tool("slow")  # of two that claim one name neither stays
+        here.gateway.reload_catalog()
+        facts = here.gateway.doors.facts()
+        go_on.set()
+        await under_way
+
+    assert facts["running"] == {"canary": 1}
+    assert [call["server"] for call in facts["calls"]] == ["canary"]
+
+
 async def test_a_call_that_waits_for_its_callers_input_is_let_in_again_and_waited_for(canary: Canary) -> None:
     canary.tool("asks", asks_once)
     async with local_gateway(ALLOW_ALL, canary=canary) as here:

@@ -17,7 +17,7 @@ import pytest
 from omni_mcp import __version__
 from omni_mcp.config import ServerSettings
 from omni_mcp.contracts.errors import ConfigError
-from omni_mcp.daemon import check_address
+from omni_mcp.daemon.address import check_address
 from omni_mcp.datalock import read_note
 from omni_mcp.paths import make_private_dir
 from tests.daemon.gateway_world import OMNI, WAIT_S, World, a_world, connect, descendants, is_alive, serving, until

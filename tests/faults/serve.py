@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omni_mcp.assembly import open_gateway
 from omni_mcp.config import load_settings
-from omni_mcp.daemon import run_daemon, run_embedded
+from omni_mcp.daemon.run import run_daemon, run_embedded
 from omni_mcp.logs import LineSink
 from omni_mcp.paths import find_home
 from tests.faults.recorder import Recorder

@@ -11,6 +11,7 @@ from omni_mcp.testing import error_of
 from tests.databases import locked
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, Town, a_town
+from tests.waiting import until
 
 
 def state(town: Town) -> str | None:
@@ -23,14 +24,14 @@ async def test_what_is_accepted_while_nothing_can_be_recorded_is_not_in_force_th
 ) -> None:
     async with web_server(Shop().script()) as server:
         async with a_town(tmp_path, f'[servers.up]\nurl = "{server.url}"\n') as town:
-            await town.until((town.here.home.data / "listings" / "up.json").exists)
-            await town.until(lambda: state(town) == "quarantined")
+            await until((town.here.home.data / "listings" / "up.json").exists)
+            await until(lambda: state(town) == "quarantined")
             with locked(town.here.home.log_file):
                 town.accepts("up")
                 is_recorded = await town.here.gateway.reload_lock()
                 town.here.gateway.reload_catalog()
                 meanwhile = state(town)
-            await town.until(lambda: state(town) == "accepted")
+            await until(lambda: state(town) == "accepted")
             async with town.here.client() as client:
                 result = await client.call("up__it")
 

@@ -13,6 +13,8 @@ from tests.matrix.world import open_world
 from tests.node.presence import needed_node
 from tests.node.setup import find_node
 
+pytestmark = pytest.mark.long  # the whole matrix, which `make conformance` fills, has these cells and all others
+
 OLDEST, NEWEST = End("2024-11-05", "sse"), End("2026-07-28", "http")
 QUESTIONS = 3  # that the oldest version cannot ask, or answer
 
@@ -21,7 +23,6 @@ def needs(made: ClientMade | ServerMade) -> list[pytest.MarkDecorator]:
     return [] if made.made == "python" else [pytest.mark.node]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("made", [pytest.param(one, marks=needs(one), id=one.end.name) for one in CLIENTS])
 async def test_a_client_of_an_sdk_has_every_feature_of_the_oldest_and_the_newest_server(
     made: ClientMade, tmp_path: Path
@@ -36,7 +37,6 @@ async def test_a_client_of_an_sdk_has_every_feature_of_the_oldest_and_the_newest
     assert (tally.impossible, client.modern) == (QUESTIONS, made.end.modern)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("made", [pytest.param(one, marks=needs(one), id=one.end.name) for one in SERVERS])
 async def test_a_server_on_an_sdk_gives_every_feature_to_the_oldest_and_the_newest_client(
     made: ServerMade, tmp_path: Path

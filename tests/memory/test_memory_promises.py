@@ -158,6 +158,19 @@ async def test_an_expired_item_vanishes_at_once_and_leaves_at_the_sweep(open_sto
         assert set(await texts(store, "milk")) == {"milk is white", "new milk"}
 
 
+async def test_a_sweep_of_named_items_takes_nothing_else_and_nothing_that_lasts(open_store: Open, clock: Clock) -> None:
+    """What was put on record is what goes, whatever expired or was forgotten in between."""
+    async with open_store() as store:
+        first, second = [await store.put(item(f"milk {n}", expires_at_ns=clock.now_ns)) for n in range(2)]
+        lasting = await store.put(item("milk is white"))
+        assert await store.sweep(now_ns=clock.now_ns, items=[]) == []
+        [(swept, _)] = await store.sweep(now_ns=clock.now_ns, items=[second.id, lasting.id])
+        [(left, _)] = await store.sweep(now_ns=clock.now_ns)
+
+        assert (swept.id, left.id) == (second.id, first.id)
+        assert await texts(store, "milk") == ["milk is white"]
+
+
 async def test_an_expired_item_can_still_be_forgotten(open_store: Open, clock: Clock) -> None:
     async with open_store() as store:
         mortal = await store.put(item("milk in the fridge", expires_at_ns=clock.now_ns))

@@ -18,7 +18,7 @@ from omni_mcp.engines.memory.store import open_memory
 from omni_mcp.engines.memory.words import counted
 from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.store import open_ledger
-from omni_mcp.serving.memory_erasing import open_eraser
+from omni_mcp.serving.memory.erasing import open_eraser
 from omni_mcp.testing import ALLOW_ALL
 from tests.memory_server.world import (
     AGENT,

@@ -14,8 +14,8 @@ from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import LogUnavailable
 from omni_mcp.contracts.memory import MemorySettings
 from omni_mcp.serving.changes import Changes
-from omni_mcp.serving.memory_news import MemoryNews
-from omni_mcp.serving.memory_sweeping import Sweeping
+from omni_mcp.serving.memory.news import MemoryNews
+from omni_mcp.serving.memory.sweeping import Sweeping
 from omni_mcp.testing import ANN, WAIT_S, LocalGateway, MemoryClient
 from tests.memory_server.world import (
     AGENT,

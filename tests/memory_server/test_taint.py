@@ -7,7 +7,7 @@ from pathlib import Path
 from omni_mcp.contracts.call import Answer, Call
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.manifest import Labels
-from omni_mcp.serving.memory_taint import TAINTS, Readings
+from omni_mcp.serving.memory.taint import TAINTS, Readings
 from omni_mcp.testing import ANN, Canary, MemoryClient
 from tests.memory_server.world import AGENT, HANDSHAKE, STRANGER, done, refused, remembering, resource, texts
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.pins.test_restarts import FIRST, SECOND
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, a_town
+from tests.waiting import until
 
 
 async def test_a_grant_in_a_pinned_project_covers_the_pinned_version_only(tmp_path: Path) -> None:
@@ -18,12 +19,10 @@ async def test_a_grant_in_a_pinned_project_covers_the_pinned_version_only(tmp_pa
             shop.tools = [SECOND]
             town.here.gateway._engines.behind._upstreams.refresh("up")
             listing = town.here.home.data / "listings" / "up.json"
-            await town.until(lambda: "Second." in listing.read_text())
+            await until(lambda: "Second." in listing.read_text())
             town.accepts("up")
             find = town.here.gateway.catalog.find
-            await town.until(
-                lambda: (now := find("default", "tool", "up__it", project="new")) and now.state == "accepted"
-            )
+            await until(lambda: (now := find("default", "tool", "up__it", project="new")) and now.state == "accepted")
             seen = {project: find("default", "tool", "up__it", project=project) for project in ("old", "new")}
             given = {
                 project: town.runs("approvals", "grant", "up__it", "--project", project, "--expires", "1h", "--yes")

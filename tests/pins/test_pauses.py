@@ -13,6 +13,7 @@ from omni_mcp.testing import error_of
 from tests.databases import locked
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, a_town
+from tests.waiting import until
 
 TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("slow", "it")]
 
@@ -28,7 +29,7 @@ async def test_a_paused_tool_takes_no_new_call_also_after_a_restart_and_the_one_
             _, under_way = await client.start("tools/call", {"name": "up__slow", "arguments": {}})
             await shop.begun.wait()
             town.runs("pause", "tool", "up__slow", "--note", "being looked at")
-            await town.until(lambda: town.here.gateway.status()["paused"])
+            await until(lambda: town.here.gateway.status()["paused"])
             paused = town.here.gateway.status()["paused"]
             refused, other = await client.call("up__slow"), await client.call("up__it")
             event = await town.here.end_of(error_of(refused)["call"])
@@ -37,7 +38,7 @@ async def test_a_paused_tool_takes_no_new_call_also_after_a_restart_and_the_one_
         async with a_town(tmp_path) as again, again.here.client() as client:
             after_restart = await client.call("up__slow")
             again.runs("resume", "tool", "up__slow")
-            await again.until(lambda: not again.here.gateway.status()["paused"])
+            await until(lambda: not again.here.gateway.status()["paused"])
             resumed = await client.call("up__slow")
 
     assert paused["up/tool/slow"]["note"] == "being looked at"
@@ -55,7 +56,7 @@ async def test_a_paused_server_takes_no_call_of_any_of_its_tools_and_only_known_
             await town.accepted("up")
             town.runs("pause", "server", "up")
             town.runs("pause", "tool", "tools__text_hash")
-            await town.until(lambda: len(town.here.gateway.status()["paused"]) == 2)
+            await until(lambda: len(town.here.gateway.status()["paused"]) == 2)
             codes = [error_of(await client.call(name)).get("code") for name in ("up__it", "up__slow")]
             own = await client.call("tools__text_hash", {"text": "x"})
     person = CliRunner(env={"OMNI_HOME": str(tmp_path / "home")})
@@ -77,7 +78,7 @@ async def test_a_call_that_waits_for_its_record_when_its_server_is_paused_is_ref
             before = await client.call("up__it")
             with locked(town.here.home.log_file):
                 _, waiting = await client.start("tools/call", {"name": "up__it", "arguments": {}})
-                await town.until(lambda: gateway.open_calls == 1)
+                await until(lambda: gateway.open_calls == 1)
                 pauses = {"up": Pause(by="ann", at="2026-11-21T12:00:00Z")}
                 LockFile(town.here.home.lock_file).edit(lambda now: now.model_copy(update={"paused": pauses}))
                 await gateway.reload_lock()

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, Town, a_town
+from tests.waiting import until
 
 FIRST = {"name": "it", "description": "First.", "inputSchema": {"type": "object"}}
 SECOND = {"name": "it", "description": "Second.", "inputSchema": {"type": "object", "required": ["x"]}}
@@ -38,12 +39,12 @@ async def test_nothing_of_a_pinned_tool_changes_when_its_server_or_the_gateway_s
         async with a_town(tmp_path) as again:  # the server is another process for it, and offers something else
             async with again.here.client() as client:
                 await client.call("up__it", {})
-            await again.until(lambda: shop.lists > lists)
+            await until(lambda: shop.lists > lists)
             listing = again.here.home.data / "listings" / "up.json"
-            await again.until(lambda: "Second." in listing.read_text())
+            await until(lambda: "Second." in listing.read_text())
             again.accepts("up")
             await again.here.gateway.reload_lock()
-            await again.until(lambda: again.names() == ["up__it"])
+            await until(lambda: again.names() == ["up__it"])
             after = await facts(again)
 
     assert before[:5] == ("First.", False, "up", "it", "1")

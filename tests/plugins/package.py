@@ -38,12 +38,14 @@ def shout(arguments):
 '''
 INIT = 'raise RuntimeError("a package of tools is never imported by the gateway")\n'
 ENGINE = """\
+import asyncio
 from contextlib import asynccontextmanager
 
 from pydantic import BaseModel, ConfigDict
 
 from omni_mcp.contracts.call import Answer
 from omni_mcp.contracts.errors import Internal
+from omni_mcp.contracts.ports import KeepsDeadlines
 
 
 class Settings(BaseModel):
@@ -52,7 +54,7 @@ class Settings(BaseModel):
     broken: str = ""
 
 
-class Runs:
+class Runs(KeepsDeadlines):
     def __init__(self, word):
         self._word = word
 
@@ -61,6 +63,8 @@ class Runs:
             raise Internal("there is no tool")
         if call.arguments.get("text") == "burst":
             raise ZeroDivisionError("a fault of the plugin")
+        if call.arguments.get("text") == "hang":
+            await asyncio.Event().wait()
         text = f"{self._word}: {call.tool.name}"
         return Answer(body={"content": [{"type": "text", "text": text}], "isError": False}, where="remote")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import sys
@@ -183,6 +184,18 @@ async def test_an_executor_runs_what_is_allowed_and_nothing_else_and_the_resolve
     assert error_of(denied)["code"] == "policy_denied"
     assert (why["winner"], why["losers"]) == ("acme-engine", [{"provider": "bundled", "lost_in": "stack"}])
     assert outcomes == ["tool_error:internal", "tool_error:policy_denied", "tool_result"]
+
+
+@pytest.mark.usefixtures("acme")
+async def test_the_calls_of_an_executor_end_in_their_time_whatever_it_says_of_itself(tmp_path: Path) -> None:
+    text = SHOUT.replace("id: shout", "id: echo").replace("golden:", "limits: {timeout_s: 0.1}\ngolden:")
+    manifest = write_private(home_in(tmp_path).manifests / "echo.yaml", text)
+    write_private(manifest.with_name("shouting.py"), "def shout(arguments): return arguments\n")
+    async with gateway(tmp_path, "[plugins.executors.acme-engine]\n", READERS) as here, here.client() as client:
+        async with asyncio.timeout(30):
+            late = await client.call("tools__echo", {"text": "hang"})
+
+    assert error_of(late)["code"] == "timeout"
 
 
 @pytest.mark.usefixtures("acme", "cells")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +21,6 @@ ANSWERS: dict[str, Json] = {
     "roots/list": {"roots": [{"uri": "file:///here"}]},
 }
 CAPABILITIES: Json = {"elicitation": {}, "sampling": {}, "roots": {}}
-# What the protocol makes fresh: a sealed state is encrypted under a nonce of its own.
-_FRESH = re.compile(rb'"requestState":"[^"]*"')
 
 
 @dataclass(slots=True)
@@ -54,11 +51,6 @@ class Heard:
     @property
     def raw(self) -> bytes:
         return b"".join(self.lines)
-
-    @property
-    def lasting(self) -> bytes:
-        """The bytes without what the protocol makes fresh."""
-        return _FRESH.sub(b'"requestState":"(fresh)"', self.raw)
 
     @property
     def replies(self) -> list[Json]:

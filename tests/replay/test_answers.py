@@ -10,6 +10,7 @@ import pytest
 from omni_mcp.contracts.call import Answer, Call, InputRequired
 from omni_mcp.contracts.errors import UpstreamUnavailable
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.serving.lists import PAGE_SIZE
 from omni_mcp.testing import BOB, Canary, LocalGateway, MemoryClient, error_of
 from tests.replay.conftest import FORGETFUL, newest, recording, replaying
 
@@ -153,7 +154,7 @@ async def test_rounds_of_a_modern_call_come_back(canary: Canary, tmp_path: Path)
             here: LocalGateway = opened if isinstance(opened, LocalGateway) else opened[0]
             async with here.client(capabilities={"elicitation": {}}) as client:
                 asked = await client.request("tools/call", {"name": "canary__rounds", "arguments": {}})
-                state = asked["result"].pop("requestState")
+                state = asked["result"]["requestState"]
                 more = {"inputResponses": {"who": {"action": "accept", "content": {"n": 1}}}, "requestState": state}
                 answered = await client.request("tools/call", {"name": "canary__rounds", "arguments": {}, **more})
                 replies.append((asked, answered))
@@ -161,6 +162,53 @@ async def test_rounds_of_a_modern_call_come_back(canary: Canary, tmp_path: Path)
     assert replies[0] == replies[1]
     assert "accept" in str(replies[1][1])
     assert len(canary.calls) == 2
+
+
+async def test_a_replay_takes_a_state_only_after_it_gave_it_out_once_from_whom_it_gave_it_to(
+    canary: Canary, tmp_path: Path
+) -> None:
+    async def rounds(call: Call) -> Answer | InputRequired:
+        if call.round is None:
+            return InputRequired(requests={"who": {"method": "roots/list", "params": {}}}, where="remote")
+        return said("done")
+
+    canary.tool("rounds", rounds)
+    first: JsonObject = {"name": "canary__rounds", "arguments": {}}
+    async with recording(canary, tmp_path) as here, here.client(capabilities={"roots": {}}) as client:
+        asked = await client.request("tools/call", first)
+        later = {**first, "inputResponses": {"who": {"roots": []}}, "requestState": asked["result"]["requestState"]}
+        done = await client.request("tools/call", later)
+    async with replaying(canary, tmp_path) as (again, _), again.client(capabilities={"roots": {}}) as client:
+        early = await client.request("tools/call", later)
+        assert (await client.request("tools/call", first))["result"] == asked["result"]
+        async with again.client(principal=BOB, capabilities={"roots": {}}) as other:
+            stolen = await other.request("tools/call", later)
+        state = later["requestState"]
+        flipped = await client.request(
+            "tools/call", {**later, "requestState": state[:-1] + ("A" if state[-1] != "A" else "E")}
+        )
+        other_arguments = await client.request("tools/call", {**later, "arguments": {"n": 1}})
+        assert (await client.request("tools/call", later))["result"] == done["result"]
+        twice = await client.request("tools/call", later)
+
+    for refused in (early, stolen, flipped, other_arguments, twice):
+        assert refused["error"]["code"] == -32602 and refused["error"]["data"] == {"path": "$.params.requestState"}
+
+
+async def test_cursors_of_long_lists_come_back(canary: Canary, tmp_path: Path) -> None:
+    for number in range(PAGE_SIZE + 10):
+        canary.tool(f"t{number}")
+    replies: list[list[JsonObject]] = []
+    for opening in (recording, replaying):
+        async with opening(canary, tmp_path) as opened:
+            here: LocalGateway = opened if isinstance(opened, LocalGateway) else opened[0]
+            async with here.client() as client:
+                await client.call("canary__t1")
+                page = await client.request("tools/list", {})
+                replies.append([page, await client.request("tools/list", {"cursor": page["result"]["nextCursor"]})])
+
+    assert replies[0] == replies[1]
+    assert len(replies[1][1]["result"]["tools"]) >= 10
 
 
 async def test_a_call_that_was_not_recorded_is_refused_and_runs_nothing(canary: Canary, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import random
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from omni_mcp.contracts.errors import NotFound
+from omni_mcp.contracts.errors import LogUnavailable, NotFound
 from omni_mcp.contracts.events import ArtifactStored, draft
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.engines.artifacts.blobs import BlobStore
@@ -204,6 +204,16 @@ async def test_an_erasure_of_a_call_that_was_killed_before_its_files_were_gone_e
         assert not left_behind.exists() and done.events == 0
         erasures = [event async for event in log.read(run) if event.code == "erased"]
         assert len(erasures) == 1, "there was nothing more to say"
+
+
+async def test_retention_on_a_log_that_lost_a_table_says_so_in_words(place: Place, blobs: BlobStore) -> None:
+    async with place.open() as log:
+        await new_run(log)
+    with _eraser(place, blobs, later_s=2 * DAY_S) as eraser:
+        with closing(sqlite3.connect(place.file)) as connection:
+            connection.execute("ALTER TABLE texts RENAME TO gone")
+        with pytest.raises(LogUnavailable):
+            eraser.retention(older_than_s=DAY_S, older_than="1d")
 
 
 async def test_retention_fills_the_search_tables_once_for_many_runs(place: Place, blobs: BlobStore) -> None:

@@ -30,7 +30,7 @@ from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.sheets import SHEET_EVENTS, SheetFiles
 from omni_mcp.engines.runlog.store import SqliteRunLog, open_ledger
 from omni_mcp.engines.runlog.verify import verify_database
-from omni_mcp.serving.runs_view import for_caller
+from omni_mcp.serving.runs.view import for_caller
 from tests.runlog.conftest import ANNA, Place, answered, asked, new_run, said
 
 Runs = tuple[str, str]
@@ -365,6 +365,15 @@ def test_files_that_are_gone_are_struck_off_in_one_commit(place: Place) -> None:
         _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         assert connection.execute("SELECT count(*) FROM sheets").fetchone() == (0,)
     assert pages < 100
+
+
+async def test_a_start_that_cannot_clear_up_says_so_in_words(place: Place, runs: Runs) -> None:
+    (place.file.parent / "sheets" / "77-0.sheet").mkdir()
+    with pytest.raises(LogUnavailable) as refused:
+        async with place.open():
+            pass
+
+    assert "77-0.sheet" in refused.value.detail
 
 
 def test_a_page_of_no_events_has_none(place: Place, runs: Runs) -> None:

@@ -18,7 +18,7 @@ from omni_mcp.engines.runlog.connection import open_reader, translated
 from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.finding import Finder
 from omni_mcp.engines.runlog.reader import LogReader
-from omni_mcp.engines.runlog.search_index import Query
+from omni_mcp.engines.runlog.search_index import Query, digest_of_shard, refill_shards
 from omni_mcp.engines.runlog.store import open_ledger, rebuild_projections
 from omni_mcp.engines.runlog.word_filters import SLICE_BYTES, SLICES, WORDS_LIMIT, WordSieve, filter_of, made, stored
 from tests.bench.log_fill import LONG_AGO, NOW_AND_THEN, fill
@@ -77,6 +77,26 @@ def test_a_search_finds_the_same_with_filters_and_without(full: Place) -> None:
         connection.execute("DELETE FROM filtered")
     assert {word: _found(full, word) for word in WORDS} == with_filters
     assert {word: len(found) for word, found in with_filters.items()} == WORDS
+
+
+def test_a_full_table_is_merged_into_one_piece_and_finds_the_same(full: Place) -> None:
+    """It was filled commit by commit; an idle gateway joined what that left."""
+    with _changing(full) as connection:
+        assert _pieces(connection) == 1
+        there = digest_of_shard(connection, "search_0")
+        refill_shards(connection, [1])  # as an erasure does it
+        assert _pieces(connection) > 1 and digest_of_shard(connection, "search_0") == there
+    found = {word: _found(full, word) for word in WORDS}
+    ledger = open_ledger(full.file, full.keys, events_per_run=100_000).ledger
+    ledger.make_copies()
+    assert _pieces(ledger.connection) == 1 and made(ledger.connection) == [0]
+    assert digest_of_shard(ledger.connection, "search_0") == there
+    ledger.connection.close()
+    assert {word: _found(full, word) for word in WORDS} == found
+
+
+def _pieces(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(DISTINCT segid) FROM search_0_idx").fetchone()[0])
 
 
 async def test_a_table_without_the_word_is_not_looked_into(full: Place) -> None:

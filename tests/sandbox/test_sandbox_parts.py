@@ -11,7 +11,8 @@ import pytest
 
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.sandbox import Job
-from omni_mcp.engines.sandbox.cgroup import HierarchyV2, NoCgroups, find_hierarchy
+from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
+from omni_mcp.engines.sandbox.cgroup_v2 import HierarchyV2
 from omni_mcp.engines.sandbox.launcher import base_interpreter
 from omni_mcp.engines.sandbox.probe import LAYERS, Missing, explain_refusal, faults_of, find_bwrap
 from omni_mcp.engines.sandbox.profiles import load_profiles
@@ -123,7 +124,7 @@ async def test_cgroups_that_a_dead_gateway_left_are_swept_at_the_next_start(open
     if isinstance(hierarchy, NoCgroups):
         pytest.skip(hierarchy.reason)
     group = hierarchy.create(1)
-    mine = [Path(file).parent for file in group.procs_files]
+    mine = [Path(door).parent for door in group.doors]
     old = [place.with_name("omni-cell-999999-1-ab12-1") for place in mine]
     for place in old:
         place.mkdir()

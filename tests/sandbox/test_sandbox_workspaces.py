@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from omni_mcp.contracts.errors import SandboxKilled
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.executor import SandboxExecutor
+from omni_mcp.engines.sandbox.growth import Growth
 from omni_mcp.engines.sandbox.tree import DEPTH_LIMIT, measure_tree
 from omni_mcp.engines.sandbox.workspaces import Workspaces
 from tests.sandbox.test_sandbox_executor import Shelf, call_of, number
@@ -81,6 +83,22 @@ async def test_a_job_that_makes_more_files_than_it_may_is_ended_by_name(executor
         await executor.execute(call_of("make_files", {"files": 2000}, limits=caps, workspace="project"))
 
     assert caught.value.data["reason"] == "disk"
+
+
+async def test_what_others_remove_meanwhile_does_not_hide_what_a_job_adds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system is everybody's: its free room is what others do, too."""
+    free_inodes = iter([1000, 1400, 1300])
+    monkeypatch.setattr(
+        os, "statvfs", lambda place: SimpleNamespace(f_bfree=1 << 20, f_frsize=1, f_ffree=next(free_inodes))
+    )
+    growth = Growth(tmp_path, most_bytes=PLENTY, most_entries=64, add_bytes=PLENTY, add_entries=64)
+    assert not await growth.is_exceeded()
+    for index in range(100):
+        (tmp_path / f"f{index}").touch()
+
+    assert await growth.is_exceeded()
 
 
 async def test_what_a_job_may_write_it_may_write(executor: SandboxExecutor) -> None:

@@ -79,11 +79,13 @@ class MemoryLog:
 
     append_outcome = append
 
-    async def subscribe(self) -> AsyncIterator[tuple[str, int, bool]]:
+    async def subscribe(self, wants: Callable[[str, bool], bool] | None = None) -> AsyncIterator[tuple[str, int, bool]]:
         queue: asyncio.Queue[tuple[str, int, bool]] = asyncio.Queue()
         self._queues.append(queue)
         while True:
-            yield await queue.get()
+            run, seq, quiet = await queue.get()
+            if wants is None or wants(run, quiet):
+                yield run, seq, quiet
 
     async def until(self, code: str) -> None:
         """Wait for an event with *code*."""
@@ -144,19 +146,6 @@ class ListPolicy:
         self.asked.append((action, name))
         allowed = entry is not None and entry.name not in self.hidden.get(principal.id, set())
         return Decision(verdict="allow" if allowed else "deny", policy_version=self.version)
-
-
-class OneUse:
-    """Nonces."""
-
-    def __init__(self) -> None:
-        self.used: set[str] = set()
-
-    async def use(self, nonce: str, *, expires_at_ns: int) -> bool:
-        if nonce in self.used:
-            return False
-        self.used.add(nonce)
-        return True
 
 
 class Tokens:
@@ -224,7 +213,6 @@ class World:
         self.log = MemoryLog()
         self.catalog = MemoryCatalog(standard_entries())
         self.policy = ListPolicy()
-        self.nonces = OneUse()
         self.changes = Changes()
         self.metrics = Metrics()
         self.runbook = Runbook(cast(RunLog, self.log))
@@ -232,8 +220,8 @@ class World:
         self.now_ns = 1_000_000_000
         self.edge = Edge(
             handle=self.handle, catalog=self.catalog, policy=self.policy, log=cast(RunLog, self.log),
-            runbook=self.runbook, rejections=self.rejections, changes=self.changes, nonces=self.nonces,
-            seal_key=b"k" * 32,
+            runbook=self.runbook, rejections=self.rejections, changes=self.changes,
+            state_key=b"k" * 32,
             info=ServerInfo(name="omni-mcp", version="0.0.0", instructions="Hello."), metrics=self.metrics,
             completer_of=lambda entry: Suggestions(), end_round=lambda call, error: self.ended.append((call, error)),
             limits=self.limits, admit=self.admit, may_see=self.may_see, now_ns=lambda: self.now_ns,

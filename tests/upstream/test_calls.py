@@ -38,6 +38,17 @@ def sdk(transport: str, url: str) -> tuple[ServerDefinition, Known]:
 
 
 SDK_LINKS = ("stdio/handshake", "stdio/modern", "http/handshake", "http/modern", "sse/handshake")
+MODERN = "2026-07-28"
+
+
+def beside_clients(older: str) -> pytest.MarkDecorator:
+    """Every link with a client of each era. A server that is started for one test, for a client of its own era, is left
+    to `make long`: the matrix has that pair too."""
+    pairs = [(link, client) for link in SDK_LINKS for client in (older, MODERN)]
+    same = {("stdio/handshake", older), ("stdio/modern", MODERN)}
+    return pytest.mark.parametrize(
+        ("link", "client_version"), [pytest.param(*one, marks=[pytest.mark.long] * (one in same)) for one in pairs]
+    )
 
 
 @pytest.mark.parametrize("version", HANDSHAKE_VERSIONS)
@@ -53,8 +64,7 @@ async def test_a_server_of_every_handshake_version_answers_a_call(version: str) 
     assert spoken == version
 
 
-@pytest.mark.parametrize("link", SDK_LINKS)
-@pytest.mark.parametrize("client_version", ["2025-06-18", "2026-07-28"])
+@beside_clients("2025-06-18")
 async def test_everything_that_can_be_called_is_reached(link: str, client_version: str, sdk_url: str) -> None:
     settings, known = sdk(link, sdk_url)
     async with world({"up": settings}, known=known) as here, here.client(version=client_version) as client:
@@ -80,8 +90,7 @@ async def test_everything_that_can_be_called_is_reached(link: str, client_versio
     assert era == link.partition("/")[2]
 
 
-@pytest.mark.parametrize("link", SDK_LINKS)
-@pytest.mark.parametrize("client_version", ["2025-06-18", "2026-07-28"])
+@beside_clients("2025-06-18")
 async def test_progress_and_log_messages_reach_the_caller_before_the_answer(
     link: str, client_version: str, sdk_url: str
 ) -> None:
@@ -117,8 +126,7 @@ async def driven(client: Any, tool: str, answers: dict[str, Any]) -> Any:
     return result
 
 
-@pytest.mark.parametrize("link", SDK_LINKS)
-@pytest.mark.parametrize("client_version", ["2025-11-25", "2026-07-28"])
+@beside_clients("2025-11-25")
 async def test_what_a_server_asks_is_asked_of_the_caller_in_every_pair_of_eras(
     link: str, client_version: str, sdk_url: str
 ) -> None:

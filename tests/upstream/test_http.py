@@ -200,6 +200,38 @@ async def test_an_answer_that_breaks_is_an_unknown_outcome_and_the_next_call_wor
     assert after["content"][0]["text"] == "done"
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["body", "stream"])
+async def test_a_reply_to_one_request_answers_no_other(streamed: bool) -> None:
+    """A server that mixes its callers up gives nobody what belongs to somebody else."""
+    waiting: list[Asked] = []
+    both = asyncio.Event()
+
+    async def call(asked: Asked) -> None:
+        if not waiting:
+            waiting.append(asked)
+            await both.wait()
+            await answer(asked)
+            return
+        forged = {"jsonrpc": "2.0", "id": waiting[0].message["id"], "result": text("not yours")}
+        if streamed:
+            await asked.events()
+            await asked.event(forged)
+            await asked.end()
+        else:
+            await asked.reply(200, json.dumps(forged).encode())
+
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
+            _, first = await client.start("tools/call", {"name": "up__it", "arguments": {"n": 1}})
+            await until(lambda: bool(waiting))
+            second = await client.request("tools/call", {"name": "up__it", "arguments": {"n": 2}})
+            both.set()
+            mine = (await first)["result"]
+
+    assert mine["content"][0]["text"] == "done"
+    assert error_of(second)["code"] == "outcome_unknown"
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"jsonrpc":"2.0","id":1,"id":2,"result":{}}'])
 async def test_an_answer_that_is_no_message_is_a_broken_protocol_or_an_unknown_outcome(body: bytes) -> None:
     async def call(asked: Asked) -> None:

@@ -48,7 +48,7 @@ async def test_what_is_refused_here_is_refused_there(data: bytes, reason: str) -
     assert refused.value.reason == reason
 
 
-async def test_a_process_that_dies_costs_one_message_and_a_cancelled_one_nothing() -> None:
+async def test_a_process_that_dies_costs_one_message() -> None:
     parser = LargeParser()
     await parser.parse(b"1", limit_bytes=100)
     assert parser.pid is not None
@@ -59,15 +59,56 @@ async def test_a_process_that_dies_costs_one_message_and_a_cancelled_one_nothing
     with pytest.raises(BadFrame):
         await waiting
     assert await parser.parse(b"2", limit_bytes=100) == 2
+    await parser.close()
 
-    assert parser.pid is not None
-    os.kill(parser.pid, signal.SIGSTOP)
+
+async def test_who_stops_waiting_costs_no_process_and_nobody_gets_their_answer() -> None:
+    parser = LargeParser()
+    await parser.parse(b"1", limit_bytes=100)
+    pid = parser.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
     waiting = asyncio.create_task(parser.parse(b'"cancelled"', limit_bytes=100))
     await until(parser._turn.locked)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert await parser.parse(b"3", limit_bytes=100) == 3
+    next_one = asyncio.create_task(parser.parse(b"2", limit_bytes=100))
+    os.kill(pid, signal.SIGCONT)
+
+    assert waiting.cancelled()
+    assert await next_one == 2
+    assert parser.pid == pid
     await parser.close()
+
+
+async def test_a_process_that_hangs_at_what_nobody_waits_for_is_ended() -> None:
+    parser = LargeParser(unwanted_s=0.01)
+    await parser.parse(b"1", limit_bytes=100)
+    pid = parser.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    waiting = asyncio.create_task(parser.parse(b'"cancelled"', limit_bytes=100))
+    await until(parser._turn.locked)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+    assert await parser.parse(b"2", limit_bytes=100) == 2
+    assert parser.pid != pid
+    await parser.close()
+
+
+async def test_who_still_waits_when_all_ends_is_told() -> None:
+    parser = LargeParser()
+    await parser.parse(b"1", limit_bytes=100)
+    assert parser.pid is not None
+    os.kill(parser.pid, signal.SIGSTOP)
+    waiting = asyncio.create_task(parser.parse(b'"late"', limit_bytes=100))
+    await until(parser._turn.locked)
+    await parser.close()
+
+    with pytest.raises(BadFrame):
+        await waiting
+    assert parser.pid is None
 
 
 async def test_a_process_that_nobody_needs_goes_away() -> None:

@@ -31,9 +31,7 @@ def check_clients(patient: Patient) -> Iterator[Finding]:
 def _of(reading: Reading) -> Iterator[Finding]:
     client, file = reading.place.client, reading.place.file
     for problem in () if reading.readable else reading.problems:
-        yield Finding(
-            name=client, level="warn", text=printable(str(problem)), next="mend the file; it cannot be read"
-        )
+        yield Finding(name=client, level="warn", text=printable(str(problem)), next="mend the file; it cannot be read")
     gone = [command for command in reading.own.values() if command and shutil.which(command) is None]
     beside = ", ".join(sorted({server.name for server in reading.servers}))
     if gone:

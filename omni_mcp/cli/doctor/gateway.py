@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from omni_mcp.cli.doctor.finding import Finding, Level, Patient, faults
 from omni_mcp.config import Settings
 from omni_mcp.contracts.errors import ConfigError
-from omni_mcp.daemon import is_loopback
+from omni_mcp.daemon.address import is_loopback
 from omni_mcp.engines.identity.keys import read_keys
 
 

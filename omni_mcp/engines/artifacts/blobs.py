@@ -12,23 +12,21 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.errors import Internal, LogCorrupt, NotFound, QuotaExceeded
 from omni_mcp.contracts.large import KeptFile
 from omni_mcp.engines.artifacts import references
+from omni_mcp.engines.artifacts.blob_database import SHRINK_FROM_BYTES, open_database
+from omni_mcp.engines.artifacts.blob_files import BlobFiles
 from omni_mcp.engines.artifacts.spool import Spool
 from omni_mcp.paths import make_private_dir
-from omni_mcp.sqlite_settings import settle
 
-BUSY_TIMEOUT_S = 5.0
 TRUNCATE_WAIT_S = 10.0
 LIST_LIMIT = 1000
 OWNER_QUOTA_BYTES = 1 << 30
-SCHEMA_VERSION = 3
-_BLOBS = "CREATE TABLE IF NOT EXISTS blobs (sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB) STRICT;"
 # A row that is taken out moves its neighbours together, and what they leave behind is out of `secure_delete`'s reach:
 # their own erasure would miss it. So a row stays, with zeros of the same length, for whoever stores the same bytes.
 _EMPTY = "UPDATE blobs SET data = zeroblob(length(data)) WHERE sha256 = ? AND data IS NOT NULL"
@@ -40,27 +38,23 @@ class BlobStore:
     Args:
         directory: made with mode 0700 if it is missing.
         owner_quota_bytes: what one owner may refer to in all: each blob once, and 512 bytes for every reference.
+        shrink_from_bytes: a database of this size, of which half or more was removed, is made smaller now.
 
     Raises:
         LogCorrupt: its database is damaged or newer than this program.
     """
 
-    def __init__(self, directory: Path, *, owner_quota_bytes: int = OWNER_QUOTA_BYTES) -> None:
+    def __init__(
+        self, directory: Path, *, owner_quota_bytes: int = OWNER_QUOTA_BYTES, shrink_from_bytes: int = SHRINK_FROM_BYTES
+    ) -> None:
         self._owner_quota_bytes = owner_quota_bytes
         self._directory = make_private_dir(directory)
-        self._files = make_private_dir(directory / "blobs")
+        self._files = BlobFiles(directory / "blobs")
         self._guard = threading.Lock()
-        database = directory / "artifacts.db"
-        if not database.exists():
-            os.close(os.open(database, os.O_CREAT | os.O_RDWR, 0o600))
-        self._connection = sqlite3.connect(
-            database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
+        self._connection = open_database(directory / "artifacts.db", shrink_from_bytes=shrink_from_bytes)
         try:
-            self._prepare(database)
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise LogCorrupt("the artifact store cannot be opened", detail=f"{database}: {error}") from error
+            with self._transaction():
+                self._files.remove_leftovers(self._is_known)
         except BaseException:
             self._connection.close()
             raise
@@ -92,26 +86,57 @@ class BlobStore:
         return reference
 
     def _keep(self, reference: ArtifactRef, data: bytes | KeptFile, *, owner: str, run: str) -> None:
+        """Write a large blob before the database is held, so that nobody waits for it while the bytes reach the disk.
+
+        Somebody may remove it between the two; then it is written again.
+        """
+        part: Path | None = None
+        while True:
+            with ExitStack() as stack:
+                if reference.size > INLINE_LIMIT_BYTES and not self._files.is_whole(reference.sha256, reference.size):
+                    self._check_room_for(reference, owner, run)
+                    part = stack.enter_context(self._writing(reference.sha256, data))
+                if self._note(reference, data, part, owner=owner, run=run):
+                    return
+
+    @contextmanager
+    def _writing(self, sha256: str, data: bytes | KeptFile) -> Iterator[Path]:
+        with _kept_or_internal(self._directory), self._files.written(sha256, data) as part:
+            yield part
+
+    def _note(self, reference: ArtifactRef, data: bytes | KeptFile, part: Path | None, *, owner: str, run: str) -> bool:
+        """Put it in its place and note who holds it; False where its file is gone, and has to be written."""
+        sha256, is_inline = reference.sha256, reference.size <= INLINE_LIMIT_BYTES
         with self._transaction() as connection:
+            is_missing = not is_inline and not self._files.is_whole(sha256, reference.size)
+            if is_missing and (part is None or not part.exists()):
+                return False
             is_new = not references.is_there(connection, reference, owner, run)
             if is_new:
                 self._charge(connection, reference, owner, run)
-            known = connection.execute(
-                f"SELECT {references.HELD} FROM blobs WHERE sha256 = ?", (reference.sha256,)
-            ).fetchone()
-            if reference.size > INLINE_LIMIT_BYTES and not self._is_whole(reference):
-                self._write_file(reference.sha256, data)
+            if is_missing and part is not None:
+                self._files.put_in_place(sha256, part)
+            known = connection.execute(f"SELECT {references.HELD} FROM blobs WHERE sha256 = ?", (sha256,)).fetchone()
             if known is None or not known[0]:
-                inline = data if reference.size <= INLINE_LIMIT_BYTES else None
                 connection.execute(
                     "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET data = excluded.data",
-                    (reference.sha256, reference.size, inline),
+                    (sha256, reference.size, data if is_inline else None),
                 )
             if is_new:
                 references.add(connection, reference, owner, run)
+        return True
+
+    def _check_room_for(self, reference: ArtifactRef, owner: str, run: str) -> None:
+        """Raise as `_charge` does, before anything is written."""
+        with self._reading() as connection:
+            if not references.is_there(connection, reference, owner, run):
+                self._cost_within_quota(connection, reference, owner, run)
 
     def _charge(self, connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> None:
         """Count what the new reference costs *owner*."""
+        references.charge(connection, owner, self._cost_within_quota(connection, reference, owner, run))
+
+    def _cost_within_quota(self, connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> int:
         cost = references.cost(connection, reference, owner)
         held = references.held_bytes(connection, owner)
         if held + cost > self._owner_quota_bytes:
@@ -122,7 +147,7 @@ class BlobStore:
                 detail=f"{owner} holds {held} bytes and wanted {cost} more in run {run}",
                 data={"held_bytes": held, "wanted_bytes": cost, "limit_bytes": self._owner_quota_bytes},
             )
-        references.charge(connection, owner, cost)
+        return cost
 
     def held_bytes(self, owner: str) -> int:
         """Return what *owner* has used of the quota."""
@@ -146,7 +171,7 @@ class BlobStore:
             raise NotFound("there is no such artifact")
         data, reference = found[0], references.ref_of(found[1:])
         if data is None:
-            data = self._read_file(sha256)
+            data = self._files.read(sha256)
         if len(data) != reference.size or hashlib.sha256(data).hexdigest() != sha256:
             raise LogCorrupt("the artifact is damaged", detail=f"the bytes of {sha256} are not what was stored")
         return reference, bytes(data)
@@ -164,7 +189,7 @@ class BlobStore:
             ).fetchone()
         if found is None:
             raise NotFound("there is no such artifact")
-        data = bytes(found[0]) if found[0] is not None else self._read_file(sha256)
+        data = bytes(found[0]) if found[0] is not None else self._files.read(sha256)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise LogCorrupt("the artifact is damaged", detail=f"the bytes of {sha256} are not what was stored")
         return data
@@ -232,97 +257,29 @@ class BlobStore:
                     continue
                 connection.execute(_EMPTY, (sha256,))
                 # inside the transaction, so that nobody can store the same bytes between the two
-                self._path(sha256).unlink(missing_ok=True)
+                self._files.remove(sha256)
                 removed.append(sha256)
         if sha256s:  # a reference that goes alone has a name
             self._shrink()
         return removed
 
-    # --- files --------------------------------------------------------------------------------------------------------
-
-    def _path(self, sha256: str) -> Path:
-        return self._files / sha256[:2] / sha256
-
-    def _is_whole(self, reference: ArtifactRef) -> bool:
-        path = self._path(reference.sha256)
-        return path.is_file() and path.stat().st_size == reference.size
-
-    def _write_file(self, sha256: str, data: bytes | KeptFile) -> None:
-        """Write, sync, rename, sync the directory: a power cut leaves the whole blob under its name, or nothing."""
-        path = self._path(sha256)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        part = path.with_name(f"{sha256}.{os.getpid()}.part")
-        try:
-            descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                if isinstance(data, bytes):
-                    out.write(data)
-                else:
-                    _copy(data, out.fileno())
-                out.flush()
-                os.fsync(out.fileno())
-            part.rename(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        for directory in (path.parent, self._files):
-            _sync(directory)
-
-    def _read_file(self, sha256: str) -> bytes:
-        try:
-            return self._path(sha256).read_bytes()
-        except FileNotFoundError:
-            raise LogCorrupt("the artifact is damaged", detail=f"the file of {sha256} is gone") from None
-
-    def _remove_leftovers(self) -> None:
-        """Remove what a crash left: half-written files, and whole ones that no row names."""
-        with self._transaction() as connection:
-            for path in self._files.glob("*/*"):
-                known = connection.execute(
-                    f"SELECT EXISTS (SELECT 1 FROM blobs WHERE sha256 = ? AND {references.HELD})", (path.name,)
-                ).fetchone()[0]
-                if not known:
-                    path.unlink(missing_ok=True)
-
     # --- database -----------------------------------------------------------------------------------------------------
 
-    def _prepare(self, database: Path) -> None:
-        connection = self._connection
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise LogCorrupt(
-                "the artifact store was written by a newer version", detail=f"{database}: schema {version}"
-            )
-        if version == 0:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        settle(connection)
-        connection.executescript(_BLOBS)
-        if version < SCHEMA_VERSION:
-            with self._transaction():
-                references.take_names_out(connection)
-        connection.executescript(references.SCHEMA)
-        if version < SCHEMA_VERSION:
-            with self._transaction():
-                references.count_owners(connection)
-            if version:
-                connection.execute("VACUUM")  # names that stood in rows which moved
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._remove_leftovers()
+    def _is_known(self, sha256: str) -> bool:
+        sql = f"SELECT EXISTS (SELECT 1 FROM blobs WHERE sha256 = ? AND {references.HELD})"
+        return bool(self._connection.execute(sql, (sha256,)).fetchone()[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._guard:
+        with self._guard, _kept_or_internal(self._directory):
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    raise
-            except (sqlite3.Error, OSError) as error:
-                raise Internal("the artifact cannot be stored", detail=f"{self._directory}: {error}") from error
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -350,18 +307,9 @@ class BlobStore:
                     )
 
 
-def _copy(kept: KeptFile, out: int) -> None:
-    at, end = kept.start, kept.start + kept.size_bytes
-    while at < end:
-        copied = os.sendfile(out, kept.file, at, end - at)
-        if copied == 0:
-            raise OSError("the file is shorter than it was said to be")
-        at += copied
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+@contextmanager
+def _kept_or_internal(directory: Path) -> Iterator[None]:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise Internal("the artifact cannot be stored", detail=f"{directory}: {error}") from error

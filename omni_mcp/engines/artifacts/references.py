@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from omni_mcp.contracts.artifact import ArtifactRef
 
 REFERENCE_BYTES = 512  # what a reference costs its owner besides the bytes: rows take room too
+NAMES_LOOKED_AT = 64  # of one blob in one run; names stand in no index (see above), so that each is a row to read
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS titles (
     title INTEGER PRIMARY KEY AUTOINCREMENT, name BLOB NOT NULL, media_type BLOB NOT NULL
@@ -48,12 +49,13 @@ def ref_of(row: tuple[str, int, bytes, bytes]) -> ArtifactRef:
 
 
 def is_there(connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> bool:
-    """Whether *owner* holds just this in *run* already."""
+    """Whether *owner* holds just this in *run* already, by one of the newest names."""
     sql = (
-        "SELECT EXISTS (SELECT 1 FROM refs r JOIN titles t ON t.title = r.title "
-        "WHERE r.sha256 = ? AND r.owner = ? AND r.run = ? AND t.name = ?)"
+        "SELECT t.name FROM refs r JOIN titles t ON t.title = r.title "
+        "WHERE r.sha256 = ? AND r.owner = ? AND r.run = ? ORDER BY r.id DESC LIMIT ?"
     )
-    return bool(connection.execute(sql, (reference.sha256, owner, run, _name(reference))).fetchone()[0])
+    names = connection.execute(sql, (reference.sha256, owner, run, NAMES_LOOKED_AT))
+    return any(bytes(name) == _name(reference) for (name,) in names)
 
 
 def add(connection: sqlite3.Connection, reference: ArtifactRef, owner: str, run: str) -> None:

@@ -1,4 +1,7 @@
-"""The port `Artifacts` over `BlobStore`: every operation runs in a thread, because each may wait for the disk."""
+"""The port `Artifacts` over `BlobStore`: every operation runs in a thread, because each may wait for the disk.
+
+What is large has a thread of its own: nobody else's look-up waits until 100 MB have reached the disk.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from omni_mcp.contracts.artifact import ArtifactRef
+from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef
 from omni_mcp.contracts.large import KeptFile
 from omni_mcp.contracts.ports import Masker
 from omni_mcp.engines.artifacts.blobs import OWNER_QUOTA_BYTES, BlobStore
@@ -28,6 +31,7 @@ class ArtifactStore:
         self._blobs = blobs
         self._masker = masker
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="artifacts")
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="large artifacts")
 
     async def put(self, data: bytes, *, media_type: str, owner: str, run: str, name: str | None = None) -> ArtifactRef:
         """Store *data* durably and return its reference; storing the same bytes twice keeps one copy.
@@ -38,11 +42,13 @@ class ArtifactStore:
             QuotaExceeded: *owner* would hold more than they may; nothing was stored.
             Internal: it could not be written.
         """
-        return await self._in_thread(lambda: self._put(data, media_type, owner, run, name))
+        return await self._in_thread(lambda: self._put(data, media_type, owner, run, name), size_bytes=len(data))
 
     async def put_file(self, kept: KeptFile, *, owner: str, run: str, name: str | None = None) -> ArtifactRef:
         """Store what was masked already, without taking it into memory; otherwise as `put`."""
-        return await self._in_thread(partial(self._blobs.put_file, kept, owner=owner, run=run, name=name))
+        return await self._in_thread(
+            partial(self._blobs.put_file, kept, owner=owner, run=run, name=name), size_bytes=kept.size_bytes
+        )
 
     async def get(self, sha256: str, *, owner: str) -> tuple[ArtifactRef, bytes]:
         """Return a blob that *owner* may see.
@@ -78,8 +84,10 @@ class ArtifactStore:
     async def put_spooled(
         self, spool: Spool, *, media_type: str, owner: str, run: str, name: str | None
     ) -> ArtifactRef:
-        """Store what *spool* holds, as `put`. Only one is in memory at a time."""
-        return await self._in_thread(lambda: self._put(spool.read(), media_type, owner, run, name))
+        """Store what *spool* holds, as `put`. Only one large one is in memory at a time."""
+        return await self._in_thread(
+            lambda: self._put(spool.read(), media_type, owner, run, name), size_bytes=spool.size_bytes
+        )
 
     async def held_bytes(self, owner: str) -> int:
         """Return what *owner* has used of the quota."""
@@ -93,10 +101,12 @@ class ArtifactStore:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        await asyncio.to_thread(self._pool.shutdown, wait=True)
+        for pool in (self._large, self._pool):
+            await asyncio.to_thread(pool.shutdown, wait=True)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _in_thread(self, work: Callable[[], T], *, size_bytes: int = 0) -> T:
+        pool = self._large if size_bytes > INLINE_LIMIT_BYTES else self._pool
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 class Upload:

@@ -32,13 +32,14 @@ class AcceptanceRecord:
         """
         self._file = file
         self._known, self._pins = _read(file)
+        self._ids: tuple[Lock, list[str]] = Lock(), []  # those of the lock that was asked about last
 
     def news(self, lock: Lock) -> list[DefinitionAccepted | RiskFlagged | PinsChanged]:
         """Return the payloads of everything in *lock* that is not on record yet."""
         accepted: list[DefinitionAccepted | RiskFlagged | PinsChanged] = [
             payload
-            for server, item, version, accepted in lock.versions()
-            if _id(server, item, version, accepted) not in self._known
+            for (server, item, version, accepted), known_as in zip(lock.versions(), self._ids_of(lock), strict=True)
+            if known_as not in self._known
             for payload in _payloads(server, item, version, accepted)
         ]
         now = _pins_of(lock)
@@ -65,11 +66,16 @@ class AcceptanceRecord:
         Raises:
             OSError: it cannot be written; the same news come again after the next start.
         """
-        now, pins = frozenset(_id(*found) for found in lock.versions()), _pins_of(lock)
+        now, pins = frozenset(self._ids_of(lock)), _pins_of(lock)
         if (now, pins) != (self._known, self._pins):
             self._known, self._pins = now, pins
             listed = [[*place, version] for place, version in sorted(pins.items())]
             write_private(self._file, orjson.dumps({"recorded": 1, "ids": sorted(now), "pins": listed}))
+
+    def _ids_of(self, lock: Lock) -> list[str]:
+        if self._ids[0] is not lock:
+            self._ids = lock, [_id(*found) for found in lock.versions()]
+        return self._ids[1]
 
 
 def _pins_of(lock: Lock) -> dict[tuple[str, str], str]:

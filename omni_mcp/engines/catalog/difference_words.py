@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from urllib.parse import unquote
 
 from omni_mcp.engines.catalog.difference_characters import without_hidden
@@ -18,10 +19,6 @@ from omni_mcp.engines.catalog.difference_finding import Finding, Severity, Text,
 TEXT_LIMIT = 256 * 1024
 BLOB_LIMIT = 64 * 1024
 BLOBS_DECODED = 50
-
-
-def _rule(name: str, severity: Severity, pattern: str) -> tuple[str, Severity, re.Pattern[str]]:
-    return name, severity, re.compile(pattern, re.IGNORECASE)
 
 
 _GAP = r"[^.!?]{0,60}?"
@@ -45,96 +42,96 @@ _SECRET = (
     r"keychain|browser cookies|wallet\.dat|seed phrase)"
 )
 
-_RULES = (
-    _rule(
+_RULES: tuple[tuple[str, Severity, str], ...] = (
+    (
         "override", "severe",
         rf"\b(?:ignore|disregard|forget|override|overrides|bypass|supersede|supersedes|discard)\b{_GAP}\b"
         r"(?:(?:previous|prior|above|earlier|preceding|other|system|user|user's|safety|all|your|any)\s+){1,3}"
         r"(?:instruction|prompt|rule|guideline|polic|direction|command|message|constraint|restriction)",
     ),
-    _rule("override", "severe",
+    ("override", "severe",
         r"\b(?:you are now|from now on,? you|act as (?:an? )?(?:admin|root|dan|unrestricted)|(?:enter|"
         r"enable|activate|in) developer mode)\b",
     ),
-    _rule("override", "severe",
+    ("override", "severe",
         r"\b(?:new|updated|real|actual|hidden|secret) (?:system )?instructions?\s*(?::|for (?:the )?(?:ai|"
         r"assistant|model|agent|llm))",
     ),
-    _rule("authority_tag", "severe",
+    ("authority_tag", "severe",
         r"</?\s*(?:important|system|instructions?|secret|hidden|admin|assistant|critical|mandatory|"
         r"priority|override|user|prompt)\b[^>]{0,40}>",
     ),
-    _rule("authority_tag", "severe",
+    ("authority_tag", "severe",
         r"\[/?(?:inst|system|important|admin|override)\]|<\|[a-z_]{2,20}\|>|<<sys>>|\b(?:important )?system (?:note"
         r"|message|notice|override|alert)\s*:",
     ),
-    _rule("concealment", "severe",
+    ("concealment", "severe",
         rf"\b{_NOT}\b(?:\s+\w+){{0,3}}?\s+{_TELL}\b\s+(?:\w+\s+){{0,2}}?{_PERSON}\b",
     ),
-    _rule("concealment", "severe",
+    ("concealment", "severe",
         rf"\b{_NOT}\b\s+(?:mention|reveal|disclose|show|display|log|report|talk about)\b{_GAP}\b"
         rf"(?:to (?:the )?{_PERSON}|this (?:step|instruction|action|tool)|these (?:steps|instructions))\b",
     ),
-    _rule("concealment", "severe",
+    ("concealment", "severe",
         rf"\bwithout (?:the )?{_PERSON}(?:'s|s')? (?:knowledge|knowing|consent|noticing|awareness|permission)",
     ),
-    _rule("concealment", "severe",
+    ("concealment", "severe",
         rf"\b(?:hide|conceal|keep)\b{_GAP}\b(?:from (?:the )?{_PERSON}|secret from)\b",
     ),
-    _rule("concealment", "severe",
+    ("concealment", "severe",
         rf"\b(?:silently|secretly|covertly|in the background)\s+(?:\w+\s+)?{_TAKE}\b",
     ),
-    _rule("concealment", "severe",
+    ("concealment", "severe",
         rf"\b(?:the )?{_PERSON} (?:must|should|may|need|does|do) not (?:\w+ )?(?:see|know|notice|be (?:told|"
         rf"informed|aware|shown))\b",
     ),
-    _rule("exfiltration", "severe", r"\bexfiltrat"),
-    _rule("exfiltration", "severe",
+    ("exfiltration", "severe", r"\bexfiltrat"),
+    ("exfiltration", "severe",
         rf"\b{_TAKE}\b{_GAP}\b(?:{_TALK}|api keys?|passwords?|credentials|environment variables|private keys?|"
         rf"access tokens?)\b{_GAP}\b(?:to|in|into|as|with)\b",
     ),
-    _rule("exfiltration", "severe",
+    ("exfiltration", "severe",
         rf"\b(?:read|open|load|cat|fetch|get|access|retrieve|include|pass)\b{_GAP}{_SECRET}",
     ),
-    _rule("exfiltration", "severe", rf"\b(?:full|entire|complete|whole|all) (?:of )?(?:the |your )?{_TALK}"),
-    _rule("exfiltration", "severe",
+    ("exfiltration", "severe", rf"\b(?:full|entire|complete|whole|all) (?:of )?(?:the |your )?{_TALK}"),
+    ("exfiltration", "severe",
         rf"\b(?:bcc|forward|redirect|reroute)\b{_GAP}[\w.+-]{{1,64}}@[\w-]{{1,63}}\.",
     ),
-    _rule("bypass", "severe",
+    ("bypass", "severe",
         rf"\b(?:bypass|bypasses|bypassing|circumvent|circumvents|skip|skips|disable|disables|evade|"
         rf"ignores?)\b{_GAP}\b(?:approval|confirmation|permission (?:check|prompt|validation)|permissions|"
         rf"safety|security (?:check|control|polic|warning)|guardrail|sandbox|access control|authoriz|"
         rf"consent)",
     ),
-    _rule("bypass", "severe",
+    ("bypass", "severe",
         rf"\b{_NOT}\b(?: \w+){{0,2}}? (?:ask|asking|wait for|waiting for|require|request|requesting|"
         rf"seek)\b(?: \w+){{0,3}}? (?:confirmation|approval|permission|consent)\b",
     ),
-    _rule("order", "warning",
+    ("order", "warning",
         r"\b(?:before|prior to|after|whenever|when|every time)\b(?:\s+you)?\s+(?:use|using|call|calling|"
         r"invoke|invoking|run|running|execute|executing)\s+(?:this|any|any other|other|all|another|"
         r"every|the other)\s+(?:tool|function|command|operation)s?\b",
     ),
-    _rule("order", "warning",
+    ("order", "warning",
         r"\b(?:you|the (?:ai|assistant|model|agent|llm)|ai|assistant) (?:must|should|has to|have to|"
         r"needs? to) (?:always |first |also )?(?:call|use|invoke|run|execute|read|send|pass|include|"
         r"obey|follow|adopt)\b",
     ),
-    _rule("order", "warning",
+    ("order", "warning",
         r"\b(?:always|must|first) (?:call|invoke|execute|use|run) (?:this|the present) (?:tool|function)\b",
     ),
-    _rule("preference", "warning",
+    ("preference", "warning",
         r"\b(?:always prefer|prefer|choose|select) this (?:tool|function|server)\b|\b(?:instead of|"
         r"over|rather than) (?:any|all|every) other (?:tool|function|server)s?\b|\bdo not use (?:any )?other (?:too"
         r"l|server)s?\b",
     ),
-    _rule("raw_address", "warning", r"\bhttps?://(?:\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-f:]+\])"),
-    _rule("script", "severe",
+    ("raw_address", "warning", r"\bhttps?://(?:\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-f:]+\])"),
+    ("script", "severe",
         r"\bjavascript:|<script\b[^>]{0,200}>[^<]{1,200}</script|<svg\b[^>]{0,400}\bon[a-z]{3,20}\s*=",
     ),
-    _rule("html_comment", "warning", r"<!--"),
-    _rule("secret_path", "warning", _SECRET),
-    _rule("url", "note", r"\bhttps?://[^\s\"'<>)]{4,}"),
+    ("html_comment", "warning", r"<!--"),
+    ("secret_path", "warning", _SECRET),
+    ("url", "note", r"\bhttps?://[^\s\"'<>)]{4,}"),
 )  # fmt: skip
 
 _ONE_WORD = re.compile(r"(?!exfiltrat|id_rsa|id_ed25519|keychain)[\w$-]*", re.IGNORECASE)
@@ -201,11 +198,16 @@ def _on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+@cache
+def _compiled_rules() -> tuple[tuple[str, Severity, re.Pattern[str]], ...]:
+    return tuple((name, severity, re.compile(pattern, re.IGNORECASE)) for name, severity, pattern in _RULES)
+
+
 def _matches(text: Text, prose: str, *, skip: Iterable[str] = (), via: str = "") -> Iterator[Finding]:
     if _ONE_WORD.fullmatch(prose):
         return
     done = set(skip)
-    for rule, severity, pattern in _RULES:
+    for rule, severity, pattern in _compiled_rules():
         if rule not in done and (found := pattern.search(prose)) is not None:
             done.add(rule)
             excerpt = excerpt_of(prose, found.start(), found.end())

@@ -58,6 +58,7 @@ class JsonSchemas:
     def __init__(self, *, keep: int = 1024) -> None:
         self._keep = keep
         self._compiled: OrderedDict[bytes, _Compiled] = OrderedDict()
+        self._by_object: dict[int, tuple[JsonObject, _Compiled]] = {}  # by the very object: a schema never changes
         self._lock = Lock()
 
     def problems(self, schema: JsonObject, value: JsonValue, *, limit: int = 5) -> list[str]:
@@ -87,6 +88,16 @@ class JsonSchemas:
         return list(self._get(schema).refusals)
 
     def _get(self, schema: JsonObject) -> _Compiled:
+        known = self._by_object.get(id(schema))
+        if known is not None and known[0] is schema:
+            return known[1]
+        found = self._find(schema)
+        if len(self._by_object) >= self._keep:
+            self._by_object.clear()
+        self._by_object[id(schema)] = schema, found
+        return found
+
+    def _find(self, schema: JsonObject) -> _Compiled:
         try:
             data = canonical(schema)
         except TypeError as error:

@@ -27,7 +27,9 @@ class Versions:
 
         A pin makes nothing callable that is not accepted: what is quarantined stays so for everybody.
         """
-        return entry if entry.state == "quarantined" else self.pinned.get(project, {}).get(entry.key, entry)
+        if not self.pinned or entry.state == "quarantined":
+            return entry
+        return self.pinned.get(project, {}).get(entry.key, entry)
 
     def named(self, project: str, entry: Entry, wanted: str) -> Entry | None:
         """Return the version, tag or `latest` of *entry* that a call names. A pin leaves the pinned version only."""

@@ -6,6 +6,7 @@ cannot be guessed, and the check stands on the path of every request.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import fcntl
 import hashlib
@@ -91,10 +92,12 @@ class KeyRing:
             ConfigError: others can read or write the file or its directory, or it cannot be understood.
         """
         self._file = file
+        self._places = str(file), str(file.parent)
         self._now_ns = now_ns
         self._signature: Signature | None = None
-        self._by_hash: Mapping[str, Key] = {}
+        self._by_hash: Mapping[str, tuple[Key, Principal]] = {}
         self._problem: str | None = None
+        self._looked_in: asyncio.AbstractEventLoop | None = None  # in its present turn
         self._refresh()
         if self._problem is not None:
             raise ConfigError([Problem(file=str(file), line=0, path="", message=self._problem)])
@@ -108,11 +111,12 @@ class KeyRing:
     def principal_of(self, token: str) -> Principal | None:
         """Return whom *token* stands for; None for unknown, revoked and expired ones, and while the file is refused.
 
-        The lookup is by hash, so its time says nothing about a stored token. One `stat` a request notices a change.
+        The lookup is by hash, so its time says nothing about a stored token. A change of the file counts for every
+        request that comes after it: the file is looked at for each, or once for those that came together.
         """
         self._refresh()
-        key = self._by_hash.get(hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest())
-        return key.principal if key is not None and key.holds_at(self._now_ns()) else None
+        found = self._by_hash.get(hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest())
+        return found[1] if found is not None and found[0].holds_at(self._now_ns()) else None
 
     def keys(self) -> list[Key]:
         """Return every entry in the order of its making.
@@ -145,6 +149,7 @@ class KeyRing:
             if any(other.name == name and other.holds_at(self._now_ns()) for other in found):
                 raise Conflict(f"there is a key {name!r} already; revoke it first: omni-mcp keys revoke {name}")
             _write(self._file, (*(other for other in found if other.name != name), key))
+        self._forget_look()
         return made
 
     def revoke(self, name: str) -> Key:
@@ -159,20 +164,41 @@ class KeyRing:
                 if key.name == name and key.revoked_at_ns is None:
                     revoked = key.model_copy(update={"revoked_at_ns": self._now_ns()})
                     _write(self._file, tuple(revoked if other is key else other for other in found))
+                    self._forget_look()
                     return revoked
         raise NotFound(f"there is no key {name!r} that could be revoked; see: omni-mcp keys list")
 
     def _refresh(self) -> None:
-        signature = _signature(self._file)
+        if self._looked_already():
+            return
+        signature = _signature(*self._places)
         if signature == self._signature:
             return
         try:
-            self._by_hash = {key.sha256: key for key in read_keys(self._file)}
+            self._by_hash = {key.sha256: (key, key.principal) for key in read_keys(self._file)}
             self._problem = None
         except ConfigError as error:
             self._by_hash = {}  # a file that others could have written says nothing about anybody
             self._problem = error.problems[0].message
         self._signature = signature
+
+    def _looked_already(self) -> bool:
+        """Whether the file was looked at in this turn of the event loop; from now on it was.
+
+        What a turn serves was there when it began, so no request in it is newer than that look.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False  # a command
+        if self._looked_in is loop:
+            return True
+        self._looked_in = loop
+        loop.call_soon(self._forget_look)
+        return False
+
+    def _forget_look(self) -> None:
+        self._looked_in = None
 
 
 def new_token() -> str:
@@ -273,9 +299,9 @@ def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _signature(file: Path) -> Signature:
+def _signature(file: str, directory_of_it: str) -> Signature:
     try:
-        facts, directory = os.stat(file, follow_symlinks=False), os.stat(os.path.dirname(file))
+        facts, directory = os.lstat(file), os.stat(directory_of_it)
     except FileNotFoundError:
         return ()
     # ctime and the mode are part of it: a chmod counts as a change

@@ -103,9 +103,11 @@ class SqliteMemory:
         """Remove an item from the disk; see the port."""
         return await self._write(lambda core: core.writer.forget(_plain(item), readers))
 
-    async def sweep(self, *, now_ns: int, limit: int = SWEPT_AT_ONCE) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
+    async def sweep(
+        self, *, now_ns: int, limit: int = SWEPT_AT_ONCE, items: Sequence[str] | None = None
+    ) -> list[tuple[MemoryItem, list[tuple[str, str]]]]:
         """Remove expired items; see the port."""
-        return await self._write(lambda core: core.writer.sweep(now_ns, limit))
+        return await self._write(lambda core: core.writer.sweep(now_ns, limit, items))
 
     async def duplicates(self, *, readers: Readers, limit: int = 20) -> list[tuple[MemoryItem, MemoryItem, float]]:
         """Return pairs that say nearly the same; see the port."""

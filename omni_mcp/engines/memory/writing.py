@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omni_mcp.contracts.errors import Conflict, NotFound
+from omni_mcp.contracts.json import canonical
 from omni_mcp.contracts.memory import MemoryItem, Readers
 from omni_mcp.engines.memory.connection import cut_log, open_writer, translated
 from omni_mcp.engines.memory.marking import Marker
@@ -131,11 +132,15 @@ class Writer:
         self._tidy()
         return len(numbers)
 
-    def sweep(self, now_ns: int, limit: int) -> list[tuple[MemoryItem, list[Pair]]]:
+    def sweep(self, now_ns: int, limit: int, items: Sequence[str] | None) -> list[tuple[MemoryItem, list[Pair]]]:
         """Remove what expired up to *now_ns*; see the port."""
         with self._transaction():
-            sql = f"SELECT i.n, {ITEM_COLUMNS} FROM {ITEM_TABLES} WHERE i.expires_at_ns <= ? ORDER BY i.n LIMIT ?"
-            found = [(n, item_of(tuple(row))) for n, *row in self._connection.execute(sql, (now_ns, limit))]
+            sql = (
+                f"SELECT i.n, {ITEM_COLUMNS} FROM {ITEM_TABLES} WHERE i.expires_at_ns <= ?1 "
+                "AND (?3 IS NULL OR i.id IN (SELECT value FROM json_each(?3))) ORDER BY i.n LIMIT ?2"
+            )
+            among = None if items is None else canonical(list(items)).decode()
+            found = [(n, item_of(tuple(row))) for n, *row in self._connection.execute(sql, (now_ns, limit, among))]
             swept = [
                 (item.model_copy(update={"text": ""}), remove(self._connection, n, change=self._next_change()))
                 for n, item in found

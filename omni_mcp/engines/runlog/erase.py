@@ -146,8 +146,11 @@ class Eraser:
         """
         done = Erasure()
         old = self._older_than(self._now_ns() - int(older_than_s * _NS_PER_S))
-        for together in erased_together(self._connection, old):
-            self._erase(dict.fromkeys(together), f"retention: older than {older_than}", done)
+        try:
+            for together in erased_together(self._connection, old):
+                self._erase(dict.fromkeys(together), f"retention: older than {older_than}", done)
+        except sqlite3.Error as error:
+            raise self._ledger.translated(error) from error
         if done.runs:
             payload = RetentionRun(
                 older_than=older_than, runs=len(done.runs), events=done.events, artifacts=len(done.artifacts)

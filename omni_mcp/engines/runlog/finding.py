@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from itertools import islice
 
 from omni_mcp.contracts.events import RunEvent
-from omni_mcp.engines.runlog.rows import BODY, SALT_BYTES, SELECT_EVENT, Row, event_of
+from omni_mcp.engines.runlog.rows import BODY, EVENT_COLUMNS, SALT_BYTES, SELECT_EVENT, Row, event_of
 from omni_mcp.engines.runlog.search_index import (
     SHARD_EVENTS,
     Query,
@@ -22,9 +21,10 @@ from omni_mcp.engines.runlog.word_filters import WordSieve
 
 SCAN_EVENTS = 20_000  # how far back a query is looked for that has no word for the index
 IN_VAIN = 4  # tables in a row without the words: then filters are asked first. Words of now and then do not need them
-_PORTION = 64  # places whose runs are looked up at once, before any text is read
+IN_VAIN_OF_SOME = 4  # times as many for one principal or run: others may have the words, and a filter says not whose
 _TEXT_IS_THERE = "e.erased_by IS NULL AND t.body IS NOT NULL"
-_ROW = f"{SELECT_EVENT} WHERE e.gid = ? AND {_TEXT_IS_THERE}"
+_OF_TABLE = "TABLE s CROSS JOIN events e ON e.gid = s.rowid"
+_NEWEST_FIRST = " ORDER BY s.rowid DESC"
 
 
 class Finder:
@@ -63,53 +63,34 @@ class Finder:
         return found
 
     def _rows(self, query: Query, principal: str | None, run: str | None) -> Iterator[Row]:
-        """Yield rows that the index finds. Whose they are is looked up before their texts are read."""
-        wanted = self._wanted(principal, run)
-        for portion in self._places(query, run):
-            marks = ", ".join("?" * len(portion))
-            keys = dict(self._connection.execute(f"SELECT gid, run FROM events WHERE gid IN ({marks})", portion))
-            for gid in portion:
-                if gid in keys and wanted(keys[gid]):
-                    yield from self._connection.execute(_ROW, (gid,))
-
-    def _wanted(self, principal: str | None, run: str | None) -> Callable[[int], bool]:
-        """Return whether a run, by its key, is one that is searched; each is looked up once."""
-        known: dict[int, bool] = {}
-        sql = "SELECT (?1 IS NULL OR r.principal = ?1) AND (?2 IS NULL OR k.id = ?2) FROM run_keys k "
-        sql += "LEFT JOIN runs r ON r.run = k.run WHERE k.run = ?3"
-
-        def wanted(key: int) -> bool:
-            if key not in known:
-                row = self._connection.execute(sql, (principal, run, key)).fetchone()
-                known[key] = bool(row and row[0])
-            return known[key]
-
-        return wanted
-
-    def _places(self, query: Query, run: str | None) -> Iterator[list[int]]:
-        """Yield the global numbers that the index finds, some at a time, never of two tables: what is not indexed yet,
-        then table after table."""
+        """Yield rows that the index finds: of what is not indexed yet, then table after table."""
+        key = self._key_of(run)
+        if run is not None and key is None:
+            return
         last = self._last()
         indexed = indexed_gid(self._connection)
+        wanted = {"match": query.match, "principal": principal, "run": key}
         if indexed < last:
-            yield from _portions(iter(self._unindexed(query, indexed, last)))
-        first, last = self._span(run, last)
+            sql = _select("events e", "e.gid = :gid", wanted)
+            for gid in self._unindexed(query, indexed, last):
+                yield from self._connection.execute(sql, {**wanted, "gid": gid})
+        first, last = self._span(key, last)
+        wanted |= {"first": first, "last": last}
+        sql = _select(_OF_TABLE, "s.TABLE MATCH :match AND s.rowid BETWEEN :first AND :last", wanted)
+        patience = self._in_vain * (1 if principal is run is None else IN_VAIN_OF_SOME)
         sieve: WordSieve | None = None
         in_vain = 0
         for number in self._tables():
             if number * SHARD_EVENTS > last or (number + 1) * SHARD_EVENTS <= first:
                 continue
-            if in_vain >= self._in_vain:
+            if in_vain >= patience:
                 sieve = sieve or WordSieve(self._connection, self._tokenizer.words_of(query))
                 if not sieve.may_have(number):
                     continue
-            table = f"search_{number}"
-            sql = f"SELECT rowid FROM {table} WHERE {table} MATCH ? AND rowid BETWEEN ? AND ? ORDER BY rowid DESC"
-            found = _portions(gid for (gid,) in self._connection.execute(sql, (query.match, first, last)))
             in_vain += 1
-            for portion in found:
+            for row in self._connection.execute(sql.replace("TABLE", f"search_{number}") + _NEWEST_FIRST, wanted):
                 in_vain = 0
-                yield portion
+                yield row
 
     def _unindexed(self, query: Query, indexed: int, last: int) -> list[int]:
         with closing(memory_index(payloads_between(self._connection, indexed, last))) as index:
@@ -131,17 +112,25 @@ class Finder:
             self._schema = schema
         return self._shards
 
-    def _span(self, run: str | None, last: int) -> tuple[int, int]:
+    def _key_of(self, run: str | None) -> int | None:
+        found = self._connection.execute("SELECT run FROM run_keys WHERE id = ?", (run,)).fetchone()
+        return None if found is None else int(found[0])
+
+    def _span(self, run: int | None, last: int) -> tuple[int, int]:
         if run is None:
             return 0, last
-        sql = "SELECT min(e.gid), max(e.gid) FROM events e JOIN run_keys k ON k.run = e.run WHERE k.id = ?"
-        first, last = self._connection.execute(sql, (run,)).fetchone()
+        first, last = self._connection.execute("SELECT min(gid), max(gid) FROM events WHERE run = ?", (run,)).fetchone()
         return (first or 0), (last or 0)
 
     def _last(self) -> int:
         return int(self._connection.execute("SELECT coalesce(max(gid), 0) FROM events").fetchone()[0])
 
 
-def _portions(places: Iterator[int]) -> Iterator[list[int]]:
-    while portion := list(islice(places, _PORTION)):
-        yield portion
+def _select(found: str, where: str, wanted: Mapping[str, object]) -> str:
+    """Return a query for rows of `event_of`. Whose an event is, is looked up before its text is read."""
+    theirs = "" if wanted["principal"] is None else "CROSS JOIN runs r ON r.run = e.run AND r.principal = :principal"
+    of_run = "" if wanted["run"] is None else "AND e.run = :run"
+    return (
+        f"SELECT {EVENT_COLUMNS} FROM {found} {theirs} CROSS JOIN run_keys k ON k.run = e.run "
+        f"CROSS JOIN texts t ON t.gid = e.gid WHERE {where} {of_run} AND {_TEXT_IS_THERE}"
+    )

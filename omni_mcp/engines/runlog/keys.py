@@ -33,6 +33,10 @@ class LogKeys:
         told = b"omni-mcp head 1\0%d\0%s\0%s" % (count, digest, name.encode())
         return hmac.new(self.head, told, hashlib.sha256).digest()
 
+    def key_for(self, purpose: str) -> bytes:
+        """Return a key of its own for a purpose. No arguments have it as their keyed hash: theirs are over JSON."""
+        return hmac.new(self.arguments, b"omni-mcp key 1\0" + purpose.encode(), hashlib.sha256).digest()
+
 
 def find_keys(directory: Path) -> LogKeys | None:
     """Return the keys kept in *directory*, or None if there are none.

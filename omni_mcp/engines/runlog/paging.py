@@ -12,6 +12,7 @@ from omni_mcp.engines.runlog.shown import SELECT_SHOWN, SEQ, line_of
 
 _ROWS = f"{SELECT_SHOWN} WHERE e.run = ? AND e.seq > ? AND e.seq <= ? ORDER BY e.seq"
 _NO_END = 2**62
+_AHEAD_EVENTS = 1024  # what a page has at most, by its bytes, of events of usual size
 _PORTION = 32  # events at a time: a page may have room for few
 _PORTION_BYTES = 64 * 1024
 
@@ -37,7 +38,7 @@ def page_of_run(
         return EventsPage(text=b"", last=after, more=has_more(connection, run, after))
     parts: list[memoryview] = []
     last, room = after, limit_bytes
-    for stretch in stretches_of_run(connection, files, run, after=after):
+    for stretch in stretches_of_run(connection, files, run, after=after, likely=limit):
         count = min(limit, len(stretch.seqs), bisect_left(stretch.ends, stretch.start + room) + 1)
         part = memoryview(stretch.text)[stretch.start : stretch.ends[count - 1]]
         parts.append(part)
@@ -47,8 +48,13 @@ def page_of_run(
     return EventsPage(text=b",".join(parts), last=last, more=has_more(connection, run, last))
 
 
-def stretches_of_run(connection: sqlite3.Connection, files: SheetFiles, run: str, *, after: int) -> Iterator[Stretch]:
+def stretches_of_run(
+    connection: sqlite3.Connection, files: SheetFiles, run: str, *, after: int, likely: int = 0
+) -> Iterator[Stretch]:
     """Yield the events of *run* behind the seq *after*, in their order, as they are stored.
+
+    Args:
+        likely: how many will be taken, so that the disk can be asked for all of them at once.
 
     Raises:
         LogCorrupt: a text is no JSON.
@@ -58,6 +64,7 @@ def stretches_of_run(connection: sqlite3.Connection, files: SheetFiles, run: str
         return
     key, at = int(found[0]), max(after, 0)
     sql = "SELECT number, digest FROM sheets WHERE run = ? AND number >= ? AND digest != ? ORDER BY number"
+    files.expect(key, range(sheet_of(at + 1), sheet_of(at + min(likely, _AHEAD_EVENTS)) + 1))
     sheets = connection.execute(sql, (key, sheet_of(at + 1), NO_SHEET))
     try:
         for number, digest in sheets:

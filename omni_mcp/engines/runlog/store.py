@@ -15,7 +15,7 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from omni_mcp.contracts.call import Durable, Principal
-from omni_mcp.contracts.errors import Internal, LogCorrupt
+from omni_mcp.contracts.errors import Internal, LogCorrupt, LogUnavailable
 from omni_mcp.contracts.events import Draft, RunCreated, RunEvent, RunKind, draft, told_by
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, keyed_digest
@@ -257,15 +257,22 @@ class SqliteRunLog:
         """
         return await self._read(lambda reader: influence(reader, Place(run, seq), principal=principal).as_json())
 
-    def subscribe(self) -> AsyncIterator[tuple[str, int, bool]]:
-        """Yield `(run, last seq, quiet)` after each commit from now on; several commits of one run may come as one."""
-        subscription = Subscription()
+    def subscribe(self, wants: Callable[[str, bool], bool] | None = None) -> AsyncIterator[tuple[str, int, bool]]:
+        """Yield `(run, last seq, quiet)` after each commit from now on; several commits of one run may come as one.
+
+        *wants* is asked with run and quiet in the event loop, whether to yield a commit; it may not wait or raise.
+        """
+        subscription = Subscription(wants)
         self._subscriptions.add(subscription)
         return subscription
 
     def arguments_hmac(self, arguments: JsonValue) -> str:
         """Return the keyed hash under which raw arguments are recorded."""
         return keyed_digest(self._keys.arguments, arguments)
+
+    def key_for(self, purpose: str) -> bytes:
+        """Return a key of this home that is the same after a restart and in an offline replay."""
+        return self._keys.key_for(purpose)
 
     async def _read(self, work: Callable[[LogReader], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_reader, work)
@@ -315,8 +322,7 @@ async def open_run_log(
     opened = await asyncio.to_thread(open_ledger, file, keys, events_per_run=events_per_run)
     try:
         anchor = AnchorKeeper(keys, opened.keys, kept=opened.anchored)
-        await asyncio.to_thread(BodyFiles(file.parent / DIRECTORY).sweep, opened.ledger.connection)
-        await asyncio.to_thread(SheetFiles(file).sweep, opened.ledger.connection)
+        await asyncio.to_thread(_sweep_files, file, opened.ledger.connection)
         unreserved = await asyncio.to_thread(Reserve(file.parent).hold)
         notices = (*opened.notices, unreserved) if unreserved else opened.notices
         log = SqliteRunLog(file, opened, anchor, notices, masker, now_ns, gateway_version)
@@ -378,6 +384,22 @@ def open_ledger(file: Path, keys: Path, *, events_per_run: int) -> OpenedLedger:
         if isinstance(error, sqlite3.Error):
             raise translated(error, file) from error
         raise
+
+
+def _sweep_files(file: Path, connection: sqlite3.Connection) -> None:
+    """Remove files beside the log that nothing in it names.
+
+    Raises:
+        LogUnavailable: one cannot be removed, or the log cannot be read.
+    """
+    try:
+        BodyFiles(file.parent / DIRECTORY).sweep(connection)
+        SheetFiles(file).sweep(connection)
+    except sqlite3.Error as error:
+        raise translated(error, file) from error
+    except OSError as error:
+        detail = f"what a crash left beside {file} cannot be removed: {error}"
+        raise LogUnavailable("the run log cannot be written", detail=detail) from error
 
 
 def rebuild_projections(ledger: Ledger) -> None:

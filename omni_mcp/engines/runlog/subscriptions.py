@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from omni_mcp.contracts.errors import Overloaded
 from omni_mcp.engines.runlog.ledger import Notice
@@ -14,11 +14,15 @@ PENDING_RUNS = 10_000
 class Subscription:
     """An endless iterator of `(run, last seq, quiet)`; ends when the log is closed.
 
+    Args:
+        wants: whether to hear of a commit, by its run and whether it is quiet; None for all.
+
     Raises:
         Overloaded: from `anext`, once more than `PENDING_RUNS` runs have grown unheard; read the log and begin again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wants: Callable[[str, bool], bool] | None = None) -> None:
+        self._wants = wants
         self._pending: dict[str, tuple[int, bool]] = {}
         self._wake = asyncio.Event()
         self._ended = False
@@ -47,7 +51,11 @@ class Subscription:
         """Note what was committed; called in the event loop."""
         if self._ended or self._overrun:
             return
-        for notice in notices:
+        wants = self._wants
+        heard = notices if wants is None else [notice for notice in notices if wants(notice.run, notice.quiet)]
+        if not heard:
+            return
+        for notice in heard:
             _, quiet = self._pending.get(notice.run, (0, True))
             self._pending[notice.run] = (notice.last_seq, quiet and notice.quiet)
         if len(self._pending) > PENDING_RUNS:

@@ -87,11 +87,12 @@ class Writer:
 
     def put(self, entry: Entry) -> None:
         """Queue *entry*. A full queue fails its ticket; an outcome then waits in the backlog instead."""
+        size = entry.size
         with self._guard:
-            full = self._is_full(entry.size)
+            full = self._is_full(size)
             if not full and not self._closing:
                 self._queue.append(entry)
-                self._bytes += entry.size
+                self._bytes += size
         if full or self._closing:
             self._refuse_at_once(entry, "the queue of the run log is full" if full else "the run log is closing")
         elif not self._wake.is_set():

@@ -10,9 +10,10 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omni_mcp.engines.sandbox.cgroup import Group, remove_when_empty
 from omni_mcp.engines.sandbox.channel import Channel
 from omni_mcp.engines.sandbox.failures import CellStuck, StartFailed
+from omni_mcp.engines.sandbox.group import Group
+from omni_mcp.engines.sandbox.groups import Groups, remove_when_empty
 from omni_mcp.engines.sandbox.profiles import Profile
 
 _DEATH_LIMIT_S = 5.0
@@ -22,18 +23,19 @@ class Cell:
     """Made by `Template.make_cell`, given one job by `JobRun`, ended by `destroy`, which may be called twice."""
 
     def __init__(
-        self, number: int, channel: Channel, group: Group | None, *, profile: Profile, environment: Mapping[str, str],
-        workspace: Path | None = None, ended_by: Sequence[signal.Signals] = (signal.SIGKILL,), seals: bool = True,
+        self, number: int, channel: Channel, group: Group | None, *, groups: Groups, profile: Profile,
+        environment: Mapping[str, str], workspace: Path | None = None,
+        ended_by: Sequence[signal.Signals] = (signal.SIGKILL,),
     ) -> None:  # fmt: skip
         self.number = number
         self.channel = channel
         self.group = group
+        self._groups = groups
         self.profile = profile
         self.environment = environment
         self.workspace = workspace  # of the host; None: it is inside and its size is bounded
         self._ended_by = ended_by
         self.layers: tuple[str, ...] = ()  # what process 1 has put in force
-        self._seals = seals  # whether its wall is finished once it is in its cgroup
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
         self._dead: asyncio.Future[None] = self._loop.create_future()
@@ -52,10 +54,8 @@ class Cell:
         ended.register(self._pidfd, select.POLLIN)
         return not ended.poll(0)
 
-    async def wait_until_ready(self, *, ahead: bool) -> None:
-        """Wait until process 1 has put up the wall, and count it in its cgroup.
-
-        With *ahead* it also has the process made in which a function will run: a command is better off without.
+    async def wait_until_ready(self) -> None:
+        """Wait until process 1 is in its cgroup and has put up the wall.
 
         Raises:
             StartFailed: with the words of whoever failed.
@@ -65,14 +65,7 @@ class Cell:
         if frame.get("kind") != "ready":
             raise StartFailed(str(frame.get("what", "process 1 failed")))
         self._hold_process()
-        if self.group is not None:
-            await asyncio.to_thread(self._join, self.group)  # can stall for milliseconds
-        if self._seals:
-            await self.channel.send({"kind": "seal", **({"ahead": True} if ahead else {})})
-            frame = await self.channel.receive()
-            if frame.get("kind") != "sealed":
-                raise StartFailed(str(frame.get("what", "process 1 failed")))
-            self.layers = tuple(map(str, frame.get("layers", ())))
+        self.layers = tuple(map(str, frame.get("layers", ())))
 
     async def kill(self) -> None:
         """Kill process 1, and with it its whole pid namespace; returns when the kernel has no process of it left.
@@ -106,8 +99,9 @@ class Cell:
             await self.kill()
         finally:
             self._let_go()
-        if self.group is not None:
-            await remove_when_empty(self.group)
+        group, self.group = self.group, None  # the next cell may have it from here on
+        if group is not None:
+            await (self._groups.give_back(group) if self._dead.done() else remove_when_empty(group))
 
     def _send(self, number: signal.Signals) -> None:
         if self._pidfd is None:
@@ -127,13 +121,6 @@ class Cell:
         except OSError as error:
             raise StartFailed(f"process 1 of the cell cannot be held: {error.strerror}") from error
         self._loop.add_reader(self._pidfd, self._on_death)
-
-    def _join(self, group: Group) -> None:
-        try:
-            for procs in group.procs_files:
-                Path(procs).write_text(str(self.init_pid))
-        except OSError as error:
-            raise StartFailed(f"cgroup: {error}") from error
 
     def _on_death(self) -> None:
         """The kernel reports the end of process 1 after that of every other process of its pid namespace."""

@@ -19,6 +19,7 @@ import orjson
 from omni_mcp.contracts.errors import RateLimited, SandboxUnavailable
 from omni_mcp.contracts.json import JsonObject, depth_of
 from omni_mcp.contracts.sandbox import POSTURES, Connection, EndReason, Isolation, Job, JobEnd, Served, Streams
+from omni_mcp.engines.sandbox.bytecode import compile_ahead
 from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
 from omni_mcp.engines.sandbox.egress.trust import Trust
 from omni_mcp.engines.sandbox.endings import to_its_end
@@ -405,7 +406,7 @@ async def _with_namespaces(
     sandbox_dir: Path, uids: range | None, *, use_cgroups: bool, warm_cells: int, first: Profile | None
 ) -> tuple[Pool | None, Isolation]:
     """Return a pool of cells and what holds in them; no pool where nothing runs in them."""
-    bwrap = await asyncio.to_thread(find_bwrap)
+    bwrap, _ = await asyncio.gather(asyncio.to_thread(find_bwrap), asyncio.to_thread(compile_ahead, sandbox_dir))
     if isinstance(bwrap, Missing):
         return None, Isolation(posture="none", missing={bwrap.layer: bwrap.reason})
     hierarchy = find_hierarchy() if use_cgroups else NoCgroups("switched off")
@@ -415,8 +416,8 @@ async def _with_namespaces(
         launcher=launcher, sandbox_dir=sandbox_dir, uids=uids, warm_cells=warm_cells,
         hierarchy=None if isinstance(hierarchy, NoCgroups) else hierarchy,
     )  # fmt: skip
-    if pool.hierarchy is not None:
-        pool.hierarchy.sweep()
+    if pool.groups.hierarchy is not None:
+        pool.groups.hierarchy.sweep()
     return await _probed(pool, probe(pool, no_cgroups, first))
 
 

@@ -43,6 +43,7 @@ class Growth:
     async def is_exceeded(self) -> bool:
         """Whether the directory holds more than it may; measures only if there is reason to."""
         free = self._free_now()
+        self._free = (max(self._free[0], free[0]), max(self._free[1], free[1]))  # what others remove hides nothing
         if all(before - now < step for before, now, step in zip(self._free, free, self._step, strict=True)):
             return False
         self._free = free

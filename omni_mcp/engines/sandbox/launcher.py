@@ -93,7 +93,6 @@ class Launcher:
     """Writes spawn requests and setups. One per sandbox."""
 
     ended_by = (signal.SIGKILL,)  # whatever is in a pid namespace dies with its process 1
-    seals = True
 
     def __init__(self, *, bwrap: str, interpreter: Interpreter, sandbox_dir: Path, stage: bool) -> None:
         self._bwrap = bwrap
@@ -138,7 +137,7 @@ class Launcher:
             "nested": [[first + number, place] for number, place in nested], "bind_fd": self._bind_fd,
             "command": [self._interpreter.binary, "-I", "-S", "-B", f"{BUNDLE}/init.py"],
             "data": list(_ETC.values()), "uid": plan.uid, "stage": self._stage,
-            "cgroups": list(plan.group.procs_files) if plan.group else [],
+            "cgroups": plan.group.doors if plan.group else [],
         }  # fmt: skip
 
     def setup(self, plan: Plan) -> JsonObject:

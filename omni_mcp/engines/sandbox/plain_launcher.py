@@ -31,7 +31,6 @@ class PlainLauncher:
     """Writes spawn requests and setups. One per sandbox; the counterpart of `Launcher`."""
 
     ended_by = (signal.SIGTERM, signal.SIGKILL)  # the supervisor ends its tree, and cannot once it is killed
-    seals = False  # it has no namespaces to finish
 
     def __init__(self, *, interpreter: Interpreter, sandbox_dir: Path, stage: bool) -> None:
         self._interpreter = interpreter

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Mount
-from omni_mcp.engines.sandbox.cgroup import Group
+from omni_mcp.engines.sandbox.group import Group
 from omni_mcp.engines.sandbox.profiles import Profile
 
 _LEAST_BYTES = 1 << 20

@@ -15,15 +15,16 @@ from weakref import WeakValueDictionary
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Mount
 from omni_mcp.engines.sandbox.cell import Cell
-from omni_mcp.engines.sandbox.cgroup import Group, Hierarchy, remove_when_empty
 from omni_mcp.engines.sandbox.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.group import Group, Hierarchy
+from omni_mcp.engines.sandbox.groups import Groups, remove_when_empty
 from omni_mcp.engines.sandbox.job_directories import JobDirectories
 from omni_mcp.engines.sandbox.launcher import WORKSPACE, Launcher
 from omni_mcp.engines.sandbox.plain_launcher import PlainLauncher
 from omni_mcp.engines.sandbox.plan import Plan, Sizes
 from omni_mcp.engines.sandbox.profiles import Profile
-from omni_mcp.engines.sandbox.shelf import Shelf, new_group, numbers
+from omni_mcp.engines.sandbox.shelf import Shelf, numbers
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
 from omni_mcp.engines.sandbox.template import Template
 from omni_mcp.engines.sandbox.uids import UidPool, jobs_part, owner_of
@@ -41,7 +42,7 @@ Key = tuple[object, ...]
 class Pool:
     """Cells by profile, mounts, sizes and user.
 
-    `hierarchy` and `proc` are settled by the probe: None and False do without.
+    `groups.hierarchy` and `proc` are settled by the probe: None and False do without.
 
     `uids` is None for an ordinary user, who cannot run anything as somebody else. With `directories` its cells are
     plain process trees, started by a `PlainLauncher`, each in one of them.
@@ -52,7 +53,7 @@ class Pool:
         warm_cells: int = WARM_CELLS, directories: JobDirectories | None = None,
     ) -> None:  # fmt: skip
         self.launcher = launcher
-        self.hierarchy = hierarchy
+        self.groups = Groups(hierarchy)
         self.proc = directories is None
         self._directories = directories
         self._sandbox_dir = sandbox_dir
@@ -110,9 +111,12 @@ class Pool:
             shelf.fill(self._target(shelf))
 
     async def drop_templates(self) -> None:
-        """End every template; the next job starts a new one."""
+        """End every template, and keep no cgroup; the next job starts a new one."""
         shelves, self._shelves = list(self._shelves.values()), {}
-        await all_to_their_ends([self._end_shelf(shelf) for shelf in shelves])
+        try:
+            await all_to_their_ends([self._end_shelf(shelf) for shelf in shelves])
+        finally:
+            await self.groups.drop()  # with those that their cells gave back
 
     async def close(self) -> None:
         """End everything, also what still runs or is about to start, the helper process last."""
@@ -128,6 +132,7 @@ class Pool:
                 shelf.unused.set()  # whoever still uses it has to stop
             while self._endings:
                 await asyncio.wait(self._endings)
+            await self.groups.close()
             if self._spawner is not None:
                 await self._spawner.close()
                 self._spawner = None
@@ -184,7 +189,7 @@ class Pool:
                 template = await self._started_template(profile, mounts, sizes, owner)
             finally:
                 self._being_started -= 1
-            shelf = self._shelves[key] = Shelf(template, self.hierarchy, self._numbers)
+            shelf = self._shelves[key] = Shelf(template, self._numbers)
         if self._tending is None:
             self._tending = asyncio.create_task(self._tend(), name="sandbox pool")
         return shelf
@@ -200,13 +205,13 @@ class Pool:
         group: Group | None = None
         workspace: Path | None = None
         try:
-            group = new_group(self.hierarchy, number)
+            group = self.groups.make(number)
             workspace = self._new_workspace(number, uid)
             plan = Plan(
                 number=number, profile=profile, mounts=tuple(mounts), uid=uid, alone=alone, group=group, proc=self.proc,
                 sizes=sizes, workspace=workspace,
             )  # fmt: skip
-            template = Template(plan, spawner, self.launcher)
+            template = Template(plan, spawner, self.launcher, self.groups)
             await template.open()
             if self._closed:
                 raise StartFailed(_CLOSED)
@@ -309,7 +314,8 @@ class Pool:
                 if self._spawner is not None:
                     await self._spawner.close()  # reaps one that has died
                 self._spawner = self._new_spawner()
-                prefixes = self.hierarchy.prefixes if self.hierarchy is not None else ()
+                hierarchy = self.groups.hierarchy
+                prefixes = hierarchy.prefixes if hierarchy is not None else ()
                 directories = [str(self._directories.place)] if self._directories is not None else []
                 with contextlib.suppress(SpawnerGone):  # the next request says so
                     await self._spawner.sweep_at_the_end(prefixes, directories)

@@ -97,8 +97,8 @@ def explain_refusal(words: str) -> Missing:
 async def probe(pool: Pool, no_cgroups: NoCgroups | None, profile: Profile | None = None) -> Isolation:
     """Make one cell after the other, each asking for less, and report the first that stands as it should.
 
-    Settles `pool.proc` and `pool.hierarchy`. Never raises for what the machine lacks. The template of a *profile* that
-    is given is kept for its first job.
+    Settles `pool.proc` and `pool.groups.hierarchy`. Never raises for what the machine lacks. The template of a
+    *profile* that is given is kept for its first job.
     """
     missing: dict[str, str] = {}
     if no_cgroups is not None:
@@ -113,8 +113,8 @@ async def probe(pool: Pool, no_cgroups: NoCgroups | None, profile: Profile | Non
         missing[report.layer] = report.reason
         if report.layer == "proc" and pool.proc:
             pool.proc = False
-        elif report.layer == "cgroup" and pool.hierarchy is not None:
-            pool.hierarchy = None
+        elif report.layer == "cgroup" and pool.groups.hierarchy is not None:
+            pool.groups.hierarchy = None
         else:
             return Isolation(posture="none", missing=missing)
 
@@ -185,8 +185,9 @@ def _judge(pool: Pool, report: Report, missing: dict[str, str]) -> Isolation:
     layers = dict.fromkeys([*LAYERS, *report.layers])
     if pool.runs_as_others:
         layers["own-uid"] = None
-    if pool.hierarchy is not None:
-        layers.update(dict.fromkeys(f"cgroup-{name}" for name in sorted(pool.hierarchy.controllers - {"cpuacct"})))
+    if pool.groups.hierarchy is not None:
+        counted = pool.groups.hierarchy.controllers - {"cpuacct"}
+        layers.update(dict.fromkeys(f"cgroup-{name}" for name in sorted(counted)))
         return Isolation(posture="full", layers=tuple(layers), missing=missing)
     if not children_are_listed():
         return Isolation(posture="none", layers=tuple(layers), missing={**missing, "watchdog": NO_WATCHDOG})

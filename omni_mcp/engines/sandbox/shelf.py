@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from omni_mcp.engines.sandbox.cell import Cell
-from omni_mcp.engines.sandbox.cgroup import Group, Hierarchy, remove_when_empty
 from omni_mcp.engines.sandbox.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.groups import remove_when_empty
 from omni_mcp.engines.sandbox.template import Template
 
 _POLITE_S = 0.025
@@ -23,9 +23,8 @@ CELLS_OF_A_TEMPLATE = 1000  # then a new template takes its place
 class Shelf:
     """Cells of one template. `take` one, `destroy` it after use; `fill` and `close` are the pool's."""
 
-    def __init__(self, template: Template, hierarchy: Hierarchy | None, numbers: Iterator[int]) -> None:
+    def __init__(self, template: Template, numbers: Iterator[int]) -> None:
         self.template = template
-        self._hierarchy = hierarchy
         self._numbers = numbers
         self.ready: deque[Cell] = deque()
         self.in_use = 0
@@ -123,40 +122,7 @@ class Shelf:
                 await asyncio.sleep(_PAUSE_S)
 
     async def _make(self) -> Cell:
-        number = next(self._numbers)
-        group = await _new_group_aside(self._hierarchy, number) if self._hierarchy is not None else None
-        return await self.template.make_cell(number, group, ahead=self._in_interpreter)
-
-
-async def _new_group_aside(hierarchy: Hierarchy, number: int) -> Group | None:
-    """As `new_group`, in a thread: making directories in four hierarchies takes a millisecond."""
-    making = asyncio.ensure_future(asyncio.to_thread(new_group, hierarchy, number))
-    try:
-        return await asyncio.shield(making)
-    except asyncio.CancelledError:
-        await to_its_end(_remove_made(making))
-        raise
-
-
-async def _remove_made(making: asyncio.Future[Group | None]) -> None:
-    with contextlib.suppress(StartFailed):
-        group = await making
-        if group is not None:
-            await remove_when_empty(group)
-
-
-def new_group(hierarchy: Hierarchy | None, number: int) -> Group | None:
-    """Return the cgroup of template or cell *number*, where there are cgroups.
-
-    Raises:
-        StartFailed: it cannot be made.
-    """
-    if hierarchy is None:
-        return None
-    try:
-        return hierarchy.create(number)
-    except OSError as error:
-        raise StartFailed(f"cgroup: {error}") from error
+        return await self.template.make_cell(next(self._numbers), ahead=self._in_interpreter)
 
 
 def numbers() -> Iterator[int]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from omni_mcp.engines.sandbox.cell import Cell
-from omni_mcp.engines.sandbox.cgroup import Group, remove_when_empty
 from omni_mcp.engines.sandbox.channel import Channel, ChannelClosed
 from omni_mcp.engines.sandbox.endings import to_its_end
 from omni_mcp.engines.sandbox.failures import CellStuck, StartFailed
+from omni_mcp.engines.sandbox.group import Group
+from omni_mcp.engines.sandbox.groups import Groups
 from omni_mcp.engines.sandbox.launcher import Launcher
 from omni_mcp.engines.sandbox.output import Budget, Output
 from omni_mcp.engines.sandbox.plain_launcher import PlainLauncher
@@ -25,8 +29,11 @@ _DEATH_LIMIT_S = 5.0
 class Template:
     """Made by `open`, asked for cells by `make_cell`, ended by `close`, which may be called at any time and twice."""
 
-    def __init__(self, plan: Plan, spawner: SpawnerLink, launcher: Launcher | PlainLauncher) -> None:
+    def __init__(
+        self, plan: Plan, spawner: SpawnerLink, launcher: Launcher | PlainLauncher, groups: Groups
+    ) -> None:  # fmt: skip
         self.plan = plan
+        self._groups = groups
         self.made = 0
         self._spawner = spawner
         self._launcher = launcher
@@ -54,30 +61,38 @@ class Template:
             await self._start(theirs.fileno())
         await self._wait_until_ready()
 
-    async def make_cell(self, number: int, group: Group | None, *, ahead: bool) -> Cell:
-        """Fork a cell and wait until its wall stands; whoever gets it destroys it, and the group with it.
+    async def make_cell(self, number: int, *, ahead: bool) -> Cell:
+        """Fork a cell and wait until its wall stands; whoever gets it destroys it.
 
-        *ahead*: see `Cell.wait_until_ready`.
+        With *ahead* it has the process already in which a function will run: a command is better off without.
 
         Raises:
             StartFailed: with the words of whoever failed.
         """
-        try:
-            ours, theirs = _pair()
-        except StartFailed:
-            if group is not None:
-                await to_its_end(remove_when_empty(group))
-            raise
-        cell = Cell(
-            number, Channel(ours), group, profile=self.plan.profile, environment=self._environment(),
-            workspace=self.plan.workspace, ended_by=self._launcher.ended_by, seals=self._launcher.seals,
-        )  # fmt: skip
+        ours, theirs = _pair()
+        with theirs:
+            channel = Channel(ours)
+            try:
+                group = await self._groups.take(number)
+            except BaseException:
+                channel.close()
+                raise
+            cell = Cell(
+                number, channel, group, groups=self._groups, profile=self.plan.profile,
+                environment=self._environment(), workspace=self.plan.workspace, ended_by=self._launcher.ended_by,
+            )  # fmt: skip
+            await self._make(cell, theirs, group, ahead=ahead)
+        return cell
+
+    async def _make(self, cell: Cell, theirs: socket.socket, group: Group | None, *, ahead: bool) -> None:
         self.made += 1
         try:
             async with asyncio.timeout(self.plan.profile.start_limit_s):
-                with theirs:
-                    await self._open_channel.send({"kind": "cell"}, descriptors=(theirs.fileno(),))
-                await cell.wait_until_ready(ahead=ahead)
+                with _opened(group) as doors:
+                    order = {"kind": "cell", **({"ahead": True} if ahead else {})}
+                    await self._open_channel.send(order, descriptors=(theirs.fileno(), *doors))
+                theirs.close()
+                await cell.wait_until_ready()
         except BaseException as error:
             await to_its_end(cell.destroy())
             if isinstance(error, TimeoutError):
@@ -86,7 +101,6 @@ class Template:
             if isinstance(error, ChannelClosed):
                 raise StartFailed(await self._last_words()) from error
             raise
-        return cell
 
     async def close(self) -> None:
         """Kill it and every cell that came from it; returns when bubblewrap has ended.
@@ -150,6 +164,20 @@ class Template:
             await asyncio.wait([self._exited], timeout=_WORDS_WAIT_S)
         said = (await self._words.finish() if self._words else b"").decode(errors="replace").strip()
         return said[-1000:] or "the cell ended before it was ready"
+
+
+@contextmanager
+def _opened(group: Group | None) -> Iterator[list[int]]:
+    """Open what process 1 of a cell joins *group* by: it is the opener's right that counts, and it has none itself."""
+    with contextlib.ExitStack() as stack:
+        doors: list[int] = []
+        try:
+            for door in group.doors if group is not None else ():
+                doors.append(os.open(door, os.O_WRONLY | os.O_CLOEXEC))
+                stack.callback(os.close, doors[-1])
+        except OSError as error:
+            raise StartFailed(f"cgroup: {error}") from error
+        yield doors
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

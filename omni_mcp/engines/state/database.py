@@ -1,4 +1,4 @@
-"""One small SQLite database for state that is not evidence: open questions and used nonces."""
+"""One small SQLite database for state that is not evidence: open questions, threads."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from omni_mcp.contracts.errors import (
     UpstreamUnavailable,
 )
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.ports import KeepsDeadlines
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.upstream.bridge import (
     Stuck,
@@ -40,6 +40,7 @@ from omni_mcp.engines.upstream.talk import HeaderDeclarations, Talk
 from omni_mcp.engines.upstream.wire.seam import WireFault
 from omni_mcp.protocol.headers import declared_headers
 from omni_mcp.protocol.rpc import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, RESOURCE_NOT_FOUND
+from omni_mcp.time_limits import TimeLimits
 
 META_REMOTE_ERROR = f"{OUR_PREFIX}upstream_error"
 DECLARATIONS_KEPT = 4096
@@ -50,15 +51,13 @@ MEMBERS = {"tool": "content", "resource": "contents", "prompt": "messages"}
 ConnectionOf = Callable[[str, str], Connection]
 
 
-class UpstreamExecutor:
+class UpstreamExecutor(KeepsDeadlines):
     """Port `Executor` for the binding `mcp_remote`.
 
     Args:
         connection_of: (server, key of the principal) to a connection; raises UpstreamUnavailable.
         own_uri: from a public URI to the server's own.
     """
-
-    keeps_deadlines = True
 
     def __init__(
         self, connection_of: ConnectionOf, *, parking: Parking, own_uri: Callable[[str], str] = lambda uri: uri
@@ -67,6 +66,7 @@ class UpstreamExecutor:
         self._parking = parking
         self._own_uri = own_uri
         self._declared: OrderedDict[str, HeaderDeclarations] = OrderedDict()
+        self._limits = TimeLimits()
 
     async def execute(self, call: Call) -> Result:
         """As the port. Cancelling tells the server at once.
@@ -79,7 +79,7 @@ class UpstreamExecutor:
             raise Internal(f"{call.name!r} cannot run here", detail="reached an executor without a definition")
         call.trail.where = "remote"
         try:
-            async with asyncio.timeout(tool.limits.timeout_s):
+            with self._limits.within(tool.limits.timeout_s):
                 return await self._execute(call, tool)
         except TimeoutError as error:
             raise TimedOut(f"{call.name!r} did not answer within {tool.limits.timeout_s:g} s") from error

@@ -144,7 +144,7 @@ class Talk(Receiver):
     def take(self, frame: Frame, within: int | None) -> bool:
         """As `Receiver`."""
         if isinstance(frame, Response):
-            return self._take_answer(frame)
+            return self._take_answer(frame, within)
         if isinstance(frame, Request):
             self._take_question(frame, within)
             return False
@@ -177,7 +177,10 @@ class Talk(Receiver):
 
     # --- frames ---
 
-    def _take_answer(self, frame: Response) -> bool:
+    def _take_answer(self, frame: Response, within: int | None) -> bool:
+        if within is not None and frame.id != within:
+            self.oddities["not_its_answer"] += 1  # the reply to one request answers no other
+            return False
         exchange = self._exchanges.pop(frame.id, None) if isinstance(frame.id, int) else None
         if exchange is None:
             self.oddities["unknown_id"] += 1  # a second answer, one that came too late, or an invented one

@@ -33,6 +33,7 @@ from omni_mcp.protocol.rpc import PARSE_ERROR
 
 IDLE_S = 60.0
 ANSWER_S = 30.0  # 128 MiB of the worst kind take 3 s
+UNWANTED_S = 5.0  # for an answer that nobody waits for any more
 PIECE_BYTES = 1024 * 1024
 CUT_BYTES = 1024 * 1024  # a result in a message up to this comes whole
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # a third of the helper's time went into page faults
@@ -43,18 +44,22 @@ class LargeParser:
     """Handles one large message at a time. A server that sends many waits in its own reader, and nobody else does.
 
     Args:
+        unwanted_s: how long the process may go on with what nobody waits for; then it is ended.
         program: the module that runs over there.
         marks: what is masked, form by form (`SecretMasker.marks`); without it, every message comes back whole.
     """
 
     def __init__(
-        self, *, idle_s: float = IDLE_S, program: str = PARSER, marks: Callable[[], Mapping[str, str]] | None = None
-    ) -> None:
+        self, *, idle_s: float = IDLE_S, unwanted_s: float = UNWANTED_S, program: str = PARSER,
+        marks: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:  # fmt: skip
         self.room = Room()
         self._idle_s = idle_s
+        self._unwanted_s = unwanted_s
         self._program = program
         self._marks = marks
         self._turn = asyncio.Lock()
+        self._working: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._channel: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -125,7 +130,9 @@ class LargeParser:
             await _closed(answer)
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process, whatever it is at."""
+        if self._working is not None:
+            self._working.cancel()
         async with self._turn:
             if self._timer is not None:
                 self._timer.cancel()
@@ -140,32 +147,64 @@ class LargeParser:
     async def _answered(self, asked: JsonObject, spool: Spool, answer: int) -> None:
         """Have *asked* answered.
 
+        Whoever stops waiting leaves the process at its work for a while, and the turn ends with that: the fork of
+        another one would hold up everybody for 10 ms. So one message may be held beyond the room of all spools.
+
         Raises:
             TimeoutError, OSError: it was not; the process is gone.
         """
-        async with self._turn:
-            if self._timer is not None:
-                self._timer.cancel()
-            try:
-                async with asyncio.timeout(ANSWER_S):
-                    if await self._ask(orjson.dumps(asked), spool, answer) != DONE:
-                        raise OSError("the process gave up on it or ended")
-            except BaseException:  # after a cancellation, its answer would be taken for the next one's
-                await self._stop()
-                raise
-            finally:
-                self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._say_idle)
+        request = orjson.dumps(asked)
+        await self._turn.acquire()
+        files: list[int] = []
+        try:
+            files += [os.memfd_create("asking")]
+            os.write(files[0], request)
+            files += [os.dup(spool.file)]
+            files += [os.dup(answer)]
+            self._working = asyncio.create_task(self._work(files), name="large message")
+        except BaseException:
+            self._end_turn(files)
+            raise
+        self._working.add_done_callback(partial(self._done, files))
+        working = self._working
+        try:
+            await asyncio.shield(working)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if working.cancelled() and task is not None and not task.cancelling():
+                raise OSError("the process was ended") from None
+            asyncio.get_running_loop().call_later(self._unwanted_s, working.cancel)
+            raise
 
-    async def _ask(self, asked: bytes, spool: Spool, answer: int) -> bytes:
+    async def _work(self, files: list[int]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                if await self._ask(files) != DONE:
+                    raise OSError("the process gave up on it or ended")
+        except BaseException:  # after this, its answer would be taken for the next one's
+            await self._stop()
+            raise
+        finally:
+            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._say_idle)
+
+    def _done(self, files: list[int], work: asyncio.Task[None]) -> None:
+        if not work.cancelled():
+            work.exception()  # somebody may have stopped waiting for it
+        self._working = None
+        self._end_turn(files)
+
+    def _end_turn(self, files: list[int]) -> None:
+        for file in files:
+            os.close(file)
+        self._turn.release()
+
+    async def _ask(self, files: list[int]) -> bytes:
         if self._channel is None:
             await self._start()
         assert self._channel is not None
-        asking = os.memfd_create("asking")
-        try:
-            os.write(asking, asked)
-            socket.send_fds(self._channel, [b"?"], [asking, spool.file, answer])
-        finally:
-            os.close(asking)
+        socket.send_fds(self._channel, [b"?"], files)
         return await asyncio.get_running_loop().sock_recv(self._channel, 1)
 
     async def _start(self) -> None:

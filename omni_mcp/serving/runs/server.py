@@ -15,9 +15,9 @@ from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.ports import Artifacts, RunLog
 from omni_mcp.contracts.tool import Entry
-from omni_mcp.serving.runs_entries import PAGE, SERVER
-from omni_mcp.serving.runs_standing import Standing, refusal_of
-from omni_mcp.serving.runs_view import PAGE_BYTES, fitting, for_caller, holds, words_of
+from omni_mcp.serving.runs.entries import PAGE, SERVER
+from omni_mcp.serving.runs.standing import Standing, refusal_of
+from omni_mcp.serving.runs.view import PAGE_BYTES, fitting, for_caller, holds, words_of
 
 _EVENT = re.compile(r"run://([^/]+)/([1-9][0-9]{0,11})(/influence)?")
 _WHY = re.compile(r"artifact://([0-9a-f]{64})/why")

@@ -19,8 +19,8 @@ from omni_mcp.contracts.ports import RunLog
 from omni_mcp.engines.memory.store import SWEPT_AT_ONCE, SqliteMemory
 from omni_mcp.engines.memory.unfinished import find_unfinished
 from omni_mcp.paths import Home
-from omni_mcp.serving.memory_erasing import Forgetting
-from omni_mcp.serving.memory_news import MemoryNews
+from omni_mcp.serving.memory.erasing import Forgetting
+from omni_mcp.serving.memory.news import MemoryNews
 
 EVERY_S = 300.0
 
@@ -78,7 +78,7 @@ class Sweeping:
         now_ns, count = self._now_ns(), 0
         while items := await self._store.expired(now_ns=now_ns, limit=SWEPT_AT_ONCE):
             await self._note(items)
-            count += len(await self._store.sweep(now_ns=now_ns, limit=len(items)))
+            count += len(await self._store.sweep(now_ns=now_ns, items=[item.id for item in items]))
         return count
 
     async def _of_run(self, run: str) -> int:

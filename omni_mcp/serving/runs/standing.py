@@ -12,7 +12,7 @@ from omni_mcp.contracts.errors import CATALOGUE
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.ports import Catalog, Policy, RunLog
-from omni_mcp.serving.runs_entries import TOOLS_TOLD
+from omni_mcp.serving.runs.entries import TOOLS_TOLD
 
 SLICE = 16  # tools asked of the policy before other clients get a turn
 

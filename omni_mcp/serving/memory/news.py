@@ -8,9 +8,9 @@ from functools import partial
 from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.memory import MemoryItem, MemoryScope
 from omni_mcp.serving.changes import Changes
-from omni_mcp.serving.memory_entries import LATEST
-from omni_mcp.serving.memory_items import URI
-from omni_mcp.serving.memory_places import readers_of
+from omni_mcp.serving.memory.entries import LATEST
+from omni_mcp.serving.memory.items import URI
+from omni_mcp.serving.memory.places import readers_of
 
 SETTLE_S = 0.05  # changes within this time are one notice, so that a writer cannot keep its readers busy
 Whose = tuple[MemoryScope, str, str]  # scope, owner, project

@@ -20,16 +20,16 @@ from omni_mcp.contracts.ports import MemoryStore, RunLog
 from omni_mcp.contracts.tool import Entry
 from omni_mcp.protocol.eras import META_ERROR
 from omni_mcp.protocol.outcome import error_facts
-from omni_mcp.serving.memory_entries import LATEST
-from omni_mcp.serving.memory_erasing import Forgetting
-from omni_mcp.serving.memory_finding import Finding
-from omni_mcp.serving.memory_items import URI, ItemMaker, facts_of
-from omni_mcp.serving.memory_news import MemoryNews
-from omni_mcp.serving.memory_places import places_of, readers_of
-from omni_mcp.serving.memory_promoting import Quotes
-from omni_mcp.serving.memory_sweeping import Sweeping
-from omni_mcp.serving.memory_taint import Readings
-from omni_mcp.serving.memory_tries import TRIES_LIMIT, calls_among, has_failed_with, words_for
+from omni_mcp.serving.memory.entries import LATEST
+from omni_mcp.serving.memory.erasing import Forgetting
+from omni_mcp.serving.memory.finding import Finding
+from omni_mcp.serving.memory.items import URI, ItemMaker, facts_of
+from omni_mcp.serving.memory.news import MemoryNews
+from omni_mcp.serving.memory.places import places_of, readers_of
+from omni_mcp.serving.memory.promoting import Quotes
+from omni_mcp.serving.memory.sweeping import Sweeping
+from omni_mcp.serving.memory.taint import Readings
+from omni_mcp.serving.memory.tries import TRIES_LIMIT, calls_among, has_failed_with, words_for
 
 TRIES = 5
 ASKED_LIMIT = 200  # events that name one question

@@ -10,7 +10,7 @@ from omni_mcp.contracts.events import CONVERSATION_KINDS, RunEvent
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
 from omni_mcp.contracts.memory import TEXT_LIMIT_CHARS, Taint
 from omni_mcp.contracts.ports import Artifacts, RunLog
-from omni_mcp.serving.memory_taint import TAINTS
+from omni_mcp.serving.memory.taint import TAINTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.memory import Hit, MemoryItem, Recall, Taint
 from omni_mcp.contracts.ports import MemoryStore, Policy, RunLog
-from omni_mcp.serving.memory_entries import BUDGET_CHARS, LATEST
-from omni_mcp.serving.memory_items import URI, shown
-from omni_mcp.serving.memory_places import readers_of
-from omni_mcp.serving.memory_taint import Readings, kept_out
+from omni_mcp.serving.memory.entries import BUDGET_CHARS, LATEST
+from omni_mcp.serving.memory.items import URI, shown
+from omni_mcp.serving.memory.places import readers_of
+from omni_mcp.serving.memory.taint import Readings, kept_out
 
 ANSWER_BYTES = 256 * 1024  # an answer over the output limit would be kept as an artifact that other calls may read
 LATEST_ITEMS = 20

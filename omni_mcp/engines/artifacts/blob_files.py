@@ -1,0 +1,127 @@
+"""Blobs that are too large for rows: a file for each, written beside the others' way and put in its place in one step.
+
+A megabyte at a time reaches the disk. Whoever else waits for the disk, the run log above all, then waits for one of
+these and not for everything: beside 100 MB in one piece, a commit of 2 ms took up to 50 (p99 33 ms instead of 12).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from omni_mcp.contracts.errors import LogCorrupt
+from omni_mcp.contracts.large import KeptFile
+from omni_mcp.paths import make_private_dir
+
+SLICE_BYTES = 1024 * 1024
+PART = ".part"
+
+
+class BlobFiles:
+    """The files of one store. Each method may wait for the disk, and raises OSError where it fails."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = make_private_dir(directory)
+
+    def path(self, sha256: str) -> Path:
+        """Return where a blob lies."""
+        return self._directory / sha256[:2] / sha256
+
+    def is_whole(self, sha256: str, size_bytes: int) -> bool:
+        """Whether a blob is there, to its last byte."""
+        try:
+            return self.path(sha256).stat().st_size == size_bytes
+        except FileNotFoundError:
+            return False
+
+    def read(self, sha256: str) -> bytes:
+        """Return a blob.
+
+        Raises:
+            LogCorrupt: it is gone.
+        """
+        try:
+            return self.path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise LogCorrupt("the artifact is damaged", detail=f"the file of {sha256} is gone") from None
+
+    @contextmanager
+    def written(self, sha256: str, data: bytes | KeptFile) -> Iterator[Path]:
+        """Write a blob beside its place, to the disk; `put_in_place` it inside the block, or it is gone after that."""
+        place = self.path(sha256)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        part = place.with_name(f"{sha256}.{threading.get_native_id()}{PART}")
+        descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # says that somebody is at it
+            _write(descriptor, data)
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def put_in_place(self, sha256: str, part: Path) -> None:
+        """Give what was written its name, to the disk: a power cut leaves the whole blob under it, or nothing."""
+        place = self.path(sha256)
+        part.rename(place)
+        for directory in (place.parent, self._directory):
+            _sync(directory)
+
+    def remove(self, sha256: str) -> None:
+        """Remove a blob that may be there."""
+        self.path(sha256).unlink(missing_ok=True)
+
+    def remove_leftovers(self, is_known: Callable[[str], bool]) -> None:
+        """Remove what a crash left: half-written files, and whole ones that are not known."""
+        for path in self._directory.glob("*/*"):
+            if path.suffix == PART:
+                _remove_if_nobody_writes(path)
+            elif not is_known(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _write(descriptor: int, data: bytes | KeptFile) -> None:
+    size = len(data) if isinstance(data, bytes) else data.size_bytes
+    for at in range(0, size, SLICE_BYTES):
+        end = min(at + SLICE_BYTES, size)
+        if isinstance(data, bytes):
+            _write_all(descriptor, memoryview(data)[at:end])
+        else:
+            _copy(data, at, end, descriptor)
+        os.fdatasync(descriptor)
+    os.fsync(descriptor)
+
+
+def _write_all(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _copy(kept: KeptFile, at: int, end: int, out: int) -> None:
+    while at < end:
+        copied = os.sendfile(out, kept.file, kept.start + at, end - at)
+        if copied == 0:
+            raise OSError("the file is shorter than it was said to be")
+        at += copied
+
+
+def _remove_if_nobody_writes(part: Path) -> None:
+    with suppress(FileNotFoundError, BlockingIOError):
+        descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
