@@ -279,8 +279,6 @@ class LocalGateway:
         """Write a file of rules; it is in force after the next `reload` or look of the watcher."""
         return write_private(self.home.policies / name, text)
 
-    # --- the record ---
-
     async def events(self, *, call: str | None = None) -> list[RunEvent]:
         """Return everything on record, oldest first; of one call if *call* says so."""
         found: list[RunEvent] = []
@@ -318,8 +316,6 @@ class LocalGateway:
                 if len(found) >= count:
                     return found[count - 1]
                 await anext(commits)
-
-    # --- people ---
 
     def answer(self, approve: bool, *, by: str = "person") -> Approval:
         """Answer the newest open question, from a connection of its own as the command line does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import array
+import errno
 import json
 import json.scanner
 import os
@@ -73,7 +74,7 @@ def receive_with(channel: _socket.socket, most: int) -> tuple[dict[str, Any], li
     """Read one frame and the open files that came with its first byte, at most *most*; they are not inherited.
 
     Raises:
-        Gone: as `receive`.
+        Gone, OSError: as `receive_packed_with`.
     """
     body, found = receive_packed_with(channel, most)
     return unpacked(body), found
@@ -85,15 +86,21 @@ def receive_packed_with(channel: _socket.socket, most: int) -> tuple[bytes, list
 
     Raises:
         Gone: as `receive`.
+        OSError: not all of the files can be had here. The frame has been taken, and those that came are closed.
     """
     found = array.array("i")  # socket.recv_fds of Python 3.11 forgets its flags
-    head, ancillary, _, _ = channel.recvmsg(4, _socket.CMSG_SPACE(most * found.itemsize), _socket.MSG_CMSG_CLOEXEC)
+    head, ancillary, flags, _ = channel.recvmsg(4, _socket.CMSG_SPACE(most * found.itemsize), _socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in ancillary:
         if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
             found.frombytes(content[: len(content) - len(content) % found.itemsize])
     if not head:
         raise Gone
-    return _body(channel, head + read_exactly(channel, 4 - len(head))), list(found)
+    body = _body(channel, head + read_exactly(channel, 4 - len(head)))
+    if flags & _socket.MSG_CTRUNC:
+        for descriptor in found:
+            os.close(descriptor)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return body, list(found)
 
 
 def copy_to_file(channel: _socket.socket, descriptor: int, count: int) -> None:

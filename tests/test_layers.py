@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "datalock": {"contracts", "paths"},
     "migrations": {"contracts"},
     "deadline": set(),
+    "endings": set(),
     "time_limits": set(),
     "sqlite_settings": set(),
     "toml_writer": set(),
@@ -32,6 +33,7 @@ MAY_IMPORT = {
     "engines": {
         "contracts",
         "deadline",
+        "endings",
         "migrations",
         "paths",
         "protocol",

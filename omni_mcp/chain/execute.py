@@ -38,7 +38,7 @@ class Freeze:
 
 
 class Execute:
-    """Takes the slots, checks freeze, definition, policy and grant, waits for the intents, and dispatches.
+    """Takes the slots, waits for the intents, checks freeze, definition, policy and grant, and dispatches.
 
     Args:
         executors: by binding.
@@ -96,7 +96,7 @@ class Execute:
         return await self._dispatch(executor, ready, tool)
 
     async def _ready(self, call: Call, tool: Entry) -> Call:
-        """Wait until everything is on disk, and look again whether it holds: that wait can be long, too."""
+        """Wait until everything is on disk, then look whether what was decided still holds."""
         for _ in range(LOOKS):
             for intent in call.intents:
                 await intent.durable()

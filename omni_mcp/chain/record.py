@@ -125,8 +125,6 @@ class Record:
         for call_id in list(self._rounds):
             self.end_round(call_id, OutcomeUnknown("the gateway stopped while the call waited for input"))
 
-    # --- intent ---
-
     def _append_intent(
         self, call: Call, witness: Witness | None, *, quiet: bool, withheld: bool
     ) -> tuple[Durable, Durable | int]:
@@ -159,8 +157,6 @@ class Record:
         intent = self._log.append(call.run, event, quiet=quiet)
         return intent, intent
 
-    # --- outcomes ---
-
     async def _answer_payload(self, call: Call, answer: Answer, duration_ms: float, *, quiet: bool) -> ToolResult:
         """Return what is recorded of an answer; a large one is stored apart, which can fail or be cancelled.
 
@@ -171,8 +167,7 @@ class Record:
         result: JsonValue = None if quiet else answer.body
         if len(body) > INLINE_LIMIT_BYTES and not quiet:
             kept, result = await self._kept_apart(call, body)
-        return stated(
-            ToolResult,
+        return ToolResult(  # validated: an executor may be a plugin's
             is_error=answer.is_error,
             result=result,
             artifact=kept,
@@ -227,8 +222,6 @@ class Record:
         event = draft(payload, actor=call.principal.key, call=call.id, body=body)
         # Also where nothing ran: a `tool_call` that reached the disk before it filled up has its outcome afterwards.
         return self._log.append_outcome(call.run, event, parent=call.parent, quiet=quiet)
-
-    # --- multi-round calls ---
 
     async def _suspend(self, call: Call, asked: InputRequired, witness: Witness | None) -> InputRequired:
         """Keep the call open until its caller comes back or its time is over."""

@@ -146,9 +146,6 @@ def db_rebuild(as_json: bool) -> None:
         print_json({"rebuilt": True})
 
 
-# --- helpers ----------------------------------------------------------------------------------------------------------
-
-
 def _parsed_head(noted: str) -> KnownHead:
     found = _HEAD.fullmatch(noted.strip().lower())
     if found is None:

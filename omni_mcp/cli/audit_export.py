@@ -115,9 +115,6 @@ def check_anchor(ctx: click.Context, file: Path, wanted: str | None, as_json: bo
         ctx.exit(1)
 
 
-# --- helpers ----------------------------------------------------------------------------------------------------------
-
-
 def _fingerprint(text: str | None) -> str | None:
     if text is None:
         return None

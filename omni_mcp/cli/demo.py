@@ -103,8 +103,6 @@ class Walk:
         self._say(f"gateway stopped, nothing left running; {time.monotonic() - self._started:.0f} s in all")
         return sandboxed
 
-    # --- steps ---
-
     def _show_isolation(self) -> bool:
         status = json.loads(self._omni("status", "--json"))
         isolation = status["isolation"]
@@ -179,8 +177,6 @@ class Walk:
         found: dict[str, Any] = json.loads(self._omni("status", "--json"))["policy"]
         return found
 
-    # --- the gateway and its clients ---
-
     @asynccontextmanager
     async def _gateway(self) -> AsyncIterator[int]:
         log = (self._home / "gateway.log").open("wb")
@@ -244,8 +240,6 @@ class Walk:
         if self._place.runtime_file.exists() or self._place.socket.exists():
             raise DemoFailed(f"the gateway left something in {self._place.runtime}")
         shutil.rmtree(self._place.runtime, ignore_errors=True)
-
-    # --- talking ---
 
     def _omni(self, *arguments: str) -> str:
         done = subprocess.run(

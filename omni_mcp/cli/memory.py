@@ -121,9 +121,6 @@ def export(project: str | None, scope: MemoryScope | None, output: Path | None, 
     click.echo(f"{len(lines)} items written to {printable(str(output))}", err=True)
 
 
-# --- helpers ----------------------------------------------------------------------------------------------------------
-
-
 async def _page(project: str | None, scope: MemoryScope | None, limit: int, before: str | None) -> list[MemoryItem]:
     async with operator_memory(find_home()) as store:
         return await store.all_items(limit=limit, before=before, project=project, scope=scope)

@@ -33,9 +33,6 @@ _PRINCIPAL = re.compile(r'(?:(Agent|User)::)?"?([^"]+)"?')
 _ACTION: dict[str, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
 
 
-# --- allow -----------------------------------------------------------------------------------------------------------
-
-
 @click.command()
 @click.argument("tool")
 @click.option("--to", "agent", default="", metavar="AGENT", help="Only this agent; without it, every client.")
@@ -106,9 +103,6 @@ def policy_dir(home: Home) -> Path:
         return make_private_dir(home.policies)
     except OSError as error:
         raise BadRequest(f"cannot write rules: {error}") from error
-
-
-# --- policy ----------------------------------------------------------------------------------------------------------
 
 
 @click.group()
@@ -212,9 +206,6 @@ def explain_request(
     click.echo(orjson.dumps(asdict(explanation)) if as_json else _explanation_text(explanation))
 
 
-# --- explain CALL ----------------------------------------------------------------------------------------------------
-
-
 @click.command()
 @click.argument("call")
 @json_option
@@ -279,9 +270,6 @@ def _recorded(payload: JsonObject) -> Decision:
         request=payload.get("request", {}),
         standing=payload.get("standing"),
     )
-
-
-# --- printing --------------------------------------------------------------------------------------------------------
 
 
 def _explanation_text(found: Explanation) -> str:

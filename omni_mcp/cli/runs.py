@@ -185,9 +185,6 @@ def _reader() -> Iterator[LogReader]:
         yield log
 
 
-# --- what matters of each kind ---------------------------------------------------------------------------------------
-
-
 def _short(text: str) -> str:
     return text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1] + "…"
 

@@ -87,9 +87,6 @@ def check_golden(ctx: click.Context, file: Path, run: str | None, wanted: str | 
         ctx.exit(1)
 
 
-# --- helpers ----------------------------------------------------------------------------------------------------------
-
-
 def _print(difference: Difference | None, facts: JsonObject, *, as_json: bool) -> None:
     if as_json:
         told = None if difference is None else difference.as_json()

@@ -127,9 +127,6 @@ def _print_report(report: JsonObject) -> None:
     )
 
 
-# --- offline ----------------------------------------------------------------------------------------------------------
-
-
 def _serve_offline(
     settings: Settings, home: Home, runs: Sequence[RecordedRun], port: int | None, profile: str | None, *,
     accept_changes: bool,

@@ -132,9 +132,6 @@ def revoke(grant_id: str, as_json: bool) -> None:
     click.echo(orjson.dumps(_as_json(StoredGrant(gone, True))) if as_json else f"revoked: {printable(_line(gone))}")
 
 
-# --- what it would do ------------------------------------------------------------------------------------------------
-
-
 def _caller(agent: str, user: str, project: str) -> Principal | None:
     """Return for whom it is; None for everyone of the project. An agent of nobody said is one of ours."""
     if not agent and not user:
@@ -210,9 +207,6 @@ def _effects(covered: Sequence[_Covered], hosts: Sequence[str], any_definition: 
             yield "    a call that names a host is still asked about; to cover it: --host HOST:PORT"
     if any_definition:
         yield "  whatever the definition becomes, its labels and hosts included"
-
-
-# --- stored and shown ------------------------------------------------------------------------------------------------
 
 
 def _state_file(home: Home) -> Path:

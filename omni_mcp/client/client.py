@@ -62,8 +62,6 @@ class Client:
             raise Unreachable("no gateway runs here over HTTP; start one with: omni-mcp serve") from error
         return cls(base_url, token, timeout_s=timeout_s)
 
-    # --- calls ---
-
     def call(
         self, name: str, arguments: JsonObject | None = None, *, kind: CallKind = "tool", profile: str = "default",
         run: str | None = None, thread: str | None = None, meta: JsonObject | None = None,
@@ -92,8 +90,6 @@ class Client:
     def questions(self) -> Iterator[api.QuestionShown]:
         """Yield your calls that wait for a person."""
         return self._items("/api/approvals", api.QuestionPage.model_validate)
-
-    # --- runs ---
 
     def begin(self, title: str | None = None, *, thread: str | None = None) -> OpenRun:
         """Begin a run for calls and messages. Use it as a context manager: leaving it ends the run."""
@@ -147,8 +143,6 @@ class Client:
         query: dict[str, object] = {"begin": "start"} if from_start else {}
         return events(self._connection, "/api/stream", last_id=last_id, query=query)
 
-    # --- threads ---
-
     def new_thread(self, title: str) -> api.ThreadShown:
         """Make a thread."""
         return api.ThreadShown.model_validate(self._connection.send("POST", "/api/threads", body={"title": title}))
@@ -164,8 +158,6 @@ class Client:
     def forget_thread(self, thread: str) -> None:
         """Remove the name of a thread; its runs stay."""
         self._connection.send("DELETE", f"/api/threads/{_part(thread)}")
-
-    # --- artifacts ---
 
     def upload(
         self, file: Path | bytes, *, name: str | None = None, media_type: str | None = None, run: str | None = None
@@ -186,8 +178,6 @@ class Client:
         """Return the bytes of an artifact."""
         with self._connection.opened("GET", f"/api/artifacts/{_part(sha256)}") as answer:
             return answer.read()
-
-    # --- about ---
 
     def projects(self) -> Iterator[api.ProjectShown]:
         """Yield your projects, and as whom you are in each."""

@@ -58,7 +58,7 @@ class NotTaken:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What one file said: servers, entries that are not understood, and faults of the file itself. `readable` is
-    whether it could be read as a whole; `own` are the entries that lead to this gateway, name to command (of a URL: "").
+    whether it could be read as a whole; `own` are the entries that lead to this gateway, name to command; "" for a URL.
     """
 
     place: Place

@@ -35,9 +35,6 @@ class Shown(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
-# --- questions after the `?` of an address ---
-
-
 class NoQuery(Closed):
     """No parameters."""
 
@@ -82,9 +79,6 @@ class StreamQuery(Closed):
     """Where a stream without `Last-Event-ID` begins: with what comes next, or with the oldest event."""
 
     begin: Literal["now", "start"] = "now"
-
-
-# --- bodies ---
 
 
 class NewThread(Closed):
@@ -134,9 +128,6 @@ class Arguments(BaseModel):
     """Arguments of a tool of the memory; its own schema says which (`GET /api/catalog`)."""
 
     model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
-
-
-# --- answers ---
 
 
 class ProblemShown(Shown):

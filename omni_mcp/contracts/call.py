@@ -174,10 +174,12 @@ class Call:
         Raises:
             TypeError: a call has no such field.
         """
-        if not known.keys() <= self.__dict__.keys():
-            raise TypeError(f"a call has no field {', '.join(sorted(known.keys() - self.__dict__.keys()))}")
         copy = object.__new__(Call)
-        copy.__dict__.update(self.__dict__, **known)
+        fields = copy.__dict__
+        fields.update(self.__dict__)
+        fields.update(known)
+        if len(fields) != len(self.__dict__):
+            raise TypeError(f"a call has no field {', '.join(sorted(known.keys() - self.__dict__.keys()))}")
         return copy
 
 

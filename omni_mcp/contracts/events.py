@@ -43,9 +43,6 @@ GENESIS = bytes(32)
 NO_BODY = bytes(32)
 
 
-# --- payloads by kind ------------------------------------------------------------------------------------------------
-
-
 class RunCreated(Closed):
     """First event of every run."""
 
@@ -115,9 +112,6 @@ class ArtifactStored(ArtifactRef):
     """A blob that a call left."""
 
     origin: Literal["result", "export", "upload"] = "result"
-
-
-# --- system_event: the closed list of codes --------------------------------------------------------------------------
 
 
 class PolicyDecided(Closed):
@@ -555,7 +549,8 @@ def draft(
 def stated(kind: Callable[Given, Stated], *_: Given.args, **fields: Given.kwargs) -> Stated:
     """Return a payload of the class *kind* whose fields are facts of ours, of the types that they should have.
 
-    They are not validated, which takes as long as all the rest of an event's making: for what each call says.
+    They are not validated, which takes as long as all the rest of an event's making: only for what each call says, and
+    only for what nobody else's code has a word in.
 
     Raises:
         TypeError: a field without a default is missing, or is none of the class.
@@ -585,7 +580,7 @@ def told_by(payload: Closed) -> JsonObject:
     fields: JsonObject = payload.__dict__
     for value in fields.values():
         kind = type(value)
-        if kind not in _PLAIN and not (kind is tuple and all(type(one) in _PLAIN for one in value)):
+        if kind not in _PLAIN and not (kind is tuple and _PLAIN.issuperset(map(type, value))):
             found: JsonObject = payload.__pydantic_serializer__.to_python(payload)
             return found
     return fields

@@ -33,7 +33,7 @@ from omni_mcp.serving.link import Link
 from omni_mcp.serving.metrics import Metrics
 from omni_mcp.serving.runbook import trace_id_of
 from omni_mcp.serving.session import Outlet, Session, Transport
-from omni_mcp.serving.states import BadState, Bound, Kept, States
+from omni_mcp.serving.states import BadState, Bound, Kept, NoRoom, States
 
 ROUNDS_LIMIT = 10  # what the clients of both SDKs drive at most
 KINDS: dict[str, tuple[CallKind, str]] = {
@@ -183,8 +183,6 @@ class Calls:
         self._end_round(call.id, error)
         return error
 
-    # --- modern multi-round results ---
-
     def _bound(self, asked: Asked, call: Call) -> Bound:
         return Bound(
             principal=call.principal.key,
@@ -238,7 +236,12 @@ class Calls:
         try:
             state = self._states.put(kept, now_ns=self._now_ns())
         except ValueError as error:
-            raise self._ended(call, InvalidResult(f"{call.name!r} keeps too much state")) from error
+            raise self._ended(call, InvalidResult(f"{call.name!r} keeps too much state, or what is no JSON")) from error
+        except NoRoom as full:
+            gone = OutcomeUnknown(
+                f"{call.name!r} needs input, and too much is kept for calls that do; answer some first"
+            )
+            raise self._ended(call, gone) from full
         body: JsonObject = {"resultType": "input_required", "requestState": state, "_meta": self._stamp}
         if wanted.requests:
             body["inputRequests"] = wanted.requests

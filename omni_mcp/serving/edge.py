@@ -145,7 +145,7 @@ class Edge:
         self._may_see = may_see
         self._is_profile = is_profile
         self._thread_of = thread_of
-        self._run_of = partial(RunOf, runbook, thread_of)
+        self._run_of = partial(RunOf, runbook, thread_of, self._admit_run)
         self._refusals = Refusals(log, rejections)
         self._runbook = runbook
         self.rejections = rejections
@@ -193,8 +193,6 @@ class Edge:
         watch("omni_requests_in_flight", "Requests that are being answered.", lambda: len(self._tasks))
         watch("omni_room_bytes", "Memory held for messages.", lambda: self.room.taken_bytes)
         watch("omni_listeners", "Clients that hear of changes.", lambda: self.changes.listeners)
-
-    # --- sessions ---
 
     def open(self, *, principal: Principal, profile: str, transport: Transport, outlet: Outlet) -> Session:
         """Begin a connection. Nothing is recorded before its handshake or its first call."""
@@ -267,8 +265,6 @@ class Edge:
         self.changes.close()
         self.rejections.close()
         return len(late)
-
-    # --- frames in ---
 
     def begin(
         self,
@@ -388,8 +384,6 @@ class Edge:
         self.rejections.note(transport, fault.reason)
         return error_reply(fault.id, fault.code, fault.message, {"reason": fault.reason})
 
-    # --- one request ---
-
     async def _serve(
         self, session: Session, request: Request, outlet: Outlet, headers: Mapping[str, str] | None, era: Era
     ) -> Reply:
@@ -447,7 +441,19 @@ class Edge:
                 self._declared.popitem(last=False)
         check_param_headers(declared, asked.params.get("arguments") or {}, headers)
 
-    # --- handlers ---
+    def _admit_run(self, asked: Asked) -> None:
+        """Count a run that has to be opened, as a new session is counted; else each new trace would open one.
+
+        Raises:
+            RateLimited: there were too many in the last minute.
+        """
+        if REQUESTS[asked.method].rated:
+            return  # it was counted when it came
+        try:
+            self._admit(asked.session.principal)
+        except RateLimited as error:
+            self.rejections.note(asked.session.transport, error.code)
+            raise
 
     async def _initialize(self, asked: Asked) -> JsonObject:
         session = asked.session

@@ -144,8 +144,6 @@ class HandshakeHttp:
         """How many sessions are open."""
         return len(self._sessions)
 
-    # --- POST ---
-
     async def post(self, exchange: Exchange, profile: str, value: JsonValue) -> None:
         """Answer one POST."""
         takes_json, takes_events = accepts(exchange.headers)
@@ -268,8 +266,6 @@ class HandshakeHttp:
             await self._stream(exchange, held, stream)
             await collecting
 
-    # --- GET and DELETE ---
-
     async def get(self, exchange: Exchange, profile: str) -> None:
         """Open the standing stream, or go on with one that broke off (Last-Event-ID)."""
         if not accepts(exchange.headers)[1]:
@@ -309,8 +305,6 @@ class HandshakeHttp:
             return
         await self._edge.close(held.session)
         await exchange.answer(204)
-
-    # --- sessions ---
 
     async def _find(self, exchange: Exchange, profile: str) -> HttpSession | None:
         """Return the session of a request, or answer why there is none. Another principal's is not there.

@@ -122,8 +122,6 @@ class HttpFace:
         edge.metrics.watch("omni_http_sessions", "Open handshake sessions over HTTP.", lambda: self._handshake.sessions)
         edge.metrics.watch("omni_sse_sessions", "Open HTTP+SSE sessions.", lambda: self._sse.sessions)
 
-    # --- one request ---
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         if scope["type"] == "lifespan":
@@ -217,8 +215,6 @@ class HttpFace:
         exchange.scope["omni.principal"] = exchange.principal
         await self._side(exchange.scope, exchange.receive, send)  # type: ignore[arg-type]
         return None
-
-    # --- routes ---
 
     async def _post_mcp(self, exchange: Exchange, profile: str) -> None:
         assert exchange.principal is not None  # the gate let it pass

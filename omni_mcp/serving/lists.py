@@ -142,8 +142,6 @@ class Lists:
         more = b',"nextCursor":%s' % orjson.dumps(self._cursor(number + 1, key)) if number + 1 < count else b""
         return b'{"%s":[%s]%s%s}' % (listing.member.encode(), b",".join(part), more, tail)
 
-    # --- cursors: a page number and a keyed hash over everything that the list depends on ---
-
     def _cursor(self, number: int, key: tuple[str, ...]) -> str:
         return base64.urlsafe_b64encode(number.to_bytes(4, "big") + self._mac(number, key)).decode().rstrip("=")
 

@@ -89,4 +89,6 @@ class Claim:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if self._size_bytes:
+            self._room.give(self._who, self._size_bytes)
+            self._size_bytes = 0

@@ -13,6 +13,7 @@ from omni_mcp.serving.calls import Asked
 from omni_mcp.serving.runbook import Runbook, trace_id_of
 
 ThreadOf = Callable[[Principal, JsonObject], Awaitable[str | None]]
+AdmitRun = Callable[[Asked], None]
 
 
 class RunOf(AbstractAsyncContextManager[str]):
@@ -20,13 +21,15 @@ class RunOf(AbstractAsyncContextManager[str]):
 
     Args:
         thread_of: the thread that a `_meta` names, which raises NotFound where it is none of the principal's.
+        admit: counts a run that has to be opened for a modern request; raises RateLimited where there were too many.
     """
 
-    __slots__ = ("_asked", "_joined", "_run", "_runbook", "_thread_of")
+    __slots__ = ("_admit", "_asked", "_joined", "_run", "_runbook", "_thread_of")
 
-    def __init__(self, runbook: Runbook, thread_of: ThreadOf, asked: Asked) -> None:
+    def __init__(self, runbook: Runbook, thread_of: ThreadOf, admit: AdmitRun, asked: Asked) -> None:
         self._runbook = runbook
         self._thread_of = thread_of
+        self._admit = admit
         self._asked = asked
         self._joined: AbstractAsyncContextManager[str] | None = None
 
@@ -34,7 +37,10 @@ class RunOf(AbstractAsyncContextManager[str]):
         asked, session = self._asked, self._asked.session
         if asked.era == "modern":
             thread = await self._thread_of(session.principal, asked.meta)
-            joined = self._runbook.joined(session.principal, asked.client, trace_id_of(asked.meta), thread)
+            trace = trace_id_of(asked.meta)
+            if not self._runbook.is_open(session.principal, trace, thread):
+                self._admit(asked)
+            joined = self._runbook.joined(session.principal, asked.client, trace, thread)
             run = await joined.__aenter__()
             self._joined = joined
             return run

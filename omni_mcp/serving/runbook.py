@@ -142,6 +142,10 @@ class Runbook:
         """
         return _Joined(self, (principal.key, trace_id, thread), principal, client)
 
+    def is_open(self, principal: Principal, trace_id: str | None, thread: str | None = None) -> bool:
+        """Whether `joined` would find a run, and open none."""
+        return (principal.key, trace_id, thread) in self._open
+
     def enter(self, key: Key, principal: Principal, client: ClientFacts) -> _OpenRun:
         """Count one more user of a run that is open, or is opened now; for `joined`."""
         found = self._open.get(key)

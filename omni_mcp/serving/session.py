@@ -79,8 +79,6 @@ class Session:
         self.notify(method, params)
         return not self.closed
 
-    # --- questions to the client ---
-
     def can_ask(self, method: str) -> bool:
         """Whether this client declared that it answers *method* in the version that it speaks."""
         known = ASKS.get(method)

@@ -13,7 +13,7 @@ import base64
 import hashlib
 import hmac
 from collections import Counter, OrderedDict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -27,6 +27,10 @@ ROOM_BYTES = 64 * 1024 * 1024
 
 class BadState(Exception):
     """A `requestState` that stands for nothing, or for another request; which of it is for the log."""
+
+
+class NoRoom(Exception):
+    """Too much is kept for calls that wait for input; which is no fault of the call that comes now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +85,19 @@ class States:
         """Return the text that the client gets.
 
         Raises:
-            ValueError: it is larger than STATE_LIMIT_BYTES, or there is no room for it.
+            ValueError: JSON cannot say it, or it is larger than STATE_LIMIT_BYTES.
+            NoRoom: it has to wait until another is used or has expired.
         """
-        data = canonical(asdict(kept))
+        try:
+            data = canonical(kept)
+        except TypeError as error:
+            raise ValueError("the state of a multi-round call is no JSON") from error
         if len(data) > STATE_LIMIT_BYTES:
             raise ValueError("the state of a multi-round call is too large")
         self._forget_expired(now_ns)
         owner = kept.bound.principal
         if self._shares[owner] + len(data) > SHARE_BYTES or self._shares.total() + len(data) > ROOM_BYTES:
-            raise ValueError("there is no room for the state of a multi-round call")
+            raise NoRoom
         told = canonical([kept.call, kept.round])
         text = base64.urlsafe_b64encode(hmac.new(self._key, told, hashlib.sha256).digest()).decode().rstrip("=")
         self._stored[text] = _Stored(owner, kept.expires_at_ns, data)

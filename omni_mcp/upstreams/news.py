@@ -47,8 +47,6 @@ class News:
         self._taken = set(listings)
         return listings, updates
 
-    # --- a server's word that its lists changed, until what it offers now is in the catalog ---
-
     def noticed(self, server: str) -> None:
         """A server says that a list of its is another one now."""
         self._noticed[server] += 1

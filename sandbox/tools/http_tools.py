@@ -89,9 +89,6 @@ def http_send(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**_facts(response, url, arguments.get("max_chars", TEXT_LIMIT)), **note, "attempts": journey.attempts}
 
 
-# --- asking ---
-
-
 @dataclass
 class _Journey:
     """All requests of one call, in order, with what came of each and the pause before it."""
@@ -178,9 +175,6 @@ def _body_of(arguments: dict[str, Any]) -> bytes:
         raise ToolFailure(f"base64: {error}") from error
 
 
-# --- redirects ---
-
-
 def _redirect_of(response: Response, url: str) -> str | None:
     """Return where a response points to; None if nowhere, or to nothing that could be followed."""
     to = response.headers.get("location") if response.status in _REDIRECTING else None
@@ -196,9 +190,6 @@ def _elsewhere(to: str, reason: str) -> dict[str, Any]:
         "note": f"the answer points to {to[:500]}, which this call may not reach ({reason}); a call with that URL "
         "needs its own permission",
     }
-
-
-# --- what is returned ---
 
 
 def _facts(response: Response, url: str, most_chars: int) -> dict[str, Any]:

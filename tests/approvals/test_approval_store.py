@@ -285,9 +285,6 @@ def test_whatever_the_order_of_steps_no_approval_lets_two_calls_through(
     assert set(passed) <= approved
 
 
-# --- the file
-
-
 def test_the_state_file_is_private_and_durable(state_file: Path) -> None:
     connection = open_state(state_file)
 

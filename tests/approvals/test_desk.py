@@ -314,9 +314,6 @@ async def test_a_decision_of_a_run_that_is_gone_holds_up_no_other(
         assert (await task).id == asked.id
 
 
-# --- after the policy changed
-
-
 async def test_a_question_that_is_still_asked_goes_on_under_the_new_version(
     open_desk: OpenDesk, call_of: CallOf
 ) -> None:
@@ -372,9 +369,6 @@ async def test_a_question_nobody_waits_for_is_withdrawn_when_the_definition_it_i
         (asked,) = await desk.open_questions()
 
         assert await desk.recheck(VERSION, lambda call: True, lambda one: one.id != asked.id) == (asked.id,)
-
-
-# --- when the record cannot be written
 
 
 class FullLog:

@@ -76,9 +76,6 @@ async def story(log: SqliteRunLog, run: str) -> list[tuple[str | None, str, Any]
     ]
 
 
-# --- what is kept
-
-
 def test_a_grant_is_kept_and_found_by_the_beginning_of_its_id(grants: StandingStore, make: Make) -> None:
     one = make(note="for the release", tool=None, principal=None, definitions=None)
     grants.give(one)
@@ -207,9 +204,6 @@ def test_only_what_is_on_record_not_revoked_and_not_expired_ever_counts(steps: l
         assert {grant.id for grant in store.standing()} == expected
 
 
-# --- what is covered
-
-
 @pytest.mark.parametrize(
     ("principal", "entry"),
     [
@@ -249,9 +243,6 @@ def test_a_whole_server_for_everyone_of_a_project_is_just_that(make: Make) -> No
     assert not wide.covers(CODER, newcomer)  # what came later, nobody has seen
     assert not wide.covers(replace(CODER, project="other"), WRITE)
     assert make(tool=None, definitions=None).covers(CODER, newcomer)
-
-
-# --- what counts at a running gateway
 
 
 async def test_a_grant_counts_once_it_is_on_record_and_no_more_when_it_is_revoked(

@@ -52,9 +52,6 @@ async def problems(here: LocalGateway, what: str) -> list[str]:
     return list(payload["problems"])
 
 
-# --- at the start ---
-
-
 async def test_a_policy_that_is_broken_at_the_start_denies_everything_and_says_where(tmp_path: Path) -> None:
     home = home_in(tmp_path)
     write_private(home.policies / "mine.cedar", BROKEN_POLICY)
@@ -124,9 +121,6 @@ def test_settings_hold_references_to_secrets_and_never_values(tmp_path: Path) ->
         with pytest.raises(ConfigError) as refused:
             asyncio.run(start(reference))
         assert refused.value.problems[0].path == "$.secrets.token"
-
-
-# --- while it runs ---
 
 
 async def test_a_policy_that_breaks_while_it_runs_changes_nothing_until_it_is_mended(tmp_path: Path) -> None:

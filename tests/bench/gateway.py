@@ -156,9 +156,6 @@ def listening() -> Iterator[tuple[int, int]]:
         yield listener.getsockname()[1], listener.fileno()
 
 
-# --- clients: as little work as a client can do, so that what is measured is the gateway ---
-
-
 class HttpClient:
     """One kept connection that asks one thing at a time."""
 
@@ -327,9 +324,6 @@ async def shim_clients(place: Place, count: int) -> AsyncIterator[list[Ask]]:
     await client.open()
     yield [client.ask] * count
     await client.close()
-
-
-# --- what a process takes ---
 
 
 def cpu_s(pid: int) -> float:

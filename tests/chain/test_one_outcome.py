@@ -158,9 +158,6 @@ async def test_a_call_leaves_these_events_in_this_order(
         assert payload["dispatched"] is (tool in ("late", "breaks", "gone", "unfit", "unsayable", "misnamed"))
 
 
-# --- a person ---
-
-
 async def test_an_approved_call_runs_once_and_its_record_tells_who_let_it(here: LocalGateway) -> None:
     async with here.client() as client:
         asked = await client.call("canary__dangerous", {"n": 10})
@@ -221,9 +218,6 @@ async def test_a_question_that_nobody_answers_in_time_expires(tmp_path: Path) ->
         assert canary.touched == []
 
 
-# --- cancelled ---
-
-
 async def test_a_call_that_is_cancelled_after_dispatch_says_so(here: LocalGateway) -> None:
     async with here.client() as client:
         number, _ = await client.start("tools/call", {"name": "canary__forever", "arguments": {}})
@@ -247,9 +241,6 @@ async def test_a_call_that_is_cancelled_while_a_person_is_asked_never_ran(tmp_pa
             call, "cancelled", False
         )  # fmt: skip
         assert canary.touched == []
-
-
-# --- several rounds ---
 
 
 async def test_a_call_of_two_rounds_has_two_intents_and_one_outcome(here: LocalGateway) -> None:
@@ -318,9 +309,6 @@ async def test_after_a_restart_an_open_round_is_over_and_its_state_good_for_noth
         assert list((await here.outcomes()).values()) == [["tool_error:outcome_unknown"]]
 
 
-# --- a log that cannot be written ---
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", ["answering", "asking"])
 async def test_if_the_log_locks_up_around_a_call_it_does_not_run_or_its_outcome_is_unknown_for_now(
@@ -348,9 +336,6 @@ async def test_if_the_log_locks_up_around_a_call_it_does_not_run_or_its_outcome_
         await here.until("tool_result", count=2 if tool == "answering" else 1)
         ends = [ends for call, ends in (await here.outcomes()).items() if call == error_of(during)["call"]]
         assert ends == [["tool_result" if tool == "answering" else "tool_error:outcome_unknown"]]
-
-
-# --- limits ---
 
 
 async def test_a_principal_over_its_rate_is_refused_on_record_and_others_are_not(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ async def test_a_flood_of_refused_calls_is_counted_and_not_kept(tmp_path: Path) 
     async with local_gateway(ALLOW_ALL, settings=settings, canary=canary) as here, here.client() as client:
         answers = [await client.call("canary__one", {"text": "x" * 1000}) for _ in range(60)]
         refused = [error_of(answer) for answer in answers[5:]]
+        await here.until("request_rejected")  # nobody waits for it to be on disk
         events = [event async for event in _events(here)]
 
     assert {error["code"] for error in refused} == {"rate_limited"}
@@ -154,3 +155,18 @@ async def test_where_a_principal_has_no_room_left_its_large_answer_is_given_and_
     payloads = [event.payload or {} for event in outcomes]
     assert [bool(payload["artifact"]) for payload in payloads] == [True, False, False]
     assert all(payload["result"]["digest"].startswith("sha256:") for payload in payloads[1:])
+
+
+async def test_a_slot_is_taken_at_once_only_where_one_is_free_for_that_principal() -> None:
+    slots = FairSlots(2, share=1)
+    assert slots.take_now("ann")
+    assert not slots.take_now("ann"), "her share is one"
+    assert slots.take_now("bob")
+    assert not slots.take_now("cid"), "none is left"
+    waiting = asyncio.create_task(slots.take("cid"))
+    await asyncio.sleep(0)
+    slots.give_back("bob")
+    await waiting
+    for who in ("ann", "cid"):
+        slots.give_back(who)
+    assert slots.idle

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from omni_mcp.chain.slots import FairSlots
 from omni_mcp.cli.root import cli
 from omni_mcp.config import ApprovalSettings, LimitSettings, Settings
-from omni_mcp.contracts.call import Answer, Call, InputRequired, Result
+from omni_mcp.contracts.call import Answer, Call, InputRequired, Principal, Result
 from omni_mcp.contracts.manifest import Labels, Limits
+from omni_mcp.serving.states import SHARE_BYTES, STATE_LIMIT_BYTES
 from omni_mcp.testing import ALLOW_ALL, Canary, LocalGateway, error_of, local_gateway
 from tests.waiting import until
 
@@ -117,6 +118,42 @@ async def test_a_response_that_is_no_object_is_refused_and_can_be_mended(tmp_pat
         refused = await client.request("tools/call", again(asked, inputResponses={"sure": response}))
         assert refused["error"]["code"] == -32602
         assert "result" in await client.request("tools/call", again(asked))
+
+
+@pytest.mark.parametrize("state", [{"n": 2**70}, "\ud800", b"bytes", {1: 2}, orjson.loads("[" * 300 + "]" * 300)])
+async def test_a_call_whose_state_cannot_be_kept_is_over_and_says_whose_fault_it_is(
+    tmp_path: Path, state: object
+) -> None:
+    async def asks(call: Call) -> Result:
+        return InputRequired(requests={"sure": QUESTION}, state=state)
+
+    canary = Canary(tmp_path / "touched")
+    canary.tool("asks", asks)
+    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client(capabilities=CAN_ELICIT) as client:
+        error = error_of(await client.call("canary__asks"))
+        assert error["code"] == "invalid_result"
+        await here.end_of(error["call"])
+        assert await here.outcomes() == {error["call"]: ["tool_error:invalid_result"]}
+
+
+async def test_who_lets_many_calls_wait_is_told_to_answer_some_and_others_are_not_held_up(tmp_path: Path) -> None:
+    async def asks(call: Call) -> Result:
+        if call.round is not None:
+            return Answer(body={"content": [], "isError": False}, where="remote")
+        return InputRequired(requests={"sure": QUESTION}, state="x" * (STATE_LIMIT_BYTES - 4096))
+
+    canary = Canary(tmp_path / "touched")
+    canary.tool("asks", asks, schema={"type": "object"})
+    fitting = SHARE_BYTES // STATE_LIMIT_BYTES
+    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client(capabilities=CAN_ELICIT) as client:
+        asked = [await client.call("canary__asks", {"ask": True}) for _ in range(fitting)]
+        refused = error_of(await client.call("canary__asks"))
+        async with here.client(capabilities=CAN_ELICIT, principal=Principal(kind="User", id="bob")) as other:
+            assert "requestState" in await other.call("canary__asks")
+        assert "result" in await client.request("tools/call", again(asked[0]))
+        assert "requestState" in await client.call("canary__asks")
+        ended = await here.end_of(refused["call"])
+    assert refused["code"] == (ended.payload or {})["code"] == "outcome_unknown"
 
 
 async def test_cancelling_one_request_does_not_lose_the_answer_of_another_that_waits_for_the_same_run(

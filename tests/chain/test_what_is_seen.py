@@ -57,8 +57,6 @@ async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalG
         yield here
 
 
-# --- names ---
-
 RUNS_ONLY = '@id("runs") permit (principal, action, resource in Omni::Server::"runs");'
 
 
@@ -145,9 +143,6 @@ def cedar(number: int, effect: str, who: str, what: str) -> str:
     return f'@id("r{number}") {effect} ({principal}, action == Omni::Action::"call_tool", {resource}){tail};'
 
 
-# --- a grant is for one call ---
-
-
 class Holding(MemoryCatalog):
     """A catalog in which every name means one tool."""
 
@@ -198,9 +193,6 @@ async def test_a_grant_for_other_arguments_another_call_or_another_definition_ru
     assert canary.touched == ["tool canary__one"]
 
 
-# --- a large result, and whose it is ---
-
-
 @pytest.mark.usefixtures("cells")
 async def test_a_result_over_its_limit_is_kept_and_can_be_read_searched_and_queried_by_its_owner_only(
     here: LocalGateway,
@@ -223,9 +215,6 @@ async def test_a_result_over_its_limit_is_kept_and_can_be_read_searched_and_quer
             assert missing["content"][0]["text"].split(" (")[0] == theirs["content"][0]["text"].split(" (")[0]
         made = [e.call or "" for e in await here.events() if (e.payload or {}).get("name") == "canary__large"]
         assert await here.words(made[-1]) == ["tool_call", "policy_decided:allow", "tool_result"]
-
-
-# --- two principals ---
 
 
 @pytest.mark.usefixtures("cells")

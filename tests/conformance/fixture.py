@@ -85,8 +85,6 @@ class ConformanceServer:
         fitting = [word for word in words if word.startswith(str(argument.get("value", "")))]
         return {"values": fitting, "total": len(fitting), "hasMore": False}
 
-    # --- tools that talk while they run, or change what is offered ---
-
     async def _log_thrice(self, call: Call) -> Result:
         for number, message in enumerate(
             ("Tool execution started", "Tool processing data", "Tool execution completed")
@@ -128,8 +126,6 @@ class ConformanceServer:
         self._resource_updated(WATCHED)
         return text(f"{WATCHED} is now version {self._watched_version}")
 
-    # --- resources ---
-
     def _read(self, uri: str) -> Result:
         if uri == STATIC_TEXT:
             return _contents(uri, "text/plain", "This is the content of the static text resource.")
@@ -141,9 +137,6 @@ class ConformanceServer:
         assert found is not None, "the catalog hands on only what fits the template"
         data = {"id": found[1], "templateTest": True, "data": f"Data for ID: {found[1]}"}
         return _contents(uri, "application/json", json.dumps(data))
-
-
-# --- answers ---
 
 
 def answer(body: JsonObject) -> Answer:
@@ -222,9 +215,6 @@ async def _mirrored(call: Call) -> Result:
 
 async def _rich(call: Call) -> Result:
     return text(json.dumps(call.arguments, sort_keys=True))
-
-
-# --- questions to the caller ---
 
 
 def elicitation(message: str, properties: JsonObject, required: Iterable[str] = ()) -> JsonObject:
@@ -421,9 +411,6 @@ ENUMS: JsonObject = {
         },
     },
 }
-
-
-# --- prompts ---
 
 
 def _messages(*contents: JsonObject) -> Answer:

@@ -93,9 +93,6 @@ async def test_http_send_is_asked_about_as_what_it_is(tmp_path: Path) -> None:
     assert sandbox.jobs == []
 
 
-# --- standing grants ---
-
-
 async def test_a_standing_grant_without_hosts_opens_no_host(tmp_path: Path) -> None:
     sandbox = SandboxDouble()
     async with a_gateway(sandbox, tmp_path) as here, here.client() as client:
@@ -142,9 +139,6 @@ async def test_what_a_call_would_be_is_said_with_its_hosts(tmp_path: Path) -> No
         assert (await person(here, *asked, '{"url": "https://a.org/"}'))["verdict"] == "ask"
         found = await person(here, *asked, '{"url": "https://user@a.org/"}')
         assert found["verdict"] == "ask" and "nobody will be asked" in found["next_step"]
-
-
-# --- what holds at the last moment ---
 
 
 async def test_a_grant_for_other_hosts_is_not_dispatched(tmp_path: Path) -> None:

@@ -137,9 +137,6 @@ def test_the_settings_that_the_page_shows_are_taken(tmp_path: Path) -> None:
     assert [one.credential.value for one in supplies.credentials] == [f"Bearer {TOKEN}"]
 
 
-# --- settings that are refused ---
-
-
 @pytest.mark.parametrize(
     ("changed", "line", "path"),
     [

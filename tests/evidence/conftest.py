@@ -91,9 +91,6 @@ async def worked(directory: Path) -> Evidence:
     return Evidence(home_in(directory), *runs)
 
 
-# --- what somebody can do to a pack ----------------------------------------------------------------------------------
-
-
 def files_of(pack: bytes) -> Files:
     """Read a pack as anybody can."""
     with tarfile.open(fileobj=io.BytesIO(pack)) as archive:

@@ -146,8 +146,6 @@ class Client(Caller):
         elif self._listening is not None:
             await self.cancel(self._listening)
 
-    # --- what the gateway says ---
-
     def _take(self, message: Json) -> None:
         if "method" in message and "id" in message:
             self._errand(self._reply(message))

@@ -71,8 +71,6 @@ class SdkClient(Caller):
         self._leaving.set()
         await asyncio.wait({self._owner}, timeout=LIMIT_S)
 
-    # --- what it is asked and told ---
-
     async def _elicited(self, context: Any, params: Any) -> Any:
         return types.ElicitResult.model_validate(self.answer_to("elicitation/create", plain(params)))
 
@@ -87,8 +85,6 @@ class SdkClient(Caller):
             said = plain(message)
             if said["method"] != "notifications/progress":  # a call's own callback hears of those
                 self.take_note(said)
-
-    # --- what it does ---
 
     async def request(self, method: str, params: Json) -> Json:
         """As the port, for the methods that the features use."""

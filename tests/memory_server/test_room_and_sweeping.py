@@ -181,9 +181,6 @@ async def test_nothing_leaves_without_a_record_and_a_sweep_that_failed_is_made_a
         assert await left(here) == []
 
 
-# --- telling ---
-
-
 async def listen(client: MemoryClient, *uris: str) -> None:
     """Subscribe as the client's version does."""
     if client.modern:

@@ -173,9 +173,6 @@ def test_grants_that_differ_have_names_that_differ() -> None:
     assert len(names) == 3 * 2 * 3 * 3
 
 
-# --- tests of rules
-
-
 @pytest.mark.parametrize("file", sorted([*EXAMPLES.glob("*.cedar"), *STARTERS.glob("*.cedar")]), ids=lambda f: f.name)
 def test_shipped_examples_and_starters_pass_their_own_cases_and_every_rule_is_covered(file: Path) -> None:
     files = [one for one in read_policy_files(file.parent, in_force=False) if one.name == file.name]

@@ -214,9 +214,6 @@ def test_explain_of_bad_arguments_is_an_error_with_the_reason(omni: Run) -> None
     assert "no JSON" in result.output
 
 
-# --- explain CALL
-
-
 def _record(home: Path, decisions: list[Decision]) -> str:
     """Write one refused call into the run log of *home*; returns its id."""
     places = find_home({"OMNI_HOME": str(home)})

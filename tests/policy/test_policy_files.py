@@ -200,9 +200,6 @@ def test_no_decision_mixes_two_versions_while_files_change_under_load(
     assert all(len(rules) == 1 for rules in versions.values())
 
 
-# --- the watcher -----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def seen() -> list[Reload]:
     return []

@@ -97,9 +97,6 @@ def test_several_approval_rules_ask_one_question_for_the_shortest_time(policy_of
     assert decision.question.approvers == ("lead", 'Omni::User::"2000"', "chief")
 
 
-# --- what Cedar does when something fails ----------------------------------------------------------------------------
-
-
 def test_a_forbid_that_fails_to_evaluate_is_a_deny_although_cedar_says_allow(policy_of: Open, decide: Any) -> None:
     overflow = '@id("no") forbid (principal, action, resource) when { context.args_bytes + 9223372036854775807 > 0 };'
     policy = policy_of(EVERYTHING + overflow)
@@ -193,9 +190,6 @@ def test_a_decision_over_its_budget_is_a_deny_with_the_reason(rules_dir: Path, w
     assert "60.0 ms" in decision.errors[0]
 
 
-# --- the unknown resource --------------------------------------------------------------------------------------------
-
-
 def test_the_unknown_resource_is_denied_under_a_permit_for_everything(policy_of: Open, decide: Any) -> None:
     decision = decide(policy_of(EVERYTHING), None, name="no__such")
 
@@ -248,9 +242,6 @@ def test_names_with_quotes_and_foreign_letters_are_decided_and_listed_alike(
     assert policy.visible(action="call_tool", principal=coder, entries=[entry]) == [True]
 
 
-# --- who -------------------------------------------------------------------------------------------------------------
-
-
 def test_the_same_agent_name_of_another_owner_can_be_told_apart(policy_of: Open, decide: Any, coder: Principal) -> None:
     policy = policy_of(
         '@id("mine") permit (principal == Omni::Agent::"coder", action, resource)'
@@ -278,9 +269,6 @@ def test_a_user_who_approves_their_own_call_is_one_entity(policy_of: Open, decid
     user = Principal(kind="User", id="2000", project="default")
 
     assert decide(policy_of(EVERYTHING + ASKING), principal=user, approval=YES).verdict == "allow"
-
-
-# --- the guardrails --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -373,9 +361,6 @@ def test_a_rule_can_refuse_standing_grants_or_say_who_may_give_them(
     ]  # fmt: skip
 
     assert [(one.verdict, one.standing) for one in decisions] == [("ask", None), ("allow", "G")]
-
-
-# --- what a rule file may not say ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

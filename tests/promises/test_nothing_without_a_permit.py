@@ -43,9 +43,6 @@ async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Twin
         yield twin
 
 
-# --- how each method is sent: one list of replies each ---
-
-
 def plain(method: str, **params: Any) -> Send:
     """A method that has nothing to name."""
 
@@ -197,8 +194,6 @@ async def test_a_method_that_is_not_for_servers_dispatches_nothing(method: str, 
     assert opened.signs() == before
 
 
-# --- names that look like others ---
-
 LOOKALIKES = [
     "canary__touch ", " canary__touch", "canary__Touch", "CANARY__touch", "canary__touch\x00", "canary__touch\n",
     "touch", "canary/touch", "canary.touch", "canary___touch", "canary__touch\u200b", "canary__to\u0075\u0301ch",
@@ -264,9 +259,6 @@ async def test_no_spelling_of_a_uri_is_read_under_an_empty_policy(uri: str, clos
         assert (await closed.here.words(error_of(reply)["call"]))[-1] == "tool_error:policy_denied"
         assert "error" in await client.request("resources/read", {"uri": [uri]})
     assert closed.signs() == before
-
-
-# --- other ways to write a request ---
 
 
 async def test_each_member_of_a_batch_is_refused_and_recorded_by_itself(closed: Twin) -> None:
@@ -337,8 +329,6 @@ async def test_a_frame_that_two_parsers_could_read_differently_dispatches_nothin
         assert twin.signs() == ["tool canary__touch"]
 
 
-# --- headers that say something else than the body ---
-
 TOUCH_ONLY = '@id("touch") permit (principal, action, resource == Omni::Tool::"canary__touch");'
 
 
@@ -384,8 +374,6 @@ async def test_without_a_token_no_route_dispatches_anything(tmp_path: Path) -> N
         await twin.here.until("request_rejected")
         assert twin.signs() == []
 
-
-# --- the state of a multi-round call ---
 
 ASKED = {"name": "canary__ask", "arguments": {"n": 1}}
 CAPABLE: dict[str, Any] = {"elicitation": {"form": {}}}

@@ -183,6 +183,18 @@ async def test_runs_are_listed_newest_first_and_only_those_of_the_asker(open_log
             await log.get_run("none")
 
 
+async def test_a_subscriber_that_wants_some_runs_only_hears_of_no_other(open_log: Callable[..., Opened]) -> None:
+    async with open_log() as log:
+        wanted, other = await _run(log), await _run(log)
+        heard = log.subscribe(lambda run, quiet: run == wanted and not quiet)
+        await log.append(other, said("loud")).durable()
+        await log.append(wanted, said("hush"), quiet=True).durable()
+        await log.append(wanted, said("loud")).durable()
+        assert await anext(heard) == (wanted, 3, False)
+    with pytest.raises(StopAsyncIteration):
+        await anext(heard)
+
+
 async def test_subscribers_hear_of_each_commit_and_can_tell_quiet_ones(open_log: Callable[..., Opened]) -> None:
     async with open_log() as log:
         run = await _run(log)
@@ -204,9 +216,6 @@ async def test_the_hash_of_arguments_depends_on_a_key_that_stays(open_log: Calla
         assert first == log.arguments_hmac({"a": 2, "b": 1}) != log.arguments_hmac({"a": 2})
     async with open_log() as log:
         assert log.arguments_hmac({"a": 2, "b": 1}) == first
-
-
-# --- search -----------------------------------------------------------------------------------------------------------
 
 
 async def _found(log: RunLog, query: str, run: str | None = None, principal: str | None = None) -> list[int]:

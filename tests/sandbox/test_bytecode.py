@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from omni_mcp.engines.sandbox.bytecode import compile_ahead
 from omni_mcp.paths import bundled
-from tests.sandbox.conftest import outside
+from tests.sandbox.conftest import Opener, in_shell, outside, usable
 
 
 @pytest.fixture
@@ -47,6 +48,59 @@ def test_only_what_has_changed_is_compiled_again(modules: Path) -> None:
 
     assert compiled(changed).read_bytes() != old
     assert compiled(modules / "jobs.py").stat().st_ino == kept
+
+
+@pytest.mark.sandbox
+async def test_cells_can_read_what_a_private_gateway_has_compiled(modules: Path, opened: Opener) -> None:
+    """One that a client starts has the umask 077, and its cells have other users than it has."""
+    modules.parent.chmod(0o755)
+    (modules / "__pycache__").mkdir(mode=0o700)  # as an older gateway left it
+    before = os.umask(0o077)
+    try:
+        async with opened(sandbox_dir=modules) as sandbox:
+            usable(sandbox)
+            end = await sandbox.run(
+                in_shell("cat /sandbox/__pycache__/jobs.*.pyc /sandbox/tools/__pycache__/text.*.pyc")
+            )
+    finally:
+        os.umask(before)
+
+    assert (end.reason, end.exit_code) == ("exit", 0), end
+
+
+def test_nobody_else_can_write_what_the_next_process_will_import(modules: Path) -> None:
+    """The process that starts cells imports these modules too, as the gateway's user."""
+    before = os.umask(0)
+    try:
+        compile_ahead(modules)
+    finally:
+        os.umask(before)
+    made = [modules / "__pycache__", modules / "tools" / "__pycache__", *modules.rglob("*.pyc")]
+
+    assert len(made) > 20
+    assert [place for place in made if place.stat().st_mode & 0o022] == []
+
+
+def test_a_link_in_the_place_of_what_is_compiled_changes_nothing_elsewhere(modules: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (modules / "__pycache__").symlink_to(elsewhere)
+    compile_ahead(modules)
+
+    assert elsewhere.stat().st_mode & 0o777 == 0o700
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [{"PYTHONOPTIMIZE": "1"}, {"PYTHONPYCACHEPREFIX": "/nowhere"}])
+def test_options_of_the_gateways_interpreter_do_not_lead_it_elsewhere(modules: Path, option: dict[str, str]) -> None:
+    code = (
+        "import pathlib, sys; import omni_mcp.engines.sandbox.bytecode as b; b.compile_ahead(pathlib.Path(sys.argv[1]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", code, str(modules)]
+    subprocess.run(command, env={**environment, **option}, check=True, timeout=60)
+
+    assert compiled(modules / "jobs.py").is_file()
 
 
 def test_a_module_that_cannot_be_compiled_and_a_place_that_is_not_ours_are_left_alone(

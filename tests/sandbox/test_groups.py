@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ import pytest_asyncio
 from omni_mcp.contracts.sandbox import Job
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.cgroup import find_hierarchy
+from omni_mcp.engines.sandbox.cgroup_files import removed
 from omni_mcp.engines.sandbox.cgroup_v1 import HierarchyV1
 from omni_mcp.engines.sandbox.group import Group
 from omni_mcp.engines.sandbox.groups import SPARE_GROUPS, Groups
@@ -246,6 +248,39 @@ def test_the_next_process_has_its_whole_share_of_the_processor(group: Group) -> 
     assert words[words.index("nr_throttled") + 1] == "0"
 
 
+def test_the_start_of_a_cell_is_not_as_slow_as_the_last_job_had_to_be(group: Group) -> None:
+    quota = directory(group, "cpu/") / "cpu.cfs_quota_us"
+    group.limit(limits(), 0.01)
+    assert quota.read_text() == "1000\n"
+    until(group.renew)
+    assert quota.read_text() == "50000\n"
+    group.limit(limits(), 0.01)
+
+    assert quota.read_text() == "1000\n"
+
+
+async def test_a_process_that_does_not_die_in_one_cgroup_is_no_matter_of_the_next_cell(
+    counting: BubblewrapSandbox,
+) -> None:
+    """Here it is one in a directory beneath, where nobody looks for it."""
+    assert (await counting.run(TRUE)).exit_code == 0
+    beneath = [Path(place) / "beneath" for place in cgroups_of(os.getpid()) if "/pids/" in place]
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        for place in beneath:
+            place.mkdir()
+        ends = []
+        for place in beneath:
+            (place / "cgroup.procs").write_text(str(process.pid))
+            ends += [await counting.run(TRUE) for _ in range(2)]
+    finally:
+        end(process)
+        for place in beneath:
+            until(partial(removed, str(place)))
+
+    assert {(run.reason, run.exit_code) for run in ends} == {("exit", 0)}
+
+
 class Shed:
     """A group on no kernel: counts how often it was renewed, and is gone once removed."""
 
@@ -304,6 +339,7 @@ async def test_one_that_is_not_fit_any_more_is_removed_and_another_taken() -> No
         await groups.give_back(group)
     sheds.made[0].fit = sheds.made[1].fit = False
     found = await groups.take(9)
+    await groups.drop()
 
     assert found is cast(Group, sheds.made[2])
     assert [shed.gone for shed in sheds.made] == [True, True, False]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from omni_mcp.contracts.sandbox import JobEnd
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
 from omni_mcp.paths import bundled
-from tests.sandbox.conftest import ENOUGH_S, Opener, cgroups_of, children_of, in_shell, templates_of, usable
+from tests.sandbox.conftest import ENOUGH_S, PYTHON, Opener, cgroups_of, children_of, in_shell, templates_of, usable
 from tests.waiting import until
 
 pytestmark = pytest.mark.sandbox
@@ -173,3 +177,60 @@ def test_a_frame_with_descriptors_is_not_followed_by_an_empty_message(monkeypatc
         theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
             theirs.recv(1024)
+
+
+def pipes_and_files() -> int:
+    names = [os.readlink(place) for place in Path("/proc/self/fd").iterdir() if place.is_symlink()]
+    return sum(name.startswith(("pipe:", "/memfd:")) for name in names)
+
+
+async def test_a_gateway_that_is_short_of_descriptors_says_so_and_loses_none(opened: Opener) -> None:
+    """Else those that a refused job has taken would be missing ever after."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with opened() as sandbox:
+        await with_cells_ready(sandbox)
+        before, ends = pipes_and_files(), list[JobEnd]()
+        for room in range(14):
+            await with_cells_ready(sandbox)
+            free = set(range(1024)).difference(map(int, os.listdir("/proc/self/fd")))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (sorted(free)[room], usual[1]))
+            try:
+                ends.append(await sandbox.run(in_shell("exit 5")))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+        assert {end.reason for end in ends[:3]} == {"start_failed"}
+        assert {end.reason for end in ends} <= {"start_failed", "exit"}
+        assert (await sandbox.run(in_shell("exit 5"))).exit_code == 5
+        await until(lambda: pipes_and_files() <= before)
+
+
+SHORT_OF_NUMBERS = """
+import os, resource, socket, sys
+sys.path.insert(0, sys.argv[1])
+import wire
+ours, theirs = socket.socketpair()
+given = (0, 1, 2, 0, 1)
+for _ in range(2):
+    wire.send(ours, {"kind": "cell"}, given)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, 64))
+before = os.listdir("/proc/self/fd")
+try:
+    print(wire.receive_packed_with(theirs, len(given)))
+except OSError as error:
+    print(error.strerror, os.listdir("/proc/self/fd") == before)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+body, found = wire.receive_packed_with(theirs, len(given))
+print(body.decode(), len(found))
+"""
+
+
+def test_a_cell_that_cannot_have_all_ways_into_its_cgroups_has_none() -> None:
+    """The kernel hands over those for which there are numbers: a cell would join two of four and seem to be in all.
+
+    What comes next is read as if nothing had been.
+    """
+    command = [PYTHON, "-I", "-S", "-B", "-c", SHORT_OF_NUMBERS, str(bundled("sandbox"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=ENOUGH_S, check=True)
+
+    assert done.stdout.splitlines() == ["Too many open files True", '{"kind": "cell"} 5']

@@ -293,8 +293,6 @@ class World:
     async def tool_fail(self, call: Call) -> Result:
         raise RuntimeError("a secret inside the gateway")
 
-    # --- faces ---
-
     def http(self, *, identities: Any = None) -> HttpFace:
         settings = SimpleNamespace(
             hosts=("gateway.test",), origins=("https://page.test",), request_limit_bytes=256 * 1024,

@@ -50,9 +50,6 @@ def code_of(answer: Any) -> str:
     return str(meta["io.omni-mcp/error"]["code"])
 
 
-# --- requests that are no calls ---
-
-
 def test_every_request_that_is_put_on_record_without_the_chain_has_a_rate() -> None:
     rated = {name for name, method in REQUESTS.items() if method.rated}
     assert rated == {"initialize", "resources/subscribe", "completion/complete", "subscriptions/listen"}
@@ -115,9 +112,6 @@ async def test_refusals_that_repeat_are_counted_and_each_new_target_is_on_record
     now[0] = 1.0
     await refuse("a")
     assert log.codes().count("access_refused") == FULL_LIMIT + 2
-
-
-# --- a full run ---
 
 
 class FullAfter:
@@ -189,9 +183,6 @@ async def answers_to(client: LineClient, ids: set[Any]) -> None:
         ids = ids - {(await client.receive()).get("id")}
 
 
-# --- connections ---
-
-
 @pytest.mark.parametrize(("descriptors", "cap"), [(256, 128), (1024, 896), (4096, CONNECTIONS_LIMIT), (100, 1),
                                                   (resource.RLIM_INFINITY, CONNECTIONS_LIMIT)])  # fmt: skip
 def test_there_are_no_more_connections_than_descriptors_for_them(descriptors: int, cap: int) -> None:
@@ -223,9 +214,6 @@ async def test_an_upgrade_to_a_websocket_is_served_as_plain_http_and_logs_no_adv
     assert not [record for record in caplog.records if record.levelname != "DEBUG"]
 
 
-# --- what is another's ---
-
-
 async def test_nobody_hears_of_what_is_another_principals() -> None:
     world = World(owners={"note://a": "bob"})
     async with LineClient.open(world) as ann, LineClient.open(world, principal=BOB) as bob:
@@ -255,9 +243,6 @@ async def test_a_quarantined_target_is_as_unknown_to_subscriptions_and_completio
         assert "error" in await client.ask("completion/complete", complete)
     details = {draft.payload.detail for _, draft in world.log.events if draft.code == "access_refused"}
     assert details == {"unknown target"}
-
-
-# --- rights that change ---
 
 
 async def test_a_session_ends_with_the_first_request_of_its_principal_with_other_roles() -> None:
@@ -342,9 +327,6 @@ async def test_a_silent_stream_is_looked_at_with_each_keepalive() -> None:
         assert not await answer_events(exchange, EventStream("s"), keepalive_s=0.001)
     assert not valid and sum(body.startswith(b":") for body in sent) == 2
     assert sent[-1] == b"", "the answer was ended, not cut off"
-
-
-# --- memory ---
 
 
 async def test_a_principal_over_its_share_is_turned_away_over_http_and_others_are_not() -> None:
@@ -475,9 +457,6 @@ async def test_the_loop_goes_on_while_a_large_message_is_parsed() -> None:
     assert [len(await task) for task in tasks] == [1, 1]
     with pytest.raises(BadFrame):
         await parsed(large[:-1], limit_bytes=10**7)
-
-
-# --- sessions ---
 
 
 async def test_one_principal_may_hold_a_quarter_of_the_sessions_and_is_told_so() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from omni_mcp.serving.metrics import Metrics
 from tests.serving.edge_world import MODERN, World, initialize, modern, modern_headers, request
 
 CALL = modern("tools/call", {"name": "t__echo", "arguments": {"x": "1"}})
@@ -214,6 +215,20 @@ async def test_health_readiness_and_metrics_tell_how_it_stands() -> None:
     assert 'omni_calls_total{kind="tool",outcome="ok"} 1.0' in metrics
     assert 'omni_rejected_total{reason="not_json",transport="http"} 1.0' in metrics
     assert "omni_open_sessions" in metrics and "omni_http_sessions 0.0" in metrics
+
+
+def test_the_times_of_calls_are_counted_up_to_and_with_each_bound() -> None:
+    metrics = Metrics()
+    for seconds in (0.001, 0.0011, 299.0, 301.0):
+        metrics.call_ended("tool", "ok", seconds)
+    told = metrics.render().decode()
+    buckets = [
+        f'omni_call_seconds_bucket{{kind="tool",le="{bound}"}} {count}.0'
+        for bound, count in (("0.001", 1), ("0.0025", 2), ("60.0", 2), ("300.0", 3), ("+Inf", 4))
+    ]
+    assert all(bucket in told for bucket in buckets), told
+    assert 'omni_call_seconds_count{kind="tool"} 4.0' in told
+    assert "omni_run_log_notices_total 0.0" in told
 
 
 async def test_metrics_count_everybodys_calls_and_are_for_operators() -> None:

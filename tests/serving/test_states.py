@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from omni_mcp.serving.states import SHARE_BYTES, STATE_LIMIT_BYTES, BadState, Bound, Kept, States
+from omni_mcp.serving.states import SHARE_BYTES, STATE_LIMIT_BYTES, BadState, Bound, Kept, NoRoom, States
 
 KEY = b"1" * 32
 BOUND = Bound(principal="ann", profile="default", method="tools/call", name="t", arguments_digest="sha256:1",
@@ -93,7 +93,7 @@ def test_one_principal_fills_its_share_and_nobody_elses_and_gets_it_back() -> No
     fitting = SHARE_BYTES // (STATE_LIMIT_BYTES - 512)
     texts = [states.put(replace(large, call=str(number)), now_ns=0) for number in range(fitting)]
 
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(NoRoom):
         states.put(replace(large, call="more"), now_ns=0)
     states.put(replace(large, bound=replace(BOUND, principal="bob")), now_ns=0)
 

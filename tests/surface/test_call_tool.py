@@ -217,9 +217,6 @@ async def test_a_rule_against_it_is_a_rule_against_every_call_of_it(tmp_path: Pa
     assert canary.touched == ["tool canary__answers"]
 
 
-# --- approvals ---
-
-
 async def test_a_person_is_shown_the_tool_itself_and_a_yes_is_good_for_that_one_call(
     here: LocalGateway, world: Canary
 ) -> None:
@@ -240,9 +237,6 @@ async def test_a_person_is_shown_the_tool_itself_and_a_yes_is_good_for_that_one_
     assert not first["result"]["isError"]
     assert error_of(again)["code"] == "approval_pending"
     assert world.touched.count("tool canary__dangerous") == before + 1
-
-
-# --- what belongs to a call ---
 
 
 def following(asked: JsonObject, **more: Any) -> JsonObject:
@@ -301,9 +295,6 @@ async def test_over_http_the_headers_say_call_tool_and_the_record_says_the_tool(
         assert "canary__mirrored" in await story(here)
         lying = await http.post("/mcp", json=body, headers={**headers, "Mcp-Name": "canary__mirrored"})
     assert lying.status_code == 400 and lying.json()["error"]["code"] == -32020
-
-
-# --- results that are too large ---
 
 
 @pytest.mark.usefixtures("cells")

@@ -148,8 +148,6 @@ async def test_wrong_arguments_are_refused_with_their_places(arguments: JsonObje
         assert error_of(await client.call(SEARCH, arguments))["code"] == "invalid_arguments"
 
 
-# --- the index alone ---
-
 WORDS = st.sampled_from(["file", "files", "read", "reader", "issue", "create", "créer", "検索する", "x1"])
 TOOLS = st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=4), st.booleans()), max_size=12)
 

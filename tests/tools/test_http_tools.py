@@ -63,9 +63,6 @@ def test_head_has_no_body(tmp_path: Path) -> None:
     assert request.startswith("HEAD ") and (result["text"], result["size"]) == ("", 0)
 
 
-# --- tries ---
-
-
 @pytest.mark.parametrize("failing", [respond(503), respond(502), respond(504), None, respond(200, b"half", length=9)])
 def test_a_server_that_fails_twice_and_then_answers_shows_three_attempts_with_growing_pauses(
     tmp_path: Path, failing: bytes | None
@@ -174,9 +171,6 @@ def test_a_body_that_does_not_end_is_returned_as_far_as_it_came(ends: Ends) -> N
     assert (result["text"], result["truncated"]) == ("so far", True)
 
 
-# --- redirects ---
-
-
 def test_redirects_within_the_grant_are_followed(tmp_path: Path) -> None:
     steps = {1: respond(302, Location="/b"), 2: respond(301, Location="https://a.org/c d"), 3: respond(200)}
     result, requests = call(lambda number, _: steps[number], tmp_path)
@@ -203,9 +197,6 @@ def test_a_redirect_to_nothing_that_can_be_fetched_is_an_answer_like_any_other(t
 def test_endless_redirects_end(tmp_path: Path) -> None:
     result, requests = call(lambda number, _: respond(302, Location=f"/{number}"), tmp_path)
     assert result["status"] == 302 and len(requests) == 6 and result["redirect"] == "https://a.org/6"
-
-
-# --- bodies ---
 
 
 def test_a_small_binary_is_base64_and_a_large_one_is_left_as_a_file(tmp_path: Path) -> None:
@@ -249,9 +240,6 @@ def test_many_and_long_headers_are_cut(tmp_path: Path) -> None:
     assert len(found) == 64 and max(map(len, found.values())) == 1024
 
 
-# --- what cannot be asked ---
-
-
 @pytest.mark.parametrize(
     "name", ["host", "authorization", "cookie", "connection", "transfer-encoding", "proxy-x", "a:b"]
 )
@@ -275,9 +263,6 @@ def test_what_is_no_url_is_not_sent(tmp_path: Path, url: str) -> None:
     with LoopbackProxy(always(respond(200))).listening() as proxy:
         result = proxy.call("http_fetch", {"url": url}, tmp_path)
     assert "is no http or https URL" in result["error"] and proxy.requests == []
-
-
-# --- sending ---
 
 
 @pytest.mark.parametrize("failing", [respond(503), None])

@@ -263,8 +263,6 @@ class BlobStore:
             self._shrink()
         return removed
 
-    # --- database -----------------------------------------------------------------------------------------------------
-
     def _is_known(self, sha256: str) -> bool:
         sql = f"SELECT EXISTS (SELECT 1 FROM blobs WHERE sha256 = ? AND {references.HELD})"
         return bool(self._connection.execute(sql, (sha256,)).fetchone()[0])

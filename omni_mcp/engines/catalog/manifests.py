@@ -240,9 +240,6 @@ def _definition(manifest: ToolManifest) -> JsonObject:
     return definition
 
 
-# --- what a manifest says --------------------------------------------------------------------------------------------
-
-
 def _parse(document: Document, problems: list[Problem]) -> ToolManifest | None:
     if not isinstance(document.value, dict):
         problems.append(document.problem((), "must be a mapping with the fields of a manifest (docs/manifest.md)"))

@@ -70,8 +70,6 @@ def unmarked_uri(uri: str) -> tuple[str | None, str]:
     return found[1].replace(".", "_"), found[2]
 
 
-# --- URI templates ---------------------------------------------------------------------------------------------------
-
 _EXPRESSION = re.compile(r"\{([^{}]*)\}")
 # what may not stand in the expansion of an expression, by its operator (RFC 6570, section 3.2)
 _STOPS = {"+": "", "#": "", "/": "?#", "?": "#", "&": "#", ".": "/?#", ";": "/?#"}

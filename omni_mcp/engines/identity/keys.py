@@ -99,6 +99,7 @@ class KeyRing:
         self._problem: str | None = None
         self._looked_in: asyncio.AbstractEventLoop | None = None  # in its present turn
         self._refresh()
+        self._forget_look()
         if self._problem is not None:
             raise ConfigError([Problem(file=str(file), line=0, path="", message=self._problem)])
 

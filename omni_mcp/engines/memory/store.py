@@ -56,8 +56,6 @@ class SqliteMemory:
         self._comparing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory-comparer")
         self._one_compares = asyncio.Lock()
 
-    # --- the port -----------------------------------------------------------------------------------------------------
-
     async def put(self, item: MemoryItem, *, expected_version: int | None = None) -> MemoryItem:
         """Store a new item or the next version of one; see the port."""
         stored = await self._write(lambda core: core.writer.put([item], expected_version=expected_version))
@@ -128,8 +126,6 @@ class SqliteMemory:
         """Note that the run log has let go of these calls."""
         await self._write(lambda core: core.writer.erased(pairs))
 
-    # --- the operator's -----------------------------------------------------------------------------------------------
-
     async def find(self, item: str) -> MemoryItem:
         """Return an item of any place, expired or not.
 
@@ -193,8 +189,6 @@ class SqliteMemory:
         if self._core is not None:
             await asyncio.get_running_loop().run_in_executor(self._writing, self._core.close)
         await asyncio.to_thread(self._writing.shutdown)
-
-    # --- threads ------------------------------------------------------------------------------------------------------
 
     async def _prepare(self, readers: Readers) -> bool:
         """Have what *readers* cover marked anew where it must be; says whether a large place is among it."""

@@ -181,8 +181,6 @@ class Writer:
             cut_log(self._connection)
         self._connection.close()
 
-    # --- one item -----------------------------------------------------------------------------------------------------
-
     def _put(self, new: Prepared, expected_version: int | None) -> int:
         item = new.item
         place = self._quotas.place_of(item)
@@ -276,8 +274,6 @@ class Writer:
                 ).rowcount:
                     empty(self._connection, "marks", "mark", old)
 
-    # --- what items hang on -------------------------------------------------------------------------------------------
-
     def _item(self, n: int) -> MemoryItem:
         row = self._connection.execute(f"SELECT {ITEM_COLUMNS} FROM {ITEM_TABLES} WHERE i.n = ?", (n,)).fetchone()
         return item_of(row)
@@ -309,8 +305,6 @@ class Writer:
     def _next_change(self) -> int:
         self._change += 1
         return self._change
-
-    # --- transactions -------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

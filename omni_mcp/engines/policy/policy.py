@@ -128,8 +128,6 @@ class CedarPolicy:
         """Why everything is denied; empty otherwise."""
         return self._in_force.problems
 
-    # --- deciding ----------------------------------------------------------------------------------------------------
-
     def decide(
         self,
         *,
@@ -233,8 +231,6 @@ class CedarPolicy:
         entities = entities_of(principal, facts, people)
         return Entities.from_json_str(canonical(entities).decode(), self._schema), entities
 
-    # --- listing -----------------------------------------------------------------------------------------------------
-
     def visible(self, *, action: Action, principal: Principal, entries: Sequence[Entry]) -> list[bool]:
         """Say which entries could be allowed or asked about; see the port. What cannot be evaluated is hidden."""
         now = self._in_force
@@ -269,8 +265,6 @@ class CedarPolicy:
             if isinstance(error, _NOT_OURS):
                 raise
             return False
-
-    # --- loading -----------------------------------------------------------------------------------------------------
 
     def _load_first(self) -> _InForce:
         try:

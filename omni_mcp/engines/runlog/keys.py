@@ -7,10 +7,11 @@ import hashlib
 import hmac
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from omni_mcp.contracts.errors import LogCorrupt
+from omni_mcp.contracts.json import JsonValue, canonical
 from omni_mcp.paths import make_private_dir
 
 KEY_BYTES = 32
@@ -24,14 +25,27 @@ class LogKeys:
     head: bytes
     arguments: bytes
     bodies: bytes
+    _heads: hmac.HMAC = field(init=False, compare=False)  # begun once, and copied for each use
+    _arguments: hmac.HMAC = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_heads", hmac.new(self.head, digestmod="sha256"))
+        object.__setattr__(self, "_arguments", hmac.new(self.arguments, digestmod="sha256"))
 
     def __repr__(self) -> str:
         return "LogKeys(…)"
 
     def head_mac(self, name: str, count: int, digest: bytes) -> bytes:
         """Authenticate a head: the run's id (or `*` for the global head), its number of events and its hash."""
-        told = b"omni-mcp head 1\0%d\0%s\0%s" % (count, digest, name.encode())
-        return hmac.new(self.head, told, hashlib.sha256).digest()
+        mac = self._heads.copy()
+        mac.update(b"omni-mcp head 1\0%d\0%s\0%s" % (count, digest, name.encode()))
+        return mac.digest()
+
+    def arguments_hmac(self, arguments: JsonValue) -> str:
+        """Return the keyed hash under which raw arguments are recorded: `contracts.json.keyed_digest` of them."""
+        mac = self._arguments.copy()
+        mac.update(canonical(arguments))
+        return f"hmac-sha256:{mac.hexdigest()}"
 
     def key_for(self, purpose: str) -> bytes:
         """Return a key of its own for a purpose. No arguments have it as their keyed hash: theirs are over JSON."""

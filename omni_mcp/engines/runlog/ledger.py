@@ -188,8 +188,6 @@ class Ledger:
         """Forget everything cached; the next transaction reads it again."""
         self._version = -1
 
-    # --- state, used by Transaction -----------------------------------------------------------------------------------
-
     def refresh(self) -> None:
         """Read again what is cached if another connection has committed since, or if a transaction failed."""
         version = self.seen_by_others()
@@ -307,8 +305,6 @@ class Transaction:
         """Return what subscribers hear, one notice for each run that grew."""
         return [Notice(run, self._heads[run].count, not loud) for run, loud in self._loud.items()]
 
-    # --- numbering and sealing ----------------------------------------------------------------------------------------
-
     def _head_for(self, entry: Entry) -> Head:
         head = self._heads.get(entry.run)
         if head is not None:
@@ -381,8 +377,6 @@ class Transaction:
             self._opened.add(entry.call)
         elif entry.kind in OUTCOME_KINDS:
             self._closed.add(entry.call)
-
-    # --- the end ------------------------------------------------------------------------------------------------------
 
     def _index_if_due(self) -> None:
         """Index in portions; what is not indexed yet is found by readers another way (LogReader.search)."""

@@ -142,9 +142,6 @@ def digest_of_shard(connection: sqlite3.Connection, shard: str, *, schema: str =
     return digest.digest()
 
 
-# --- queries ---------------------------------------------------------------------------------------------------------
-
-
 class Query:
     """Any text as a query: every word of it must be found.
 

@@ -18,7 +18,7 @@ from omni_mcp.contracts.call import Durable, Principal
 from omni_mcp.contracts.errors import Internal, LogCorrupt, LogUnavailable
 from omni_mcp.contracts.events import Draft, RunCreated, RunEvent, RunKind, draft, told_by
 from omni_mcp.contracts.ids import new_id
-from omni_mcp.contracts.json import JsonObject, JsonValue, canonical, keyed_digest
+from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
 from omni_mcp.contracts.ports import Masker
 from omni_mcp.engines.runlog.anchor import ANCHOR_FILE, AnchorKeeper, check_anchor, find_anchor
 from omni_mcp.engines.runlog.asking import calls_of, newest_refusal
@@ -71,8 +71,6 @@ class SqliteRunLog:
         for _ in range(READERS):
             self._readers.put(LogReader(file))
 
-    # --- how it stands ------------------------------------------------------------------------------------------------
-
     @property
     def healthy(self) -> bool:
         """Whether the last write succeeded, no outcome waits for a better time, and there is room in the queue."""
@@ -83,8 +81,6 @@ class SqliteRunLog:
         """What an operator should look at, in sentences; events are recorded nevertheless."""
         now = self._writer.anchor_problem
         return (*self.notices, now) if now else self.notices
-
-    # --- writing ------------------------------------------------------------------------------------------------------
 
     async def create_run(
         self, *, kind: RunKind, principal: Principal, actor: str, client: JsonObject, trace_id: str | None = None,
@@ -171,8 +167,6 @@ class SqliteRunLog:
         """Bring the search index, its filters and the sheets up to date now."""
         await self._writer.call(lambda ledger: ledger.index())
         await self._writer.call(lambda ledger: ledger.make_copies())
-
-    # --- reading ------------------------------------------------------------------------------------------------------
 
     async def read(self, run: str, *, after: int = 0, limit: int = 1000) -> AsyncIterator[RunEvent]:
         """Yield events of a run in order of seq, from the one after *after*, at most *limit*."""
@@ -268,7 +262,7 @@ class SqliteRunLog:
 
     def arguments_hmac(self, arguments: JsonValue) -> str:
         """Return the keyed hash under which raw arguments are recorded."""
-        return keyed_digest(self._keys.arguments, arguments)
+        return self._keys.arguments_hmac(arguments)
 
     def key_for(self, purpose: str) -> bytes:
         """Return a key of this home that is the same after a restart and in an offline replay."""
@@ -287,8 +281,6 @@ class SqliteRunLog:
     def _announce(self, notices: list[Notice]) -> None:
         for subscription in list(self._subscriptions):
             subscription.tell(notices)
-
-    # --- beginning and end --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the writer's thread."""

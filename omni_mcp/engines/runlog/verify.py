@@ -157,8 +157,6 @@ class Verifier:
         self.report.runs = len(self._ends)
         return self.report
 
-    # --- one event ----------------------------------------------------------------------------------------------------
-
     def _check_event(self, run: str, row: Row) -> None:
         seq, gid, stored_prev, stored_hash = row[1], row[2], row[14], row[15]
         self._order.append((gid, stored_hash))
@@ -197,8 +195,6 @@ class Verifier:
             if targets["target_run"] == run:
                 self._erasures[seq] = frozenset(targets["seqs"])
 
-    # --- one run ------------------------------------------------------------------------------------------------------
-
     def _begin_run(self, run: str) -> None:
         if run in self._ends:
             self._fault(run, 0, "its events do not stand together")
@@ -214,8 +210,6 @@ class Verifier:
                 self._fault(self._run, seq, "its text is gone, and no erasure on record covers it")
         self._ends[self._run] = (self._seq, self._hash)
         self._run = None
-
-    # --- heads --------------------------------------------------------------------------------------------------------
 
     def _check_head(self, head: HeadRecord) -> None:
         count, digest = self._ends.get(head.run, (0, GENESIS))

@@ -114,8 +114,6 @@ class _PackVerifier:
             report.notes.append(f"{len(manifest.absent)} artifacts were gone already when the pack was written")
         return report
 
-    # --- what is signed -----------------------------------------------------------------------------------------------
-
     def _signature(self, told: bytes) -> Signature | None:
         data = self._content(SIGNATURE, SIGNATURE_LIMIT_BYTES)
         found = _json(data)
@@ -146,8 +144,6 @@ class _PackVerifier:
             digest.update(part)
             left -= len(part)
         return digest.hexdigest()
-
-    # --- events -------------------------------------------------------------------------------------------------------
 
     def _events(self, manifest: PackManifest, keys: LogKeys | None, known: Sequence[KnownHead]) -> Report:
         verifier = Verifier(keys)
@@ -216,8 +212,6 @@ class _PackVerifier:
         verifier.take(row)
         for sha256 in references_of(event):
             self._referred.setdefault(sha256, (run, event.seq))
-
-    # --- the other files ----------------------------------------------------------------------------------------------
 
     def _artifacts(self, manifest: PackManifest) -> None:
         for sha256, (run, seq) in self._referred.items():

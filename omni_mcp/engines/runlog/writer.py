@@ -135,8 +135,6 @@ class Writer:
         if entry.outcome:
             self._keep(entry)
 
-    # --- in the thread ------------------------------------------------------------------------------------------------
-
     def _work(self) -> None:
         while True:
             idle = not self._queue and not self._wake.wait(self._patience())

@@ -10,6 +10,7 @@ from omni_mcp.engines.sandbox.cgroup_files import counter, kill_all, name_of_our
 from omni_mcp.engines.sandbox.group import CPU_PERIOD_US, KERNEL_MEMORY_MIB, OWN_PROCESSES, Group
 
 _TCP_BYTES = 16 << 20  # of all sockets of a cell together
+_START_CPU_US = CPU_PERIOD_US // 2  # of a period: what the last job had to do with may be a hundredth
 _LEFT_BYTES = 2 << 20  # so much memory that is still charged for one job is little to the next
 
 _KEPT_OPEN = (
@@ -81,7 +82,7 @@ class GroupV1:
     def renew(self) -> bool:
         """Begin all accounts anew; False if something is left in it, or charged to it, or if it met a limit.
 
-        The limits stay: whoever runs the next job sets those that differ.
+        The limits stay, but for a small share of the processor: whoever runs the next job sets those that differ.
         """
         try:
             if counter(self._open["pids.current"]) != 0 or self.forks_refused() or self.out_of_memory():
@@ -92,8 +93,7 @@ class GroupV1:
             if "cpuacct" in self._places:
                 write(self._open["cpuacct.usage"], "0")
             if "cpu" in self._places:
-                quota = f"{self._places['cpu']}/cpu.cfs_quota_us"
-                write(quota, self._written.get(quota, "-1"))  # also what it already is: that fills up the period's time
+                self._fill_up_time(f"{self._places['cpu']}/cpu.cfs_quota_us")
         except OSError:
             return False
         return True
@@ -105,6 +105,12 @@ class GroupV1:
         for descriptor in kept.values():
             os.close(descriptor)
         return True
+
+    def _fill_up_time(self, quota: str) -> None:
+        """Give the period's time again, by writing what is in force, or what the start of a cell needs at least."""
+        last_us = int(self._written.get(quota, "-1"))
+        now_us = last_us if last_us < 0 else max(last_us, _START_CPU_US)
+        self._set_anyway(quota, str(now_us))
 
     def _left_bytes(self) -> int:
         """Return what is still charged; raises OSError if that cannot be told."""
@@ -122,8 +128,11 @@ class GroupV1:
 
     def _set(self, file: str, text: str) -> None:
         if self._written.get(file) != text:
-            write(file, text)
-            self._written[file] = text
+            self._set_anyway(file, text)
+
+    def _set_anyway(self, file: str, text: str) -> None:
+        write(file, text)
+        self._written[file] = text
 
 
 class HierarchyV1:

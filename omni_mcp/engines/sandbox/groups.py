@@ -25,6 +25,7 @@ class Groups:
     def __init__(self, hierarchy: Hierarchy | None) -> None:
         self.hierarchy = hierarchy
         self._spare: deque[Group] = deque()
+        self._removing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def take(self, number: int) -> Group | None:
@@ -37,7 +38,7 @@ class Groups:
             group = self._spare.popleft()  # the one that has rested longest
             if group.renew():
                 return group
-            await to_its_end(remove_when_empty(group))
+            self._remove_aside(group)
         return await self._made_aside(number) if self.hierarchy is not None else None
 
     def make(self, number: int) -> Group | None:
@@ -65,18 +66,33 @@ class Groups:
             self._spare.append(group)
 
     async def drop(self) -> None:
-        """Remove those that are kept.
+        """Remove those that are kept; returns when those that were not fit any more have gone too.
 
         Raises:
             CellStuck: a process in one of them does not die; the rest has been removed.
         """
         spare, self._spare = self._spare, deque()
-        await all_to_their_ends([remove_when_empty(group) for group in spare])
+        try:
+            await all_to_their_ends([remove_when_empty(group) for group in spare])
+        finally:
+            while self._removing:
+                await asyncio.wait(self._removing)
 
     async def close(self) -> None:
         """As `drop`, and from now on each that is given back is removed too."""
         self._closed = True
         await self.drop()
+
+    def _remove_aside(self, group: Group) -> None:
+        """Remove *group* while others go on: what one job has left there is no matter of who wants the next cell."""
+        task = asyncio.create_task(remove_when_empty(group))
+        self._removing.add(task)
+        task.add_done_callback(self._removed)
+
+    def _removed(self, task: asyncio.Task[None]) -> None:
+        self._removing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            task.get_loop().call_exception_handler({"message": "a cgroup does not end", "exception": error})
 
     async def _made_aside(self, number: int) -> Group | None:
         """As `make`, in a thread."""

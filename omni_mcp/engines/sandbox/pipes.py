@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from omni_mcp.contracts.sandbox import Job, Streams
+from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.output import Budget, Output
 
 
@@ -45,15 +47,19 @@ class Pipes:
 
     Output counts against `limits.output_limit_bytes`, a function's result against as much again; *exceeded* is called
     when either is used up.
+
+    Raises:
+        StartFailed: this process has no room for them.
     """
 
     def __init__(self, job: Job, streams: Streams | None, exceeded: Callable[[], None]) -> None:
         text = Budget(job.limits.output_limit_bytes, exceeded)
         self._budgets = (text, Budget(job.limits.output_limit_bytes, exceeded))
         self.given: tuple[int, ...] = ()
-        stdin = _sealed_file(job.stdin) if streams is None else os.dup(streams.stdin)
-        ends = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
-        self.given = (stdin, *(writer for _, writer in ends))
+        with _all_or_none() as held:
+            held.append(_sealed_file(job.stdin) if streams is None else os.dup(streams.stdin))
+            ends = [_pipe(held) for _ in range(3)]
+        self.given = (held[0], *(writer for _, writer in ends))
         sinks = (streams.stdout, streams.stderr) if streams is not None else (None, None)
         self._outputs = [
             Output(ends[0][0], text, sinks[0]),
@@ -86,13 +92,18 @@ class Pipes:
 
 
 class ServerPipes:
-    """Of a server: stdin and stdout are for whoever speaks with it, stderr is passed on while it comes."""
+    """Of a server: stdin and stdout are for whoever speaks with it, stderr is passed on while it comes.
+
+    Raises:
+        StartFailed: this process has no room for them.
+    """
 
     def __init__(self, on_stderr: Callable[[bytes], None]) -> None:
-        stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
-        self.stdout, stdout = os.pipe2(os.O_CLOEXEC)
-        reader, stderr = os.pipe2(os.O_CLOEXEC)
-        self.given: tuple[int, ...] = (stdin, stdout, stderr, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+        with _all_or_none() as held:
+            stdin, self.stdin = _pipe(held)
+            self.stdout, stdout = _pipe(held)
+            reader, stderr = _pipe(held)
+            self.given: tuple[int, ...] = (stdin, stdout, stderr, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         for descriptor in (self.stdin, self.stdout):
             os.set_blocking(descriptor, False)
 
@@ -122,6 +133,24 @@ class ServerPipes:
         """Close our ends: not before whoever speaks with the server has let go of them."""
         os.close(self.stdin)
         os.close(self.stdout)
+
+
+@contextmanager
+def _all_or_none() -> Iterator[list[int]]:
+    """Close what has been put into the list if one more cannot be had."""
+    held: list[int] = []
+    try:
+        yield held
+    except OSError as error:
+        for descriptor in held:
+            os.close(descriptor)
+        raise StartFailed(f"no descriptor can be had: {error.strerror}") from error
+
+
+def _pipe(held: list[int]) -> tuple[int, int]:
+    ends = os.pipe2(os.O_CLOEXEC)
+    held += ends
+    return ends
 
 
 def _sealed_file(content: bytes) -> int:

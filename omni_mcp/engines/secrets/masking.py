@@ -115,8 +115,6 @@ class SecretMasker:
             data = data.replace(form.encode("utf-8", "surrogatepass"), self._mark_of[form].encode())
         return data
 
-    # --- looking ------------------------------------------------------------------------------------------------
-
     def _has_known(self, value: JsonValue) -> bool:
         """Say whether a registered secret may be in *value*; raises what orjson raises on things that are not JSON."""
         if self._in_json is None:
@@ -161,8 +159,6 @@ class SecretMasker:
                 if not found:
                     self._harmless.add(name)
         return found
-
-    # --- rewriting ----------------------------------------------------------------------------------------------
 
     def _mask_by_field(self, value: JsonValue) -> tuple[JsonValue, tuple[str, ...]]:
         if not isinstance(value, dict):

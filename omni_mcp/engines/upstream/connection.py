@@ -10,6 +10,7 @@ from typing import Literal
 from omni_mcp.contracts.call import Era
 from omni_mcp.contracts.errors import OmniError, SandboxUnavailable, UpstreamUnavailable
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.endings import to_its_end
 from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.faults import DiedOnProbe, GreetingFailed
 from omni_mcp.engines.upstream.greeting import GREETING_S, PROBE_S, greet
@@ -239,8 +240,6 @@ class Connection:
         self._wanted.set()
         self._nudge.set()
 
-    # --- the owner task ---
-
     async def run(self) -> None:
         """Own the connection until `stop` or cancellation."""
         try:
@@ -298,8 +297,7 @@ class Connection:
             await self._live(talk, reports)
         finally:
             self._talk = None
-            await reports.end()
-            await talk.close()
+            await to_its_end(_close(talk, reports))
 
     async def _live(self, talk: Talk, reports: Reports) -> None:
         self._talk = talk
@@ -384,7 +382,7 @@ class Connection:
                 timeout_s=self._timing.greeting_s,
             )  # fmt: skip
         except BaseException:
-            await talk.close()
+            await to_its_end(talk.close())
             raise
         return talk
 
@@ -416,3 +414,8 @@ class Connection:
         if state != self.state:
             self.state = state
             self._on_state(state, reason)
+
+
+async def _close(talk: Talk, reports: Reports) -> None:
+    await reports.end()
+    await talk.close()

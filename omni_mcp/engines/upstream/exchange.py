@@ -115,8 +115,6 @@ class Exchange:
             self._over = True
             self._let_go(self, reason)
 
-    # --- for the talk ---
-
     def tell(self, news: Progress | Logged) -> None:
         """Add something that may be lost."""
         if self._over:

@@ -140,8 +140,6 @@ class UpstreamExecutor(KeepsDeadlines):
             if not parked:
                 exchange.cancel("the caller cancelled, or waited too long")
 
-    # --- parked calls ---
-
     def _park(
         self, call: Call, tool: Entry, connection: Connection, talk: Talk, exchange: Exchange,
         questions: dict[str, Question],
@@ -169,8 +167,6 @@ class UpstreamExecutor(KeepsDeadlines):
             raise self._lost(call, tool, fault) from fault
         finally:
             parked.let_go()
-
-    # --- requests and results ---
 
     def _params(self, call: Call, tool: Entry, talk: Talk) -> JsonObject:
         if call.kind == "resource":

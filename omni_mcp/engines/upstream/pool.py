@@ -183,8 +183,6 @@ class Upstreams:
         if connection is not None:
             connection.unwatch(uri)
 
-    # --- connections ---
-
     def _key(self, server: str, principal: str) -> tuple[str, str]:
         return server, principal if self._servers[server].stateful else SHARED
 
@@ -257,8 +255,6 @@ class Upstreams:
         self, kind: type[StreamableWire | EventStreamWire], url: str, headers: Mapping[str, str]
     ) -> Wire:
         return kind(url, headers=lambda: headers, large=self._large)
-
-    # --- states and lists ---
 
     def _on_state(self, key: tuple[str, str], connection: Connection, state: State, reason: str) -> None:
         if not self._speaks_for_its_server(key, connection):

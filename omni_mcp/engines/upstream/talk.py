@@ -139,8 +139,6 @@ class Talk(Receiver):
                 errand.cancel()
         await self.wire.close()
 
-    # --- what the wire tells ---
-
     def take(self, frame: Frame, within: int | None) -> bool:
         """As `Receiver`."""
         if isinstance(frame, Response):
@@ -174,8 +172,6 @@ class Talk(Receiver):
         exchanges, self._exchanges = self._exchanges, {}
         for exchange in exchanges.values():
             exchange.fail(fault)
-
-    # --- frames ---
 
     def _take_answer(self, frame: Response, within: int | None) -> bool:
         if within is not None and frame.id != within:
@@ -263,8 +259,6 @@ class Talk(Receiver):
         if len({exchange.caller.principal for exchange in candidates}) != 1:
             return None
         return candidates[-1]
-
-    # --- small messages of ours ---
 
     def _let_go(self, exchange: Exchange, reason: str) -> None:
         """Tell the server that nobody waits for this request any more."""

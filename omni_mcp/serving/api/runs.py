@@ -43,8 +43,6 @@ class RunRoutes:
             "list_thread_runs": self._list_thread_runs,
         }
 
-    # --- runs ---
-
     async def _list_runs(self, asking: Asking) -> api.RunPage:
         query: api.PageQuery = asking.query
         await self._check_cursor(query.cursor, asking.principal)
@@ -66,8 +64,6 @@ class RunRoutes:
         await own_run(self._log, run, asking.principal)
         await self._runbook.end(asking.principal, run).durable()
 
-    # --- events ---
-
     async def _list_events(self, asking: Asking) -> None:
         """Answer an `EventPage` from bytes: its events are stored as they are shown."""
         query: api.EventQuery = asking.query
@@ -83,8 +79,6 @@ class RunRoutes:
         seqs = await self._messages.store(asking.principal, run, wanted.events)
         stored = [api.EventStored(seq=seq, kind=one.kind) for seq, one in zip(seqs, wanted.events, strict=True)]
         return api.EventsStored(run=run, events=tuple(stored))
-
-    # --- threads ---
 
     async def _list_threads(self, asking: Asking) -> api.ThreadPage:
         query: api.PageQuery = asking.query

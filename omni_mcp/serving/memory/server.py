@@ -100,8 +100,6 @@ class MemoryExecutor:
             return False
         return True
 
-    # --- writing ---
-
     async def _remember(self, call: Call) -> JsonObject:
         scope = call.arguments.get("scope", "agent")
         places = places_of(call.principal, call.run)

@@ -70,8 +70,6 @@ class RunsExecutor:
             return False
         return True
 
-    # --- tools ---
-
     async def _list(self, call: Call) -> JsonObject:
         limit, before = call.arguments.get("limit", 20), call.arguments.get("before")
         if before is not None:
@@ -118,8 +116,6 @@ class RunsExecutor:
     async def _influence(self, call: Call) -> JsonObject:
         return await self._log.influence(call.arguments["run"], call.arguments["seq"], principal=call.principal.key)
 
-    # --- resources ---
-
     async def _resource(self, uri: str, owner: Principal) -> Answer:
         try:
             if found := _WHY.fullmatch(uri):
@@ -164,8 +160,6 @@ class RunsExecutor:
         else:
             shown["blob"] = base64.b64encode(data).decode()
         return Answer(body={"contents": [shown]})
-
-    # --- what is whose ---
 
     async def _page(self, run: str, owner: Principal, after: int, limit: int) -> JsonObject:
         facts = await self._own_run(run, owner)

@@ -154,8 +154,6 @@ class Server:
     async def _reply(self, id: Any, body: Json, sink: Sink) -> None:
         await sink(result(id, {"resultType": "complete", **body} if self._modern else body))
 
-    # --- tools ---
-
     async def _call(self, id: Any, params: Json, sink: Sink) -> None:
         name, arguments = params["name"], params.get("arguments") or {}
         meta = params.get("_meta") or {}

@@ -127,8 +127,6 @@ class StreamableWire:
     def _forget_task(self, id: int, task: asyncio.Task[None]) -> None:
         self._work.pop(id, None)
 
-    # --- one request ---
-
     def _ask_at_once(self, id: int, message: Outgoing) -> bool:
         """Send a request over a kept connection; False if there is none. What most answers take needs no task."""
         if message.method == "initialize":
@@ -248,8 +246,6 @@ class StreamableWire:
             return fault
         return None
 
-    # --- the standalone stream ---
-
     async def _stand(self) -> None:
         """Hold one GET stream for what belongs to no request; a server without one says so."""
         assert self._receiver is not None
@@ -277,8 +273,6 @@ class StreamableWire:
             except WireFault:
                 failures += 1
             await asyncio.sleep(min(_retry_s(parser) * 2**failures, RETRY_LIMIT_S))
-
-    # --- HTTP ---
 
     async def _post(self, message: Outgoing, asked: Asked | None = None) -> Reply:
         for _ in range(REDIRECTS_LIMIT + 1):

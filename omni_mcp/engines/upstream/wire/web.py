@@ -102,7 +102,8 @@ class Reply:
     def taken(self) -> bytes:
         """Return the body of an answer that is there in full, and let go of it."""
         body = self._connection.taken()
-        self.close()
+        self._is_over = True
+        self._connection.release()
         return body
 
     def close(self) -> None:
@@ -176,7 +177,7 @@ class Web:
         connection = self._kept()
         if connection is None:
             return None
-        connection.ask(head + _framed("POST", body))
+        connection.ask(b"%b\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         return Asked(connection)
 
     def head_of(self, method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
@@ -282,8 +283,6 @@ class Connection(asyncio.Protocol):
         self._unread = 0
         self._paused = False
 
-    # --- for whoever asks ---
-
     def ask(self, data: bytes) -> None:
         """Send a request."""
         assert self._transport is not None
@@ -368,8 +367,6 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    # --- asyncio ---
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._web.made(self)
@@ -399,8 +396,6 @@ class Connection(asyncio.Protocol):
     def _fail(self, reason: str) -> None:
         self._gone = self._gone or reason
         self.abort()
-
-    # --- httptools ---
 
     def on_message_begin(self) -> None:
         if self._complete:
