@@ -19,3 +19,10 @@ async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
     if cancelled is not None:
         raise cancelled
     task.result()
+
+
+async def all_to_their_ends(works: list[Coroutine[Any, Any, None]]) -> None:
+    """Await every one of *works*, also if one fails; then raise the first failure."""
+    failures = [end for end in await asyncio.gather(*works, return_exceptions=True) if isinstance(end, BaseException)]
+    if failures:
+        raise failures[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import multiprocessing
 import os
@@ -70,40 +69,12 @@ def test_a_revocation_by_another_process_acts_on_the_next_request(file: Path) ->
     assert daemon.principal_of(token) is None
 
 
-async def test_a_revocation_by_another_process_acts_on_what_the_event_loop_serves_next(file: Path) -> None:
-    daemon, command_line = KeyRing(file), KeyRing(file)
-    token = command_line.create("laptop", CODER)
-    assert daemon.principal_of(token) == CODER
-    command_line.revoke("laptop")
-    served_next = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_soon(lambda: served_next.set_result(daemon.principal_of(token)))
-    assert await served_next is None
-
-
-async def test_a_key_ring_knows_at_once_what_it_changed_itself(file: Path) -> None:
+def test_a_key_ring_knows_at_once_what_it_changed_itself(file: Path) -> None:
     keys = KeyRing(file)
     token = keys.create("laptop", CODER)
     assert keys.principal_of(token) == CODER
     keys.revoke("laptop")
     assert keys.principal_of(token) is None
-
-
-def test_a_look_in_the_last_turn_of_one_event_loop_is_none_for_another(file: Path) -> None:
-    daemon, command_line = KeyRing(file), KeyRing(file)
-    token = command_line.create("laptop", CODER)
-    answers: list[Principal | None] = []
-
-    def ask_and_end() -> None:
-        answers.append(daemon.principal_of(token))
-        asyncio.get_running_loop().stop()
-
-    for change in (lambda: None, lambda: command_line.revoke("laptop")):
-        change()
-        loop = asyncio.new_event_loop()
-        loop.call_soon(ask_and_end)
-        loop.run_forever()
-        loop.close()
-    assert answers == [CODER, None] and daemon.principal_of(token) is None
 
 
 def test_a_revoked_token_stays_revoked_when_its_name_is_used_again(file: Path) -> None:

@@ -6,7 +6,6 @@ cannot be guessed, and the check stands on the path of every request.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import fcntl
 import hashlib
@@ -97,9 +96,7 @@ class KeyRing:
         self._signature: Signature | None = None
         self._by_hash: Mapping[str, tuple[Key, Principal]] = {}
         self._problem: str | None = None
-        self._looked_in: asyncio.AbstractEventLoop | None = None  # in its present turn
         self._refresh()
-        self._forget_look()
         if self._problem is not None:
             raise ConfigError([Problem(file=str(file), line=0, path="", message=self._problem)])
 
@@ -112,8 +109,8 @@ class KeyRing:
     def principal_of(self, token: str) -> Principal | None:
         """Return whom *token* stands for; None for unknown, revoked and expired ones, and while the file is refused.
 
-        The lookup is by hash, so its time says nothing about a stored token. A change of the file counts for every
-        request that comes after it: the file is looked at for each, or once for those that came together.
+        The lookup is by hash, so its time says nothing about a stored token. The file is looked at for each
+        request, so a change of it counts for the very next one.
         """
         self._refresh()
         found = self._by_hash.get(hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest())
@@ -150,7 +147,6 @@ class KeyRing:
             if any(other.name == name and other.holds_at(self._now_ns()) for other in found):
                 raise Conflict(f"there is a key {name!r} already; revoke it first: omni-mcp keys revoke {name}")
             _write(self._file, (*(other for other in found if other.name != name), key))
-        self._forget_look()
         return made
 
     def revoke(self, name: str) -> Key:
@@ -165,13 +161,10 @@ class KeyRing:
                 if key.name == name and key.revoked_at_ns is None:
                     revoked = key.model_copy(update={"revoked_at_ns": self._now_ns()})
                     _write(self._file, tuple(revoked if other is key else other for other in found))
-                    self._forget_look()
                     return revoked
         raise NotFound(f"there is no key {name!r} that could be revoked; see: omni-mcp keys list")
 
     def _refresh(self) -> None:
-        if self._looked_already():
-            return
         signature = _signature(*self._places)
         if signature == self._signature:
             return
@@ -182,24 +175,6 @@ class KeyRing:
             self._by_hash = {}  # a file that others could have written says nothing about anybody
             self._problem = error.problems[0].message
         self._signature = signature
-
-    def _looked_already(self) -> bool:
-        """Whether the file was looked at in this turn of the event loop; from now on it was.
-
-        What a turn serves was there when it began, so no request in it is newer than that look.
-        """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return False  # a command
-        if self._looked_in is loop:
-            return True
-        self._looked_in = loop
-        loop.call_soon(self._forget_look)
-        return False
-
-    def _forget_look(self) -> None:
-        self._looked_in = None
 
 
 def new_token() -> str:

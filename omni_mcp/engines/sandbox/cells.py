@@ -19,10 +19,10 @@ import orjson
 from omni_mcp.contracts.errors import RateLimited, SandboxUnavailable
 from omni_mcp.contracts.json import JsonObject, depth_of
 from omni_mcp.contracts.sandbox import POSTURES, Connection, EndReason, Isolation, Job, JobEnd, Served, Streams
+from omni_mcp.endings import to_its_end
 from omni_mcp.engines.sandbox.bytecode import compile_ahead
 from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
 from omni_mcp.engines.sandbox.egress.trust import Trust
-from omni_mcp.engines.sandbox.endings import to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.job_directories import JobDirectories
 from omni_mcp.engines.sandbox.jobrun import JobRun, Outcome

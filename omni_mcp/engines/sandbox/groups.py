@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 
-from omni_mcp.engines.sandbox.endings import all_to_their_ends, to_its_end
+from omni_mcp.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import CellStuck, StartFailed
 from omni_mcp.engines.sandbox.group import Group, Hierarchy
 

@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Mount
+from omni_mcp.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.cell import Cell
-from omni_mcp.engines.sandbox.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.group import Group, Hierarchy
 from omni_mcp.engines.sandbox.groups import Groups, remove_when_empty

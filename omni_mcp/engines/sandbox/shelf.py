@@ -9,8 +9,8 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
+from omni_mcp.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.cell import Cell
-from omni_mcp.engines.sandbox.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.groups import remove_when_empty
 from omni_mcp.engines.sandbox.template import Template

@@ -9,9 +9,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from omni_mcp.endings import to_its_end
 from omni_mcp.engines.sandbox.cell import Cell
 from omni_mcp.engines.sandbox.channel import Channel, ChannelClosed
-from omni_mcp.engines.sandbox.endings import to_its_end
 from omni_mcp.engines.sandbox.failures import CellStuck, StartFailed
 from omni_mcp.engines.sandbox.group import Group
 from omni_mcp.engines.sandbox.groups import Groups
