@@ -188,6 +188,11 @@ def _print_erasure(done: Erasure, *, as_json: bool) -> None:
             "the write-ahead log could not be cut because the log is being read all the time, so old bytes may "
             "still be in it; run the same command again"
         )
+    if done.still_open:
+        raise click.ClickException(
+            f"{len(done.still_open)} calls of it are still under way, and what they write now is not erased; once they "
+            "have ended, run the same command again"
+        )
 
 
 def _forget_questions(home: Home, done: Erasure, call: str | None) -> None:

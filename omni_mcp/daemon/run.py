@@ -98,7 +98,7 @@ async def _serve(
             gateway = await stack.enter_async_context(opener(settings, home))
         _log_to(sink, settings, gateway)
         _reload_on_hangup(gateway)
-        _collect_seldom()
+        collect_seldom()
         daemon = Daemon(gateway, home, stop=stop, from_shim=from_shim)
         reason = await daemon.run(settings, lock, announce)
         structlog.get_logger().info("stopped", reason=reason)
@@ -115,7 +115,7 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _collect_seldom() -> None:
+def collect_seldom() -> None:
     """What is there at the start stays, so no collection looks at it again; a call leaves few cycles behind."""
     gc.collect()
     gc.freeze()

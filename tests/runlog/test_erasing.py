@@ -161,8 +161,10 @@ async def test_an_open_call_stays_open_when_its_text_is_erased(place: Place, blo
         run, call = await new_run(log), new_id()
         await log.append(run, asked(call)).durable()
         with _eraser(place, blobs) as eraser:
-            eraser.erase(run, reason="asked for")
+            assert eraser.erase(run, reason="asked for").still_open == [call]
         assert await log.append_outcome(run, answered(call), parent=2).durable() == 4
+        with _eraser(place, blobs) as eraser:
+            assert eraser.erase(run, reason="asked for").still_open == []
 
 
 async def test_retention_erases_old_runs_once_and_says_so_in_the_gateways_run(place: Place, blobs: BlobStore) -> None:

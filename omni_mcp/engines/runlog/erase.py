@@ -59,19 +59,21 @@ class Blobs(Protocol):
 class Erasure:
     """What was erased, and which items of the memory went with it.
 
-    `wal_truncated` False means that old pages may still be in the file's -wal: erase again.
+    `wal_truncated` False means that old pages may still be in the file's -wal: erase again. `still_open` are calls that
+    have no outcome yet: what they write from now on is not erased.
     """
 
     runs: list[str] = field(default_factory=list)
     events: int = 0
     artifacts: list[str] = field(default_factory=list)
     memory: list[str] = field(default_factory=list)
+    still_open: list[str] = field(default_factory=list)
     wal_truncated: bool = False
 
     def as_json(self) -> JsonObject:
         return {
             "runs": self.runs, "events": self.events, "artifacts": self.artifacts, "memory": self.memory,
-            "wal_truncated": self.wal_truncated,
+            "still_open": self.still_open, "wal_truncated": self.wal_truncated,
         }  # fmt: skip
 
 
@@ -101,6 +103,7 @@ class Eraser:
         """
         done = Erasure()
         self._erase({run: None if call is None else [call]}, reason, done)
+        done.still_open = [one for one in self._open_in(run) if call in (None, one)]
         done.wal_truncated = self._clean_up()
         return done
 
@@ -126,6 +129,13 @@ class Eraser:
         sql = "SELECT k.id, c.call FROM open_calls c JOIN run_keys k ON k.run = c.run"
         try:
             return [(run, call) for run, call in self._connection.execute(sql) if (run, call) in wanted]
+        except sqlite3.Error as error:
+            raise self._ledger.translated(error) from error
+
+    def _open_in(self, run: str) -> list[str]:
+        sql = "SELECT c.call FROM open_calls c JOIN run_keys k ON k.run = c.run WHERE k.id = ?"
+        try:
+            return [call for (call,) in self._connection.execute(sql, (run,))]
         except sqlite3.Error as error:
             raise self._ledger.translated(error) from error
 
