@@ -227,9 +227,12 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def connections_cap(descriptors: int | None = None) -> int:
-    """Return how many connections fit into *descriptors* (of this process, if not given) beside everything else."""
+    """Return how many connections fit into *descriptors* (of this process, if not given) beside everything else: a
+    quarter of them at least."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if descriptors is None else descriptors
-    return CONNECTIONS_LIMIT if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_LIMIT, soft - OTHER_FILES))
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS_LIMIT
+    return min(CONNECTIONS_LIMIT, max(soft - OTHER_FILES, soft // 4))
 
 
 class _Server(uvicorn.Server):

@@ -22,8 +22,10 @@ from omni_mcp.contracts.call import Answer, Call, Principal
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.testing import ALLOW_ALL, ANN, BOB, Canary, LocalGateway, MemoryClient, error_of, local_gateway
+from tests.waiting import until
 
 OWN = ("runs", "memory", "messages")
+UPDATED = "notifications/resources/updated"
 VERSIONS = ("2025-11-25", "2026-07-28")
 CARL = Principal(kind="User", id="carl", project="elsewhere")
 WORD = "quincetree"  # in every text of ann's
@@ -252,10 +254,9 @@ async def test_nothing_that_another_does_wakes_a_subscriber(tmp_path: Path) -> N
             await bob.request("resources/subscribe", {"uri": uri})
             await ann.request("resources/subscribe", {"uri": uri})
         await modern.start("subscriptions/listen", {"notifications": {"resourceSubscriptions": wanted}})
+        await until(lambda: modern.notifications)  # the first one says what it listens to from now on
         await bob.call("memory__remember", {"text": "his own"})
-        while not any(note["method"] == "notifications/resources/updated" for note in modern.notifications):
-            modern.heard.clear()
-            await modern.heard.wait()
+        await until(lambda: any(note["method"] == UPDATED for note in modern.notifications))
         before = len(bob.notifications), len(modern.notifications)
         item = things.hers["item"]
         await ann.call("memory__revise", {"id": item, "text": f"{WORD} moved"})
@@ -263,12 +264,10 @@ async def test_nothing_that_another_does_wakes_a_subscriber(tmp_path: Path) -> N
         assert error_of(await ann.call("memory__forget", {"id": item}))["code"] == "approval_pending"
         here.answer(True)
         assert not (await ann.call("memory__forget", {"id": item}))["isError"]
-        while not any(note["params"].get("uri") == f"memory://{item}" for note in ann.notifications):
-            ann.heard.clear()
-            await ann.heard.wait()
+        await until(lambda: any(note["params"].get("uri") == f"memory://{item}" for note in ann.notifications))
         await bob.call("memory__remember", {"text": "his own again"})  # what was on its way before it has come by now
         heard = [*bob.notifications[before[0] :], *modern.notifications[before[1] :]]
-        named = {note["params"].get("uri") for note in heard if note["method"] == "notifications/resources/updated"}
+        named = {note["params"].get("uri") for note in heard if note["method"] == UPDATED}
         assert named <= {"memory://latest", "run://latest", f"run://{bob.run}"}
         text = orjson.dumps([*bob.notifications, *modern.notifications]).decode()
         assert not [kind for kind, one in things.hers.items() if one in text]

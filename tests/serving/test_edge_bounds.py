@@ -183,7 +183,7 @@ async def answers_to(client: LineClient, ids: set[Any]) -> None:
         ids = ids - {(await client.receive()).get("id")}
 
 
-@pytest.mark.parametrize(("descriptors", "cap"), [(256, 128), (1024, 896), (4096, CONNECTIONS_LIMIT), (100, 1),
+@pytest.mark.parametrize(("descriptors", "cap"), [(256, 64), (1024, 512), (4096, CONNECTIONS_LIMIT), (100, 25),
                                                   (resource.RLIM_INFINITY, CONNECTIONS_LIMIT)])  # fmt: skip
 def test_there_are_no_more_connections_than_descriptors_for_them(descriptors: int, cap: int) -> None:
     assert connections_cap(descriptors) == cap
@@ -192,10 +192,11 @@ def test_there_are_no_more_connections_than_descriptors_for_them(descriptors: in
 async def test_a_process_with_few_descriptors_turns_connections_away_instead_of_running_out() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with serve_http(hello, "127.0.0.1", 0) as port:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (130, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         try:
-            async with connected(port) as (a_reader, a), connected(port) as (b_reader, b):
-                for reader, writer in ((a_reader, a), (b_reader, b)):
+            async with AsyncExitStack() as stack:
+                for _ in range(connections_cap(256)):
+                    reader, writer = await stack.enter_async_context(connected(port))
                     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                     assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 200")
                 async with connected(port) as (reader, _):

@@ -53,7 +53,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
      "/proc is masked in this container: run it with an unmasked /proc (--security-opt systempaths=unconfined)"),
     (r"omni-spawner: user:", "own-uid",
      "the gateway is root but may not change its uid (no CAP_SETUID): run it as an ordinary user"),
-    (r"omni-spawner: cgroup:", "cgroup", "the process could not join its cgroup: who may write there?"),
+    (r"omni-spawner: cgroup:", "cgroup", "it could not join its cgroup: check who may write its cgroup.procs"),
     (r"omni-spawner: (stage|sources):", "filesystem",
      "the interpreter or the package cannot be bound for the job's user"),
     (r"execvp .*: (Permission denied|No such file)", "interpreter",
