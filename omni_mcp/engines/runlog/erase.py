@@ -103,7 +103,7 @@ class Eraser:
         """
         done = Erasure()
         self._erase({run: None if call is None else [call]}, reason, done)
-        done.still_open = [one for one in self._open_in(run) if call in (None, one)]
+        done.still_open = [one for where, one in self._open_calls() if where == run and call in (None, one)]
         done.wal_truncated = self._clean_up()
         return done
 
@@ -126,16 +126,12 @@ class Eraser:
     def open_among(self, calls: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return those of *calls* that have no outcome yet: what they still write would outlive their erasure."""
         wanted = set(calls)
+        return [one for one in self._open_calls() if one in wanted]
+
+    def _open_calls(self) -> list[tuple[str, str]]:
         sql = "SELECT k.id, c.call FROM open_calls c JOIN run_keys k ON k.run = c.run"
         try:
-            return [(run, call) for run, call in self._connection.execute(sql) if (run, call) in wanted]
-        except sqlite3.Error as error:
-            raise self._ledger.translated(error) from error
-
-    def _open_in(self, run: str) -> list[str]:
-        sql = "SELECT c.call FROM open_calls c JOIN run_keys k ON k.run = c.run WHERE k.id = ?"
-        try:
-            return [call for (call,) in self._connection.execute(sql, (run,))]
+            return list(self._connection.execute(sql))
         except sqlite3.Error as error:
             raise self._ledger.translated(error) from error
 
