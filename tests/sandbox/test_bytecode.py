@@ -91,14 +91,17 @@ def test_a_link_in_the_place_of_what_is_compiled_changes_nothing_elsewhere(modul
     assert list(elsewhere.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", [{"PYTHONOPTIMIZE": "1"}, {"PYTHONPYCACHEPREFIX": "/nowhere"}])
-def test_options_of_the_gateways_interpreter_do_not_lead_it_elsewhere(modules: Path, option: dict[str, str]) -> None:
+@pytest.mark.parametrize("option", ["PYTHONOPTIMIZE=1", "PYTHONPYCACHEPREFIX=elsewhere"])
+def test_options_of_the_gateways_interpreter_do_not_lead_it_elsewhere(
+    modules: Path, option: str, tmp_path: Path
+) -> None:
     code = (
         "import pathlib, sys; import omni_mcp.engines.sandbox.bytecode as b; b.compile_ahead(pathlib.Path(sys.argv[1]))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    name, value = option.replace("elsewhere", str(tmp_path / "elsewhere")).split("=")
     command = [sys.executable, "-c", code, str(modules)]
-    subprocess.run(command, env={**environment, **option}, check=True, timeout=60)
+    subprocess.run(command, env={**environment, name: value}, check=True, timeout=60)
 
     assert compiled(modules / "jobs.py").is_file()
 
