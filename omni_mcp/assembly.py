@@ -31,6 +31,7 @@ async def open_gateway(
     executors: Mapping[str, Executor] | None = None,
     completers: Mapping[str, Completer] | None = None,
     stand_ins: StandIns | None = None,
+    cells: bool = True,
 ) -> AsyncIterator[Gateway]:
     """Open a whole gateway; leaving the context drains and closes it. Who calls holds the lock on `home.data`.
 
@@ -38,7 +39,8 @@ async def open_gateway(
         sources: further entries for the catalog.
         executors: further executors, by binding.
         completers: who suggests argument values, by server.
-        stand_ins: for a replay; no server is started, and no cell before it is wanted.
+        stand_ins: for a replay; no server is started, and no cell.
+        cells: False makes none, as where no isolation can be had: whatever needs one is refused.
 
     Raises:
         ConfigError: shipped files or secret references are broken.
@@ -46,7 +48,10 @@ async def open_gateway(
     """
     async with AsyncExitStack() as stack:
         documents = [document_source(name, settings, home) for name in settings.openapi]
-        engines = await open_engines(stack, settings, home, sources, documents, offline=stand_ins is not None)
+        replays = stand_ins is not None
+        engines = await open_engines(
+            stack, settings, home, sources, documents, offline=replays, cells=cells and not replays
+        )
         gateway = Gateway(
             settings, home, engines, executors={**operations(engines, home, documents), **(executors or {})},
             completers=completers or {}, stand_ins=stand_ins,
@@ -57,10 +62,10 @@ async def open_gateway(
         keep_running(stack, "file watcher", gateway.upkeep.watch())
         keep_running(stack, "change notices", gateway.changes.follow(engines.log))
         keep_running(stack, "run streams", gateway.run_streams.follow())
-        keep_running(stack, "first cells", _warm_up(engines, not_yet=stand_ins is not None))
+        keep_running(stack, "first cells", _warm_up(engines))
         keep_running(stack, "servers behind us", gateway.upkeep.follow(engines.news))
         stack.push_async_callback(gateway.forgetting.close)
-        if stand_ins is None:
+        if not replays:
             keep_running(stack, "memory sweeper", gateway.sweeping.run())
         stack.push_async_callback(gateway.drain, 0.0)
         yield gateway
@@ -87,10 +92,8 @@ def _platform() -> str:
     return f"{facts.sysname}-{facts.release}-{facts.machine}"
 
 
-async def _warm_up(engines: Engines, *, not_yet: bool) -> None:
+async def _warm_up(engines: Engines) -> None:
     """Have cells ready for tools that say they are hot and that need no directory of a project."""
-    if not_yet:
-        return
     hot = {
         entry.profile
         for entry in engines.catalog.all_entries()

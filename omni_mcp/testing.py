@@ -336,12 +336,14 @@ async def local_gateway(
     sources: Sequence[Source] = (),
     executors: Mapping[str, Executor] | None = None,
     directory: Path | None = None,
+    cells: bool = True,
 ) -> AsyncIterator[LocalGateway]:
     """Open a gateway with *rules* (Cedar text) as its whole policy beside the guardrails.
 
     Args:
         canary: the outside world.
         directory: its home, kept; by default a temporary one that is removed at the end.
+        cells: False starts faster, and a call that needs a cell is refused.
     """
     with tempfile.TemporaryDirectory(prefix="omni-t-") as temporary:
         home = home_in(directory or Path(temporary))
@@ -354,6 +356,7 @@ async def local_gateway(
             sources=[*world, *sources],
             executors={**(canary.executors if canary else {}), **(executors or {})},
             completers=canary.completers if canary else {},
+            cells=cells,
         ) as gateway:
             yield LocalGateway(gateway, home)
 

@@ -51,14 +51,15 @@ from omni_mcp.upstreams.reporter import Reporter
 
 async def open_engines(
     stack: AsyncExitStack, settings: Settings, home: Home, sources: Sequence[Source], documents: Sequence[Source],
-    *, offline: bool = False,
+    *, offline: bool, cells: bool,
 ) -> Engines:  # fmt: skip
     """Open everything on *stack*.
 
     Args:
         sources: further entries for the catalog.
         documents: entries of OpenAPI documents; one that is refused brings nothing, and that is said.
-        offline: for a replay; no server is started, and no cell before it is wanted.
+        offline: for a replay; no server is started.
+        cells: False makes none.
 
     Raises:
         ConfigError: shipped files or secret references are broken.
@@ -77,7 +78,7 @@ async def open_engines(
     ahead = asyncio.create_task(asyncio.to_thread(_read_ahead, lock, manifests), name="reading ahead")
     stack.push_async_callback(end_task, ahead)
     profiles = load_profiles(bundled("sandbox") / "profiles", own=home.profiles)
-    sandbox = await _open_sandbox(stack, settings, profiles, offline=offline)
+    sandbox = await _open_sandbox(stack, settings, profiles, cells=cells)
     books.reports.stands("servers", defined.problems)
     news = News()
     plugins = await _open_plugins(stack, settings, defined, offline=offline)
@@ -128,7 +129,7 @@ def _read_ahead(lock: LockFile, manifests: LastGood) -> None:
 
 
 async def _open_sandbox(
-    stack: AsyncExitStack, settings: Settings, profiles: Mapping[str, Profile], *, offline: bool
+    stack: AsyncExitStack, settings: Settings, profiles: Mapping[str, Profile], *, cells: bool
 ) -> BubblewrapSandbox:
     return await stack.enter_async_context(
         open_sandbox(
@@ -136,7 +137,7 @@ async def _open_sandbox(
             sandbox_dir=bundled("sandbox"),
             max_jobs=settings.sandbox.max_jobs,
             use_cgroups=settings.sandbox.cgroups,
-            closed=offline,
+            closed=not cells,
         )
     )
 

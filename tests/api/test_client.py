@@ -32,7 +32,10 @@ async def a_client(directory: Path) -> AsyncIterator[tuple[LocalGateway, Client]
     canary = Canary(directory / "touched")
     canary.tool("echo")
     at_once = Settings(approvals=ApprovalSettings(wait_s=0))
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=at_once) as here, here.http(ANN) as (base, (token,)):
+    async with (
+        local_gateway(ALLOW_ALL, canary=canary, settings=at_once, cells=False) as here,
+        here.http(ANN) as (base, (token,)),
+    ):
         yield here, Client(base, token)
 
 
@@ -123,7 +126,7 @@ async def test_nobody_there_is_said_so(tmp_path: Path) -> None:
 
 async def test_a_stream_goes_on_after_the_server_went_away_and_came_back(tmp_path: Path) -> None:
     """The port closes in the middle of a stream and opens again; every event comes once."""
-    async with local_gateway(ALLOW_ALL) as here:
+    async with local_gateway(ALLOW_ALL, cells=False) as here:
         ring = KeyRing(here.home.keys_file)
         token = ring.create("one", ANN)
         got: list[int] = []

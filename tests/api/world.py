@@ -57,7 +57,9 @@ async def api_world(
     canary.prompt("greet")
     chosen = settings or Settings(approvals=ApprovalSettings(wait_s=0))
     async with AsyncExitStack() as stack:
-        here = await stack.enter_async_context(local_gateway(rules, settings=chosen, canary=canary, directory=keep))
+        here = await stack.enter_async_context(
+            local_gateway(rules, settings=chosen, canary=canary, directory=keep, cells=False)
+        )
         ann, bob, nobody = [await stack.enter_async_context(caller(here, who)) for who in (ANN, BOB, None)]
         yield Api(here, ann, bob, nobody, canary)
 

@@ -28,7 +28,7 @@ WAIT_S = 30
 async def a_gateway(directory: Path, canary: Canary, rules: str = ALLOW_ALL) -> AsyncIterator[LocalGateway]:
     canary.tool("wipe", labels=UNTRUSTED)
     canary.tool("burn", labels=UNTRUSTED)
-    async with local_gateway(rules, settings=BRIEFLY, canary=canary, directory=directory) as here:
+    async with local_gateway(rules, settings=BRIEFLY, canary=canary, directory=directory, cells=False) as here:
         yield here
 
 
@@ -143,7 +143,10 @@ async def test_a_grant_given_while_no_gateway_ran_counts_from_the_first_call_on(
         pass
     await person(here, "grant", "canary__wipe", "--any-definition", "--expires", "1d", "--yes")
 
-    async with local_gateway(settings=BRIEFLY, canary=canary, directory=tmp_path) as again, again.client() as client:
+    async with (
+        local_gateway(settings=BRIEFLY, canary=canary, directory=tmp_path, cells=False) as again,
+        again.client() as client,
+    ):
         code = await code_of(client)
         assert code is None, [event.payload for event in await again.events()][-3:]
         assert [event.code for event in await again.events()].count("standing_granted") == 1
@@ -151,7 +154,7 @@ async def test_a_grant_given_while_no_gateway_ran_counts_from_the_first_call_on(
 
 async def test_a_waiting_call_is_told_at_once_when_its_tool_changed(tmp_path: Path, canary: Canary) -> None:
     canary.tool("wipe", labels=UNTRUSTED)
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client() as client:
         _, reply = await client.start("tools/call", {"name": "canary__wipe", "arguments": {}})
         await until(lambda: here.gateway.status()["pending_approvals"] == 1)
         canary._entries.clear()

@@ -56,7 +56,7 @@ async def test_a_policy_that_is_broken_at_the_start_denies_everything_and_says_w
     home = home_in(tmp_path)
     write_private(home.policies / "mine.cedar", BROKEN_POLICY)
     canary = a_canary(tmp_path)
-    async with local_gateway(canary=canary, directory=tmp_path) as here, here.client() as client:
+    async with local_gateway(canary=canary, directory=tmp_path, cells=False) as here, here.client() as client:
         assert error_of(await client.call("canary__one"))["code"] == "policy_denied"
         assert await client.listed("tools") == []
         assert any("mine.cedar:3" in problem for problem in await problems(here, "policy"))
@@ -70,7 +70,7 @@ async def test_a_policy_that_others_may_write_denies_everything(mode: int, tmp_p
     file = write_private(home.policies / "mine.cedar", ALLOW_ALL)
     file.chmod(mode)
     canary = a_canary(tmp_path)
-    async with local_gateway(canary=canary, directory=tmp_path) as here, here.client() as client:
+    async with local_gateway(canary=canary, directory=tmp_path, cells=False) as here, here.client() as client:
         assert error_of(await client.call("canary__one"))["code"] == "policy_denied"
         assert any("mine.cedar" in problem for problem in await problems(here, "policy"))
         assert canary.touched == []
@@ -79,7 +79,7 @@ async def test_a_policy_that_others_may_write_denies_everything(mode: int, tmp_p
 async def test_a_manifest_that_is_broken_at_the_start_leaves_the_shipped_tools_and_says_where(tmp_path: Path) -> None:
     home = home_in(tmp_path)
     write_private(home.manifests / "words.yaml", BROKEN_MANIFEST)
-    async with local_gateway(ALLOW_ALL, directory=tmp_path) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, directory=tmp_path, cells=False) as here, here.client() as client:
         found = await problems(here, "manifests")
         assert any("words.yaml:3" in problem and "$.version" in problem for problem in found)
         assert any("words.yaml:8" in problem and "$.colour" in problem for problem in found)
@@ -114,7 +114,7 @@ def test_a_broken_setting_is_refused_with_its_place(text: str, line: int, path: 
 
 def test_settings_hold_references_to_secrets_and_never_values(tmp_path: Path) -> None:
     async def start(reference: str) -> None:
-        async with local_gateway(settings=Settings(secrets={"token": reference}), directory=tmp_path):
+        async with local_gateway(settings=Settings(secrets={"token": reference}), directory=tmp_path, cells=False):
             raise AssertionError("it opened")
 
     for reference in ("hunter2-the-value", "env:OMNI_TEST_NOT_SET", f"file:{tmp_path}/missing"):
@@ -125,7 +125,10 @@ def test_settings_hold_references_to_secrets_and_never_values(tmp_path: Path) ->
 
 async def test_a_policy_that_breaks_while_it_runs_changes_nothing_until_it_is_mended(tmp_path: Path) -> None:
     canary = a_canary(tmp_path)
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client(version="2025-11-25") as client:
+    async with (
+        local_gateway(ALLOW_ALL, canary=canary, cells=False) as here,
+        here.client(version="2025-11-25") as client,
+    ):
         version = here.gateway.status()["policy"]["version"]
         here.write_policy(BROKEN_POLICY)
         assert any("test.cedar:3" in problem for problem in await problems(here, "policy"))
@@ -143,7 +146,7 @@ async def test_a_policy_that_breaks_while_it_runs_changes_nothing_until_it_is_me
 async def test_a_manifest_that_breaks_while_it_runs_leaves_the_catalog_as_it_was(tmp_path: Path) -> None:
     home = home_in(tmp_path)
     write_private(home.manifests / "words.yaml", MANIFEST)
-    async with local_gateway(ALLOW_ALL, directory=tmp_path) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, directory=tmp_path, cells=False) as here, here.client() as client:
         before = here.gateway.catalog.version
         write_private(home.manifests / "words.yaml", BROKEN_MANIFEST)
         assert any("words.yaml:3" in problem for problem in await problems(here, "manifests"))
@@ -158,7 +161,9 @@ async def test_a_manifest_that_breaks_while_it_runs_leaves_the_catalog_as_it_was
 async def test_settings_that_break_while_it_runs_are_reported_and_stay_as_they_were(tmp_path: Path) -> None:
     home = home_in(tmp_path)
     settings = Settings(limits=LimitSettings(calls_per_minute=2))
-    async with local_gateway(ALLOW_ALL, canary=a_canary(tmp_path), settings=settings, directory=tmp_path) as here:
+    async with local_gateway(
+        ALLOW_ALL, canary=a_canary(tmp_path), settings=settings, directory=tmp_path, cells=False
+    ) as here:
         write_private(home.settings_file, BROKEN_SETTINGS)
         [problem] = await problems(here, "settings")
         assert "omni.toml:3" in problem
@@ -168,7 +173,7 @@ async def test_settings_that_break_while_it_runs_are_reported_and_stay_as_they_w
 
 
 async def test_a_reload_that_is_asked_for_names_every_problem_at_once(tmp_path: Path) -> None:
-    async with local_gateway(ALLOW_ALL, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, directory=tmp_path, cells=False) as here:
         here.write_policy(BROKEN_POLICY)
         write_private(here.home.manifests / "words.yaml", BROKEN_MANIFEST)
         with pytest.raises(ConfigError) as refused:
@@ -198,7 +203,9 @@ async def test_a_part_that_is_broken_keeps_its_last_good_one_and_holds_no_other_
     }  # fmt: skip
     write_private(files["document"], DOCUMENT)
     shop = OpenApiSettings(document="shop.yaml", base_url="https://shop.example.org")
-    async with local_gateway(ALLOW_ALL, directory=tmp_path, settings=Settings(openapi={"shop": shop})) as here:
+    async with local_gateway(
+        ALLOW_ALL, directory=tmp_path, settings=Settings(openapi={"shop": shop}), cells=False
+    ) as here:
         before = here.gateway.policy_version
         for part, text in GOOD.items():
             write_private(files[part], BROKEN[part] if part == broken else text)
@@ -236,7 +243,7 @@ def test_an_origin_is_one_exact_origin(value: str, tmp_path: Path) -> None:
 async def test_settings_that_change_while_it_runs_are_named_as_waiting_for_the_next_start(tmp_path: Path) -> None:
     home = home_in(tmp_path)
     write_private(home.settings_file, "[limits]\ncalls_per_minute = 9\n")
-    async with local_gateway(ALLOW_ALL, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, directory=tmp_path, cells=False) as here:
         async with asyncio.timeout(30):
             here.gateway.upkeep.check_settings()
             write_private(home.settings_file, "[limits]\ncalls_per_minute = 8\n")

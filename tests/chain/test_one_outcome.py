@@ -106,7 +106,7 @@ def quick(**limits: Any) -> Settings:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalGateway]:
     canary = a_canary(tmp_path_factory.mktemp("world") / "touched")
-    async with local_gateway(RULES, canary=canary, settings=quick()) as here:
+    async with local_gateway(RULES, canary=canary, settings=quick(), cells=False) as here:
         yield here
         assert await here.outcomes()
         for call in await here.outcomes():
@@ -185,7 +185,7 @@ async def test_a_yes_to_some_arguments_is_no_yes_to_others_or_to_another_princip
 
 async def test_a_denied_call_is_over_and_the_next_one_is_asked_about_anew(tmp_path: Path) -> None:
     canary = a_canary(tmp_path / "touched")
-    async with local_gateway(RULES, canary=canary) as here, here.client() as client:
+    async with local_gateway(RULES, canary=canary, cells=False) as here, here.client() as client:
         _, reply = await client.start("tools/call", {"name": "canary__dangerous", "arguments": {}})
         await here.until("approval_requested")
         here.answer(False)
@@ -209,7 +209,7 @@ async def test_a_question_that_nobody_answers_in_time_expires(tmp_path: Path) ->
         'Omni::Tool::"canary__asks") unless { context has approval };'
     )
     canary = a_canary(tmp_path / "touched")
-    async with local_gateway(rules, canary=canary) as here, here.client() as client:
+    async with local_gateway(rules, canary=canary, cells=False) as here, here.client() as client:
         result = await client.call("canary__asks")
         assert error_of(result)["code"] == "approval_expired"
         assert (await here.words(error_of(result)["call"]))[-2:] == [
@@ -231,7 +231,7 @@ async def test_a_call_that_is_cancelled_after_dispatch_says_so(here: LocalGatewa
 
 async def test_a_call_that_is_cancelled_while_a_person_is_asked_never_ran(tmp_path: Path) -> None:
     canary = a_canary(tmp_path / "touched")
-    async with local_gateway(RULES, canary=canary) as here:
+    async with local_gateway(RULES, canary=canary, cells=False) as here:
         async with here.client(version="2025-11-25") as client:
             await client.start("tools/call", {"name": "canary__dangerous", "arguments": {}})
             await here.until("approval_requested")
@@ -280,7 +280,7 @@ async def test_a_client_that_cannot_be_asked_ends_the_call(version: str, here: L
 
 async def test_a_caller_who_does_not_come_back_leaves_an_unknown_outcome(tmp_path: Path) -> None:
     canary = a_canary(tmp_path / "touched")
-    async with local_gateway(RULES, canary=canary, settings=quick(round_ttl_s=0.05)) as here:
+    async with local_gateway(RULES, canary=canary, settings=quick(round_ttl_s=0.05), cells=False) as here:
         async with here.client(capabilities=CAPABLE) as client:
             asked = await client.call("canary__asks")
             await here.until("tool_error")
@@ -295,11 +295,11 @@ async def test_a_caller_who_does_not_come_back_leaves_an_unknown_outcome(tmp_pat
 async def test_after_a_restart_an_open_round_is_over_and_its_state_good_for_nothing(tmp_path: Path) -> None:
     canary = a_canary(tmp_path / "touched")
     async with (
-        local_gateway(RULES, canary=canary, directory=tmp_path) as here,
+        local_gateway(RULES, canary=canary, directory=tmp_path, cells=False) as here,
         here.client(capabilities=CAPABLE) as client,
     ):
         asked = await client.call("canary__asks")
-    async with local_gateway(RULES, canary=canary, directory=tmp_path) as here:
+    async with local_gateway(RULES, canary=canary, directory=tmp_path, cells=False) as here:
         async with here.client(capabilities=CAPABLE) as client:
             late = await client.request(
                 "tools/call", {"name": "canary__asks", "arguments": {}, "requestState": asked["requestState"]}
@@ -324,7 +324,7 @@ async def test_if_the_log_locks_up_around_a_call_it_does_not_run_or_its_outcome_
 
     canary.tool("locks", lock_then_end)
     canary.tool("answers")
-    async with local_gateway(RULES, canary=canary) as here, here.client(capabilities=CAPABLE) as client:
+    async with local_gateway(RULES, canary=canary, cells=False) as here, here.client(capabilities=CAPABLE) as client:
         log_file = here.home.log_file
         during = await client.call("canary__locks")
         refused = await client.call("canary__answers") if tool == "answering" else None
@@ -340,7 +340,7 @@ async def test_if_the_log_locks_up_around_a_call_it_does_not_run_or_its_outcome_
 
 async def test_a_principal_over_its_rate_is_refused_on_record_and_others_are_not(tmp_path: Path) -> None:
     canary = a_canary(tmp_path / "touched")
-    async with local_gateway(RULES, canary=canary, settings=quick(calls_per_minute=2)) as here:
+    async with local_gateway(RULES, canary=canary, settings=quick(calls_per_minute=2), cells=False) as here:
         async with here.client() as client:
             codes = [error_of(await client.call("canary__answers")).get("code") for _ in range(3)]
         assert codes == [None, None, "rate_limited"]
@@ -361,7 +361,7 @@ async def test_calls_beyond_the_cap_on_pending_ones_are_refused(
     canary = a_canary(tmp_path / "touched")
     settings = Settings(limits=LimitSettings(**limits))
     async with (
-        local_gateway(RULES, canary=canary, settings=settings) as here,
+        local_gateway(RULES, canary=canary, settings=settings, cells=False) as here,
         here.client() as client,
         here.client(principal=BOB_AT_WORK) as other,
     ):
@@ -383,7 +383,7 @@ async def waiting_for_a_person(here: LocalGateway, client: MemoryClient) -> asyn
 async def test_a_freeze_stops_a_call_that_was_approved_and_spares_other_projects(tmp_path: Path) -> None:
     canary = a_canary(tmp_path / "touched")
     async with (
-        local_gateway(RULES, canary=canary) as here,
+        local_gateway(RULES, canary=canary, cells=False) as here,
         here.client() as client,
         here.client(principal=BOB_AT_WORK) as other,
     ):

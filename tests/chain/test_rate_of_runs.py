@@ -24,7 +24,7 @@ async def test_a_client_over_its_rate_opens_no_run_for_each_trace_that_it_names(
 ) -> None:
     canary = Canary(tmp_path / "touched")
     canary.tool("echo")
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=FIVE_A_MINUTE) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=FIVE_A_MINUTE, cells=False) as here:
         async with here.client() as client:
             replies = [await client.request("tools/call", request_of(trace, **more)) for trace in range(1, 41)]
         runs = await here.gateway.log.runs(limit=1000)
@@ -38,7 +38,7 @@ async def test_a_client_that_names_one_trace_opens_one_run_and_is_bound_by_its_r
 ) -> None:
     canary = Canary(tmp_path / "touched")
     canary.tool("echo")
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=FIVE_A_MINUTE) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=FIVE_A_MINUTE, cells=False) as here:
         async with here.client() as client:
             replies = [await client.request("tools/call", request_of(7)) for _ in range(5)]
         runs = await here.gateway.log.runs(limit=1000)

@@ -98,7 +98,7 @@ async def guarded(directory: Path, *, registered: bool) -> AsyncIterator[Guarded
     place = directory / "secret.txt"
     place.write_text(SECRET)
     settings = Settings(secrets={"token": f"file:{place}"} if registered else {})
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=settings, directory=directory) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=settings, directory=directory, cells=False) as here:
         found = Guarded(here, [])
         for form in FORMS.values() if registered else [SECRET, FORMS["HEX"]]:
             await say(found, form)

@@ -35,7 +35,7 @@ class Gate:
 async def test_a_call_that_waits_for_a_slot_while_its_permission_goes_does_not_run(tmp_path: Path) -> None:
     gate, canary = Gate(), Canary(tmp_path / "touched")
     canary.tool("slow", gate, limits=Limits(concurrency=1))
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client() as client:
         first = asyncio.create_task(client.call("canary__slow"))
         await gate.begun.wait()
         second = asyncio.create_task(client.call("canary__slow"))
@@ -89,7 +89,7 @@ async def test_a_flood_of_refused_calls_is_counted_and_not_kept(tmp_path: Path) 
     canary = Canary(tmp_path / "touched")
     canary.tool("one")
     settings = Settings(limits=LimitSettings(calls_per_minute=5))
-    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary, cells=False) as here, here.client() as client:
         answers = [await client.call("canary__one", {"text": "x" * 1000}) for _ in range(60)]
         refused = [error_of(answer) for answer in answers[5:]]
         await here.until("request_rejected")  # nobody waits for it to be on disk
@@ -110,7 +110,7 @@ async def _events(here: LocalGateway) -> AsyncIterator[RunEvent]:
 async def test_what_is_read_of_the_log_is_not_kept_a_second_time(tmp_path: Path) -> None:
     canary = Canary(tmp_path / "touched")
     canary.tool("one")
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client(principal=ANN) as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client(principal=ANN) as client:
         await client.call("canary__one", {"text": "quince-4471"})
         [run] = [r["id"] for r in await here.gateway.log.runs(principal=ANN.key)]
         read = await client.call("runs__read", {"run": run})
@@ -125,7 +125,7 @@ async def test_a_search_does_not_tell_what_the_caller_may_not_see(tmp_path: Path
     canary = Canary(tmp_path / "touched")
     canary.tool("secretly")
     rules = '@id("runs") permit (principal, action, resource in Omni::Server::"runs");'
-    async with local_gateway(rules, canary=canary) as here, here.client(principal=ANN) as client:
+    async with local_gateway(rules, canary=canary, cells=False) as here, here.client(principal=ANN) as client:
         await client.call("canary__secretly")
         await client.call("canary__missing")
         for words in ("no accepted definition", "no rule matched", "mcp_remote", "entities"):
@@ -145,7 +145,7 @@ async def test_where_a_principal_has_no_room_left_its_large_answer_is_given_and_
     canary.tool("large", large)
     canary.tool("larger", large, limits=Limits(output_limit_bytes=1024))
     settings = Settings(limits=LimitSettings(artifact_bytes_per_principal=1 << 20))
-    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary, cells=False) as here, here.client() as client:
         answers = [await client.call("canary__large", {"n": n}) for n in range(3)]
         refused = await client.call("canary__larger")
         outcomes = [event async for event in _events(here) if event.kind == "tool_result"]

@@ -58,7 +58,7 @@ async def test_a_standing_grant_revoked_while_a_call_waits_for_its_slot_lets_not
     labels = Labels(read_only=False, destructive=True)
     canary.tool("wipe", tool, labels=labels, limits=Limits(concurrency=1), schema={"type": "object"})
     settings = Settings(approvals=ApprovalSettings(wait_s=0))
-    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary, directory=tmp_path, cells=False) as here:
         async with here.client() as client:
             assert error_of(await client.call("canary__wipe"))["code"] == "approval_pending"
             given = await person(here, "grant", "canary__wipe", "--user", "ann", "--expires", "7d", "--yes")
@@ -79,7 +79,7 @@ async def test_a_later_round_is_not_counted_against_the_rate_of_calls(tmp_path: 
     canary = Canary(tmp_path / "touched")
     canary.tool("asks", Tool(), schema={"type": "object"})
     settings = Settings(limits=LimitSettings(calls_per_minute=1))
-    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary) as here:
+    async with local_gateway(ALLOW_ALL, settings=settings, canary=canary, cells=False) as here:
         async with here.client(capabilities=CAN_ELICIT) as client:
             asked = await client.call("canary__asks", {"ask": True})
             answer = await client.request("tools/call", again(asked))
@@ -96,7 +96,10 @@ def again(asked: dict[str, Any], **changes: Any) -> dict[str, Any]:
 async def test_a_later_round_that_is_cancelled_before_its_slot_is_recorded_as_dispatched(tmp_path: Path) -> None:
     tool, canary = Tool(), Canary(tmp_path / "touched")
     canary.tool("asks", tool, limits=Limits(concurrency=1), schema={"type": "object"})
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client(capabilities=CAN_ELICIT) as client:
+    async with (
+        local_gateway(ALLOW_ALL, canary=canary, cells=False) as here,
+        here.client(capabilities=CAN_ELICIT) as client,
+    ):
         asked = await client.call("canary__asks", {"ask": True})
         await client.start("tools/call", {"name": "canary__asks", "arguments": {"hold": True}})
         await tool.begun.wait()
@@ -113,7 +116,10 @@ async def test_a_later_round_that_is_cancelled_before_its_slot_is_recorded_as_di
 async def test_a_response_that_is_no_object_is_refused_and_can_be_mended(tmp_path: Path, response: object) -> None:
     canary = Canary(tmp_path / "touched")
     canary.tool("asks", Tool(), schema={"type": "object"})
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client(capabilities=CAN_ELICIT) as client:
+    async with (
+        local_gateway(ALLOW_ALL, canary=canary, cells=False) as here,
+        here.client(capabilities=CAN_ELICIT) as client,
+    ):
         asked = await client.call("canary__asks", {"ask": True})
         refused = await client.request("tools/call", again(asked, inputResponses={"sure": response}))
         assert refused["error"]["code"] == -32602
@@ -129,7 +135,10 @@ async def test_a_call_whose_state_cannot_be_kept_is_over_and_says_whose_fault_it
 
     canary = Canary(tmp_path / "touched")
     canary.tool("asks", asks)
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client(capabilities=CAN_ELICIT) as client:
+    async with (
+        local_gateway(ALLOW_ALL, canary=canary, cells=False) as here,
+        here.client(capabilities=CAN_ELICIT) as client,
+    ):
         error = error_of(await client.call("canary__asks"))
         assert error["code"] == "invalid_result"
         await here.end_of(error["call"])
@@ -145,7 +154,10 @@ async def test_who_lets_many_calls_wait_is_told_to_answer_some_and_others_are_no
     canary = Canary(tmp_path / "touched")
     canary.tool("asks", asks, schema={"type": "object"})
     fitting = SHARE_BYTES // STATE_LIMIT_BYTES
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client(capabilities=CAN_ELICIT) as client:
+    async with (
+        local_gateway(ALLOW_ALL, canary=canary, cells=False) as here,
+        here.client(capabilities=CAN_ELICIT) as client,
+    ):
         asked = [await client.call("canary__asks", {"ask": True}) for _ in range(fitting)]
         refused = error_of(await client.call("canary__asks"))
         async with here.client(capabilities=CAN_ELICIT, principal=Principal(kind="User", id="bob")) as other:
@@ -161,7 +173,7 @@ async def test_cancelling_one_request_does_not_lose_the_answer_of_another_that_w
 ) -> None:
     canary = Canary(tmp_path / "touched")
     canary.tool("one")
-    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path, cells=False) as here:
         async with here.client() as client, here.client() as other:
             lock = sqlite3.connect(here.home.log_file, isolation_level=None, timeout=5)
             lock.execute("BEGIN IMMEDIATE")

@@ -203,7 +203,7 @@ async def test_a_call_is_at_its_server_to_its_end_though_its_tool_is_listed_no_m
         return Answer(body={"content": [], "isError": False})
 
     canary.tool("slow", slow)
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client() as client:
         under_way = asyncio.create_task(client.call("canary__slow"))
         await asyncio.wait_for(begun.wait(), WAIT_S)
         canary.tool("slow")  # of two that claim one name neither stays
@@ -218,7 +218,7 @@ async def test_a_call_is_at_its_server_to_its_end_though_its_tool_is_listed_no_m
 
 async def test_a_call_that_waits_for_its_callers_input_is_let_in_again_and_waited_for(canary: Canary) -> None:
     canary.tool("asks", asks_once)
-    async with local_gateway(ALLOW_ALL, canary=canary) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here:
         async with here.client(capabilities={"elicitation": {}}) as client:
             asked = await client.call("canary__asks")
             here.gateway.doors.close(by=ANN.key, deadline_s=None)

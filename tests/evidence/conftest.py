@@ -78,7 +78,7 @@ async def worked(directory: Path) -> Evidence:
 
     canary.tool("echo")
     canary.tool("large", large)
-    async with local_gateway(ALLOW_ALL, canary=canary, directory=directory) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=directory, cells=False) as here:
         runs = []
         for principal, word in ((ANN, "quince"), (BOB, "medlar")):
             async with here.client(principal=principal, version="2025-11-25") as client:

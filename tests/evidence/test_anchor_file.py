@@ -18,7 +18,7 @@ async def _goes_on(evidence: Evidence, directory: Path) -> str:
     """Let another gateway work in the same home; returns its client's run."""
     canary = Canary(directory / "touched")
     canary.tool("echo")
-    async with local_gateway(ALLOW_ALL, canary=canary, directory=directory) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=directory, cells=False) as here:
         async with here.client(version="2025-11-25") as client:
             await client.call("canary__echo", {"word": "later"})
             return client.run or ""

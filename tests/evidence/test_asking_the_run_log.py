@@ -47,7 +47,7 @@ async def _read(client: MemoryClient, uri: str) -> Any:
 
 @BOTH
 async def test_the_newest_refusal_is_explained_with_its_next_step(canary: Canary, version: str) -> None:
-    async with local_gateway(SOME, canary=_canary(canary)) as here, here.client(version=version) as client:
+    async with local_gateway(SOME, canary=_canary(canary), cells=False) as here, here.client(version=version) as client:
         nothing = await client.call("runs__why_refused")
         assert nothing["isError"] and "no call of yours was refused" in nothing["content"][0]["text"]
         first = error_of(await client.call("canary__echo", {"word": 7}))
@@ -63,7 +63,7 @@ async def test_the_newest_refusal_is_explained_with_its_next_step(canary: Canary
 
 @BOTH
 async def test_a_forbidden_tool_and_a_missing_one_are_explained_alike(canary: Canary, version: str) -> None:
-    async with local_gateway(SOME, canary=_canary(canary)) as here, here.client(version=version) as client:
+    async with local_gateway(SOME, canary=_canary(canary), cells=False) as here, here.client(version=version) as client:
         stories = []
         for name in ("canary__hidden", "canary__nobody"):
             await client.call(name, {"x": 1})
@@ -80,7 +80,7 @@ async def test_a_forbidden_tool_and_a_missing_one_are_explained_alike(canary: Ca
 async def test_what_is_left_what_was_tried_and_what_is_allowed(canary: Canary, version: str) -> None:
     limits = LimitSettings(calls_per_minute=50, events_per_run=1000, artifact_bytes_per_principal=2_000_000)
     settings = Settings(limits=limits, approvals=ApprovalSettings(wait_s=0))
-    async with local_gateway(SOME, canary=_canary(canary), settings=settings) as here:
+    async with local_gateway(SOME, canary=_canary(canary), settings=settings, cells=False) as here:
         async with here.client(version=version) as client:
             await client.call("canary__echo", {"word": "one"})
             await client.call("canary__hidden")
@@ -103,7 +103,10 @@ async def test_what_is_left_what_was_tried_and_what_is_allowed(canary: Canary, v
 
 
 async def test_what_was_tried_is_bounded_and_says_that_there_is_more(canary: Canary) -> None:
-    async with local_gateway(SOME, canary=_canary(canary)) as here, here.client(version="2025-11-25") as client:
+    async with (
+        local_gateway(SOME, canary=_canary(canary), cells=False) as here,
+        here.client(version="2025-11-25") as client,
+    ):
         for _ in range(5):
             await client.call("canary__echo")
         told = await _ask(client, "runtime_query", calls=2)
@@ -115,7 +118,7 @@ async def test_what_was_tried_is_bounded_and_says_that_there_is_more(canary: Can
 
 @BOTH
 async def test_provenance_is_asked_for_by_tool_and_by_resource_alike(canary: Canary, version: str) -> None:
-    async with local_gateway(SOME, canary=_canary(canary)) as here, here.client(version=version) as client:
+    async with local_gateway(SOME, canary=_canary(canary), cells=False) as here, here.client(version=version) as client:
         sha256, place = await _pear(here, client)
         asked = await client.call("canary__echo", {"of": sha256})
         assert not asked["isError"]
@@ -150,7 +153,7 @@ async def test_another_principal_gets_the_answer_of_something_missing_by_every_t
         "run": "01a1fee4-e0ca-7126-8998-000000000000",
         "call": "01a1fee4-0000-7126-8998-000000000000",
     }
-    async with local_gateway(SOME, canary=_canary(canary)) as here:
+    async with local_gateway(SOME, canary=_canary(canary), cells=False) as here:
         async with here.client(version=version) as ann:
             sha256, place = await _pear(here, ann)
             call = error_of(await ann.call("canary__hidden"))["call"]
@@ -197,7 +200,10 @@ def _bare(answer: JsonObject) -> JsonObject:
 async def test_asking_is_recorded_in_the_gateways_run_with_the_reader_as_actor_and_tells_nobody(
     canary: Canary, tmp_path: Path
 ) -> None:
-    async with local_gateway(ALLOW_ALL, canary=_canary(canary)) as here, here.client(version="2025-11-25") as client:
+    async with (
+        local_gateway(ALLOW_ALL, canary=_canary(canary), cells=False) as here,
+        here.client(version="2025-11-25") as client,
+    ):
         sha256, place = await _pear(here, client)
         before = len([event for event in await here.events() if event.run == client.run])
         heard = here.gateway.log.subscribe()

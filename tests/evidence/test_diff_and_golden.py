@@ -34,7 +34,7 @@ async def _played(directory: Path, *sessions: Session) -> tuple[Evidence, list[s
     canary.tool("echo")
     canary.tool("own_id", own_id)
     runs = []
-    async with local_gateway(ALLOW_ALL, canary=canary, directory=directory) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=directory, cells=False) as here:
         for session in sessions:
             async with here.client(version="2025-11-25") as client:
                 assert client.run is not None

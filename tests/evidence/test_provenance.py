@@ -61,7 +61,7 @@ class Told:
 
 async def _session(directory: Path) -> Told:
     world = World(directory)
-    async with local_gateway(ALLOW_ALL, canary=world.canary, directory=directory) as here:
+    async with local_gateway(ALLOW_ALL, canary=world.canary, directory=directory, cells=False) as here:
         world.log = here.gateway.log
         async with here.client(version="2025-11-25") as client:
             run = client.run or ""
@@ -176,7 +176,7 @@ async def test_what_is_not_on_record_or_no_event_is_refused_with_the_next_step(t
 async def test_artifacts_that_name_each_other_end_the_search(tmp_path: Path) -> None:
     """A cycle: each call names the artifact that the other left, because both leave the same two."""
     world = World(tmp_path)
-    async with local_gateway(ALLOW_ALL, canary=world.canary, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, canary=world.canary, directory=tmp_path, cells=False) as here:
         async with here.client(version="2025-11-25") as client:
             one, _ = await _made(client, here, word="one")
             two, _ = await _made(client, here, word="two", of=one)
@@ -193,7 +193,7 @@ async def test_artifacts_that_name_each_other_end_the_search(tmp_path: Path) -> 
 @pytest.mark.parametrize("count", [40])
 async def test_a_long_chain_is_followed_to_a_limit_and_says_so(tmp_path: Path, count: int) -> None:
     world = World(tmp_path)
-    async with local_gateway(ALLOW_ALL, canary=world.canary, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, canary=world.canary, directory=tmp_path, cells=False) as here:
         async with here.client(version="2025-11-25") as client:
             last, _ = await _made(client, here, word="0")
             first = last
@@ -209,7 +209,7 @@ async def test_a_long_chain_is_followed_to_a_limit_and_says_so(tmp_path: Path, c
 async def test_what_went_through_the_memory_is_followed_both_ways(tmp_path: Path) -> None:
     """A pear's answer is promoted to an item, recalled, and named by the call that makes a pie of it."""
     world = World(tmp_path)
-    async with local_gateway(ALLOW_ALL, canary=world.canary, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, canary=world.canary, directory=tmp_path, cells=False) as here:
         world.log = here.gateway.log
         async with here.client(version="2025-11-25") as client:
             run = client.run or ""
@@ -232,7 +232,7 @@ async def test_what_went_through_the_memory_is_followed_both_ways(tmp_path: Path
 
 
 async def test_a_run_that_another_began_is_its_descendant(tmp_path: Path) -> None:
-    async with local_gateway(ALLOW_ALL, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, directory=tmp_path, cells=False) as here:
         log = here.gateway.log
         parent = await log.create_run(kind="session", principal=ANN, actor=ANN.key, client={})
         child = await log.create_run(kind="session", principal=ANN, actor=ANN.key, client={}, parent_run=parent)

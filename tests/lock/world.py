@@ -115,7 +115,7 @@ async def a_world(canary: Canary, directory: Path, server: Server, rules: str = 
     source = LockedSource(server, lock, launch_of=server.launch_of)
     everything = Settings(surface=SurfaceSettings(mode="full"))
     async with local_gateway(
-        rules, sources=[source], executors={"mcp_remote": canary}, directory=directory, settings=everything
+        rules, sources=[source], executors={"mcp_remote": canary}, directory=directory, settings=everything, cells=False
     ) as here:
         world = World(here, server, source, lock)
         source.listen(world.record)

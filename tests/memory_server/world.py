@@ -33,7 +33,7 @@ async def remembering(
 ) -> AsyncIterator[LocalGateway]:
     """Open a gateway on *directory* in which a question is answered later, never waited for."""
     wanted = settings or Settings(approvals=ApprovalSettings(wait_s=0))
-    async with local_gateway(rules, directory=directory, settings=wanted, canary=canary) as here:
+    async with local_gateway(rules, directory=directory, settings=wanted, canary=canary, cells=False) as here:
         yield here
 
 

@@ -22,7 +22,7 @@ async def test_a_call_that_waits_for_input_finishes_though_its_tool_was_paused_m
     canary: Canary, tmp_path: Path
 ) -> None:
     canary.tool("asks", asks_once)
-    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path, cells=False) as here:
         entry = next(one for one in here.gateway.catalog.all_entries() if one.name == "asks")
         async with here.client(capabilities={"elicitation": {}}) as client:
             name = f"{entry.server}__asks"
@@ -47,7 +47,10 @@ async def test_a_paused_server_is_not_asked_what_an_argument_could_be(canary: Ca
     wanted = {
         "ref": {"type": "ref/prompt", "name": "canary__greet"}, "argument": {"name": "word", "value": "a"},
     }  # fmt: skip
-    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path) as here, here.client() as client:
+    async with (
+        local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path, cells=False) as here,
+        here.client() as client,
+    ):
         before = await client.request("completion/complete", wanted)
         asked = len(canary.touched)
         paused = {"canary": Pause(by="ann", at="2026-11-21T12:00:00Z", note="being looked at")}

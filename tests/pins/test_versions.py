@@ -41,7 +41,7 @@ def write(home: Path, version: str, *, tags: str = "", more: str = "") -> Path:
 @asynccontextmanager
 async def here(canary: Canary, directory: Path) -> AsyncIterator[LocalGateway]:
     """A gateway on the manifests in *directory*; what runs is counted by the canary."""
-    async with local_gateway(ALLOW_ALL, executors={"sandbox_job": canary}, directory=directory) as gateway:
+    async with local_gateway(ALLOW_ALL, executors={"sandbox_job": canary}, directory=directory, cells=False) as gateway:
         yield gateway
 
 

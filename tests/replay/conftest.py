@@ -23,7 +23,7 @@ async def recording(
     canary: Canary, place: Path, *, rules: str = ALLOW_ALL, settings: Settings | None = None
 ) -> AsyncIterator[LocalGateway]:
     """Open a gateway in front of the outside world, in a home that stays."""
-    async with local_gateway(rules, canary=canary, directory=place, settings=settings) as here:
+    async with local_gateway(rules, canary=canary, directory=place, settings=settings, cells=False) as here:
         yield here
 
 

@@ -65,7 +65,7 @@ async def asked(http: httpx2.AsyncClient, *words: str) -> list[dict[str, Any]]:
 
 async def test_calls_of_the_api_come_back_with_their_answers_and_ids(tmp_path: Path) -> None:
     canary = canary_in(tmp_path)
-    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path, cells=False) as here:
         token = KeyRing(here.home.keys_file).create("key", ANN)
         headers = {"Authorization": f"Bearer {token}"}
         over = httpx2.ASGITransport(app=here.gateway.http_app)
@@ -92,7 +92,7 @@ async def test_calls_of_the_api_come_back_with_their_answers_and_ids(tmp_path: P
 
 
 async def test_an_offline_replay_starts_no_process(tmp_path: Path) -> None:
-    async with local_gateway(ALLOW_ALL, canary=canary_in(tmp_path), directory=tmp_path) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary_in(tmp_path), directory=tmp_path, cells=False) as here:
         async with here.client() as client:
             await client.call("canary__count", {"word": "one"})
         [run] = [run["id"] for run in await here.gateway.log.runs() if run["kind"] == "session"]

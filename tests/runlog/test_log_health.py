@@ -93,7 +93,7 @@ async def test_a_full_queue_is_not_healthy(place: Place) -> None:
 async def test_readiness_and_status_tell_of_a_locked_log_and_a_call_waits_once(tmp_path: Path) -> None:
     canary = Canary(tmp_path / "canary")
     canary.tool("echo")
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.http(ANN) as (address, [token]):
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.http(ANN) as (address, [token]):
         headers = {"Authorization": f"Bearer {token}"}
         async with (
             httpx2.AsyncClient(base_url=address, headers=headers, timeout=WAIT_S) as http,

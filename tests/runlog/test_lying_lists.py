@@ -70,7 +70,7 @@ async def test_a_run_whose_first_text_was_changed_too_is_nobodys(place: Place) -
 
 async def test_through_the_gateway_a_changed_list_shows_nobody_anothers_run(tmp_path: Path) -> None:
     async with (
-        local_gateway(ALLOW_ALL, directory=tmp_path) as here,
+        local_gateway(ALLOW_ALL, directory=tmp_path, cells=False) as here,
         here.client(principal=ANN, version="2025-11-25") as ann,
     ):
         await ann.call("runs__list")
@@ -78,7 +78,7 @@ async def test_through_the_gateway_a_changed_list_shows_nobody_anothers_run(tmp_
     with _changing(here.home.log_file) as connection:
         connection.execute("UPDATE runs SET principal = ? WHERE kind = 'session'", (BOB.key,))
     async with (
-        local_gateway(ALLOW_ALL, directory=tmp_path) as here,
+        local_gateway(ALLOW_ALL, directory=tmp_path, cells=False) as here,
         here.client(principal=BOB, version="2025-11-25") as bob,
     ):
         assert run is not None and run not in str(await bob.call("runs__list"))

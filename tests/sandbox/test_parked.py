@@ -141,8 +141,12 @@ async def test_the_template_is_after_its_rehearsal_as_it_was_before(opened: Open
 
 
 def test_a_rehearsal_goes_through_all_of_it() -> None:
-    code = "import json, rehearsal, wall; print(json.dumps(rehearsal.rehearse({'environment': {}}, wall.Prepared("
-    code += "filter=None, why_no_filter='', lock=None, layers=('one',)))))"
+    setup = {
+        "environment": {}, "unix_sockets": False, "count_memory": False, "proc": True, "tmpfs": ["/tmp"],
+        "mounts": [], "writable": [], "sizes": {"disk_bytes": 1 << 20, "inodes": 100},
+    }  # fmt: skip
+    code = f"import json, rehearsal, wall; setup = {setup}; "
+    code += "print(json.dumps(rehearsal.rehearse(setup, wall.prepare(setup))))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=bundled("sandbox"), capture_output=True, timeout=60, check=False
     )

@@ -24,7 +24,7 @@ async def test_a_cell_that_lacks_a_layer_which_the_probe_saw_runs_nothing(
         before = await usable(sandbox).run(in_shell("true"))
         await sandbox.drop_templates()
         wall.write_text(
-            whole.replace("    kernel.install_filter(prepared.filter)\n", "").replace('            "seccomp",\n', "")
+            whole.replace("    kernel.carry_out([prepared.filter])\n", "").replace('            "seccomp",\n', "")
         )
         try:
             after = await sandbox.run(in_shell("true"))

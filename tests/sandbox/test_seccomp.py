@@ -307,8 +307,7 @@ def call(number, *arguments):
     return ctypes.get_errno() if result == -1 else 0
 def install(**options):
     program = seccomp.build_filter(os.uname().machine, **{{"unix_sockets": False, "count_memory": False, **options}})
-    kernel.set_no_new_privileges()
-    kernel.install_filter(kernel.filter_program(program))
+    kernel.carry_out([kernel.no_new_privileges(), kernel.filtering(program)])
 """
 
 
@@ -335,8 +334,7 @@ for place in range(0, len(program), 8):
     code, _, _, value = struct.unpack_from("=HBBI", program, place)
     if (code, value) == (6, 0x50000 | errno.EPERM):
         struct.pack_into("=I", program, place + 4, 0x50000 | 777)
-kernel.set_no_new_privileges()
-kernel.install_filter(kernel.filter_program(bytes(program)))
+kernel.carry_out([kernel.no_new_privileges(), kernel.filtering(bytes(program))])
 numbers = {name: pair[column] for name, pair in tables.items() if pair[column] is not None}
 print(json.dumps({name: call(number, -1, -1, -1, -1, -1, -1) for name, number in numbers.items()}))
 """

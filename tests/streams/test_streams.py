@@ -55,7 +55,7 @@ class World:
 async def a_world(directory: Path, rules: str = RULES) -> AsyncIterator[World]:
     canary = Canary(directory / "touched")
     canary.tool("echo")
-    async with local_gateway(rules, canary=canary) as here, here.http(ANN, BOB) as (base, tokens):
+    async with local_gateway(rules, canary=canary, cells=False) as here, here.http(ANN, BOB) as (base, tokens):
         runbook = Runbook(here.gateway.log)
         messages = Messages(here.gateway.log, runbook, messages_per_minute=1_000_000)
         yield World(here, int(base.rpartition(":")[2]), tokens, runbook, messages)
@@ -218,12 +218,18 @@ async def test_places_say_nothing_of_how_much_others_wrote(world: World) -> None
 
 async def test_a_place_is_good_after_a_restart(tmp_path: Path) -> None:
     canary = Canary(tmp_path / "touched")
-    async with local_gateway(RULES, canary=canary, directory=tmp_path) as here, here.http(ANN) as (base, (token,)):
+    async with (
+        local_gateway(RULES, canary=canary, directory=tmp_path, cells=False) as here,
+        here.http(ANN) as (base, (token,)),
+    ):
         run = await here.gateway.log.create_run(kind="session", principal=ANN, actor=ANN.key, client={})
         listener = Listener(int(base.rpartition(":")[2]), token, "/api/stream?begin=start")
         async with listener.opened() as stream:
             assert places(await stream.take(1)) == [(run, 1)]
-    async with local_gateway(RULES, canary=canary, directory=tmp_path) as here, here.http(ANN) as (base, (token,)):
+    async with (
+        local_gateway(RULES, canary=canary, directory=tmp_path, cells=False) as here,
+        here.http(ANN) as (base, (token,)),
+    ):
         listener.port, listener.token = int(base.rpartition(":")[2]), token
         async with listener.opened() as stream:
             (event,) = await stream.take(1)

@@ -207,7 +207,10 @@ async def test_a_rule_against_it_is_a_rule_against_every_call_of_it(tmp_path: Pa
     canary = Canary(tmp_path / "touched")
     canary.tool("answers")
     rules = ALLOW_ALL + f'@id("none") forbid (principal, action, resource == Omni::Tool::"{CALL}");'
-    async with local_gateway(rules, canary=canary, settings=settings(mode="search")) as here, here.client() as client:
+    async with (
+        local_gateway(rules, canary=canary, settings=settings(mode="search"), cells=False) as here,
+        here.client() as client,
+    ):
         assert {tool["name"] for tool in await client.listed("tools")} == {SEARCH}
         refused = error_of(await client.request("tools/call", through("canary__answers")))
         assert refused["code"] == "policy_denied"

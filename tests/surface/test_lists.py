@@ -29,14 +29,14 @@ def as_client(name: str) -> Mapping[str, Any]:
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_the_whole_list_is_served_up_to_its_cost_and_search_beyond(version: str, canary: Canary) -> None:
     fill(canary, count=40)
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=settings(mode="full")) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=settings(mode="full"), cells=False) as here:
         async with here.client(version=version) as client:
             whole = await client.listed("tools")
     price = sum(tool_tokens(tool["name"], tool) for tool in whole)
     assert len(whole) > 40 and not {SEARCH, CALL} & {tool["name"] for tool in whole}
 
     for budget, expected in ((price, [tool["name"] for tool in whole]), (price - 1, [CALL, SEARCH])):
-        async with local_gateway(ALLOW_ALL, canary=canary, settings=settings(token_budget=budget)) as here:
+        async with local_gateway(ALLOW_ALL, canary=canary, settings=settings(token_budget=budget), cells=False) as here:
             async with here.client(version=version) as client:
                 assert sorted(await names(client)) == sorted(expected)
 
@@ -45,7 +45,7 @@ async def test_the_whole_list_is_served_up_to_its_cost_and_search_beyond(version
 async def test_a_client_gets_the_mode_of_its_name(version: str, canary: Canary) -> None:
     fill(canary, count=10)
     modes = settings(mode="search", clients={"memory-client": "full", "other": "full"})
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=modes) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=modes, cells=False) as here:
         async with here.client(version=version) as client:
             if client.modern:
                 assert len(await names(client)) == 2
@@ -65,7 +65,7 @@ async def test_a_profile_can_have_a_surface_of_its_own_for_every_client(canary: 
             "tight": {"servers": ["canary"], "surface": "auto", "token_budget": 10},
         },
     })  # fmt: skip
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=wanted) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=wanted, cells=False) as here:
         for profile, expected in (("small", 2), ("same", 10), ("tight", 2)):
             async with here.client(profile=profile) as client:
                 assert len(await names(client)) == expected, profile
@@ -76,7 +76,10 @@ async def test_who_may_not_search_gets_the_whole_list_of_auto_and_nothing_of_sea
     fill(canary, count=10)
     for mode, expected in (("auto", 10), ("search", 0)):
         wanted = settings(mode=mode, token_budget=1)
-        async with local_gateway(CANARY_ONLY, canary=canary, settings=wanted) as here, here.client() as client:
+        async with (
+            local_gateway(CANARY_ONLY, canary=canary, settings=wanted, cells=False) as here,
+            here.client() as client,
+        ):
             assert len(await names(client)) == expected, mode
 
 
@@ -84,7 +87,10 @@ async def test_a_short_list_hides_no_way_and_opens_none(canary: Canary) -> None:
     fill(canary, count=10)
     canary.tool("secret")
     rules = ALLOW_ALL + '@id("no") forbid (principal, action, resource == Omni::Tool::"canary__secret");'
-    async with local_gateway(rules, canary=canary, settings=settings(mode="search")) as here, here.client() as client:
+    async with (
+        local_gateway(rules, canary=canary, settings=settings(mode="search"), cells=False) as here,
+        here.client() as client,
+    ):
         assert not (await client.call("canary__create_issue"))["isError"]
         for name in ("canary__secret", "canary__nothing"):
             assert error_of(await client.call(name))["code"] == "policy_denied"
@@ -94,7 +100,7 @@ async def test_a_short_list_hides_no_way_and_opens_none(canary: Canary) -> None:
 async def test_a_cursor_of_one_surface_is_no_cursor_of_another(canary: Canary) -> None:
     fill(canary, count=300)
     async with local_gateway(
-        ALLOW_ALL, canary=canary, settings=settings(clients={"x": "full"}, token_budget=1)
+        ALLOW_ALL, canary=canary, settings=settings(clients={"x": "full"}, token_budget=1), cells=False
     ) as here:
         async with here.client() as client:
             page = (await client.request("tools/list", dict(as_client("x"))))["result"]
@@ -106,7 +112,7 @@ async def test_a_cursor_of_one_surface_is_no_cursor_of_another(canary: Canary) -
 async def test_resources_and_prompts_are_listed_as_ever(canary: Canary) -> None:
     canary.resource("note://one")
     canary.prompt("greet")
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=settings(mode="search")) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=settings(mode="search"), cells=False) as here:
         async with here.client() as client:
             assert any(prompt["name"] == "canary__greet" for prompt in await client.listed("prompts"))
             assert any(one["uri"] == "note://one" for one in await client.listed("resources"))
@@ -116,7 +122,7 @@ async def test_the_list_follows_the_catalog_across_the_budget(canary: Canary) ->
     fill(canary, count=10)
     canary_only = {"profiles": {"one": {"servers": ["canary"]}}, "surface": {"token_budget": 1000}}
     wanted = Settings.model_validate(canary_only)
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=wanted) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=wanted, cells=False) as here:
         async with here.client(profile="one") as client:
             assert len(await names(client)) == 10
             assert await found(client, "create later") == "canary__create_issue"

@@ -34,7 +34,7 @@ async def test_a_tool_is_found_by_its_name_title_description_and_parameters(cana
     canary.tool("zap", schema=schema_of("voltageLevel"), definition={
         "title": "Electric tickle", "description": "Frobnicates the HTTPServer of 3 widgets."})  # fmt: skip
     async with (
-        local_gateway(ALLOW_ALL, canary=canary, settings=settings(mode="search")) as here,
+        local_gateway(ALLOW_ALL, canary=canary, settings=settings(mode="search"), cells=False) as here,
         here.client() as client,
     ):
         for query in ("zap", "canary__zap", "ZAP", "electric", "tickle", "frobnicate", "widget", "voltage", "level",
@@ -47,7 +47,7 @@ async def test_a_tool_is_found_by_its_name_title_description_and_parameters(cana
 
 async def test_what_is_found_is_the_definition_as_it_is_listed_and_its_name_calls_it(canary: Canary) -> None:
     fill(canary, count=30)
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client() as client:
         listed = {tool["name"]: tool for tool in await client.listed("tools")}
         found = await search(client, "branch", limit=20)
         assert len(found["tools"]) == 10 and found["more"] is False
@@ -77,7 +77,7 @@ async def test_what_its_asker_may_not_call_might_as_well_not_be_there(canary: Ca
     queries = ("issue", "create issue", "drop", "archive team", "file", "id", "zyzzyva")
     answers: list[list[JsonObject]] = []
     for world in (canary, alone):
-        async with local_gateway(rules, canary=world) as here, here.client(principal=BOB) as client:
+        async with local_gateway(rules, canary=world, cells=False) as here, here.client(principal=BOB) as client:
             answers.append([await search(client, query, limit=20) for query in queries])
             if world is canary:
                 async with here.client() as ann:
@@ -90,7 +90,7 @@ async def test_what_its_asker_may_not_call_might_as_well_not_be_there(canary: Ca
 async def test_a_profile_is_searched_and_not_its_neighbours(canary: Canary) -> None:
     fill(canary, count=10)
     wanted = Settings.model_validate({"profiles": {"mine": {"servers": ["canary"]}, "other": {"servers": ["runs"]}}})
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=wanted) as here:
+    async with local_gateway(ALLOW_ALL, canary=canary, settings=wanted, cells=False) as here:
         async with here.client(profile="mine") as mine, here.client(profile="other") as other:
             assert await names(mine, "issue") and not await names(other, "issue")
             assert set((await search(other, "issue"))["servers"]) == {"runs"}
@@ -99,7 +99,7 @@ async def test_a_profile_is_searched_and_not_its_neighbours(canary: Canary) -> N
 async def test_each_search_is_a_call_on_record_that_needs_a_rule(canary: Canary) -> None:
     fill(canary, count=10)
     rules = '@id("canary") permit (principal, action, resource in Omni::Server::"canary");'
-    async with local_gateway(rules, canary=canary) as here, here.client() as client:
+    async with local_gateway(rules, canary=canary, cells=False) as here, here.client() as client:
         refused = error_of(await client.call(SEARCH, {"query": "issue"}))
         assert refused["code"] == "policy_denied"
         here.write_policy(rules + f'@id("s") permit (principal, action, resource == Omni::Tool::"{SEARCH}");')
@@ -114,7 +114,7 @@ async def test_each_search_is_a_call_on_record_that_needs_a_rule(canary: Canary)
 
 async def test_a_rule_that_changes_changes_what_is_found_at_once(canary: Canary) -> None:
     fill(canary, count=10)
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client() as client:
         assert await names(client, "merge") == ["canary__merge_issue"]
         forbidden = '@id("no") forbid (principal, action, resource == Omni::Tool::"canary__merge_issue");'
         here.write_policy(ALLOW_ALL + forbidden)
@@ -125,7 +125,7 @@ async def test_a_rule_that_changes_changes_what_is_found_at_once(canary: Canary)
 async def test_many_large_definitions_do_not_make_a_large_answer(canary: Canary) -> None:
     for number in range(20):
         canary.tool(f"bulky_{number}", definition={"description": "bulky " * 5000})
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client() as client:
         found = await search(client, "bulky", limit=20)
         assert len(found["tools"]) == 20
         assert len(canonical(found)) < 200 * 1024
@@ -136,7 +136,7 @@ async def test_many_large_definitions_do_not_make_a_large_answer(canary: Canary)
 @pytest.mark.parametrize("query", ["*", "()", "-", " ", "\u0000", "ß" * 400, "'; zyzzyva --", "__", "🚀"])
 async def test_any_text_is_a_valid_query(query: str, canary: Canary) -> None:
     fill(canary, count=10)
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client() as client:
         assert await names(client, query) == []
 
 
@@ -144,7 +144,7 @@ async def test_any_text_is_a_valid_query(query: str, canary: Canary) -> None:
     "arguments", [{}, {"query": ""}, {"query": "x" * 501}, {"query": 1}, {"query": "x", "limit": 21}, {"q": "x"}]
 )
 async def test_wrong_arguments_are_refused_with_their_places(arguments: JsonObject, canary: Canary) -> None:
-    async with local_gateway(ALLOW_ALL, canary=canary) as here, here.client() as client:
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here, here.client() as client:
         assert error_of(await client.call(SEARCH, arguments))["code"] == "invalid_arguments"
 
 
@@ -206,7 +206,9 @@ async def test_no_tool_of_a_server_can_stand_where_search_stands(canary: Canary)
     canary.tool(SEARCH)
     canary.tool("tools__call_tool")
     mine = {"mine": {"servers": ["canary"], "names": "identity"}}
-    async with local_gateway(ALLOW_ALL, canary=canary, settings=Settings.model_validate({"profiles": mine})) as here:
+    async with local_gateway(
+        ALLOW_ALL, canary=canary, settings=Settings.model_validate({"profiles": mine}), cells=False
+    ) as here:
         async with here.client(profile="mine") as client:
             assert len(await client.listed("tools")) == 10
             assert (await names(client, "create issue"))[0] == "create_issue"

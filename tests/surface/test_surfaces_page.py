@@ -30,7 +30,7 @@ def test_the_settings_of_the_page_mean_what_it_says(tmp_path: Path) -> None:
 
 async def test_the_rules_of_the_page_open_search_and_nothing_else(canary: Canary) -> None:
     fill(canary, count=10)
-    async with local_gateway(block("cedar"), canary=canary, settings=settings(mode="search")) as here:
+    async with local_gateway(block("cedar"), canary=canary, settings=settings(mode="search"), cells=False) as here:
         async with here.client() as client:
             assert {tool["name"] for tool in await client.listed("tools")} == {SEARCH, CALL}
             found = await client.call(SEARCH, {"query": "issue"})

@@ -14,7 +14,7 @@ from tests.upstream.world import world
 @pytest.mark.parametrize("link", ["mcp/modern", "mcp/handshake", "sse/handshake", "sse/modern"])
 async def test_a_call_goes_through_two_gateways_under_the_name_that_the_inner_one_knows(link: str) -> None:
     path, _, era = link.partition("/")
-    async with local_gateway(ALLOW_ALL) as inner, inner.http(BOB) as (url, tokens):
+    async with local_gateway(ALLOW_ALL, cells=False) as inner, inner.http(BOB) as (url, tokens):
         settings = ServerDefinition(
             url=f"{url}/{path}/runs",
             headers={"Authorization": "Bearer secret:inner"},
