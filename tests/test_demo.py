@@ -21,6 +21,7 @@ def run_demo(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
+@pytest.mark.long
 def test_the_demo_walks_one_call_through_everything_and_leaves_nothing(tmp_path: Path) -> None:
     if isinstance(find_bwrap(), Missing):
         if "bwrap" in os.environ.get("OMNI_REQUIRE", "").split(","):

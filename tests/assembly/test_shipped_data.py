@@ -43,6 +43,7 @@ def test_a_checkout_and_an_editable_install_find_the_directories_beside_the_pack
         assert contents(ROOT / name), name
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_wheel_carries_the_same_files_inside_the_package(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--disable-pip-version-check"]

@@ -2,9 +2,9 @@
 
 The daemon runs as an operator has it: a faulty server in a cell and one over HTTP, policy, lockfile, log, and a calm
 server. A client of another principal's calls the calm one at a steady pace (an open loop, so that a stall counts for
-every call that should have been made in it). Quiet and fault take turns, so that a busy machine touches both. The p99 of
-few calls says little, so it is that of 2,000 quiet and 2,000 loud ones unless asked otherwise; beside it stands how far
-the ratios of single pairs of turns lie apart.
+every call that should have been made in it). Quiet and fault take turns, so that a busy machine touches both. The p99
+of few calls says little: it is of 2,000 quiet and 2,000 loud ones, unless asked otherwise. Beside it stands how far
+apart the ratios of single pairs of turns lie.
 
 That client takes real-time priority where it may, for it stands for one on another machine: what it waits for is then
 the gateway. Everything else runs as an operator has it, and shares the cores: gateway, helper, and both servers. Other

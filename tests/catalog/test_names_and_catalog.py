@@ -72,6 +72,7 @@ def test_every_public_name_fits_and_stays_the_same(server: str, name: str) -> No
     assert server_of(public) == server
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(keys=st.lists(st.tuples(servers, st.text("a_-.é/", min_size=1, max_size=70)), unique=True, max_size=8))
 def test_every_listed_name_leads_to_its_own_entry(keys: list[tuple[str, str]]) -> None:

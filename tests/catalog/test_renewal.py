@@ -178,6 +178,7 @@ def facts_of(made: MemoryCatalog) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(STEPS, max_size=14))
 def test_after_any_changes_a_renewed_catalog_is_the_one_of_a_fresh_load(steps: list[tuple[Any, ...]]) -> None:

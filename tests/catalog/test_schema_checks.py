@@ -215,6 +215,7 @@ def test_a_second_validator_agrees(schema: dict[str, Any], value: Any) -> None:
     assert (JsonSchemas().problems(schema, value) == []) == fits
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(
     schema=st.recursive(

@@ -75,6 +75,7 @@ def test_a_key_file_opened_to_others_locks_everybody_out_until_it_is_closed(worl
     assert fetch(world, "/api/status", first_token(world))[0] == 200
 
 
+@pytest.mark.long
 def test_events_and_decisions_sent_by_a_client_are_forbidden_and_nothing_is_stored(world: World) -> None:
     before = world.events("gateway")
     body = json.dumps({"kind": "tool_result", "payload": {"is_error": False}}).encode()

@@ -37,6 +37,7 @@ def with_manifest(files: Files, manifest: JsonObject) -> Files:
     return {**files, MANIFEST: told, SIGNATURE: canonical(FORGER.sign(SIGNED_AS, told).as_json()) + b"\n"}
 
 
+@pytest.mark.long
 def test_heads_of_runs_that_are_not_there_do_not_become_millions_of_faults(whole: Evidence, tmp_path: Path) -> None:
     """Each head is 300 bytes, and would be a thousand faults."""
     files = files_of(whole.pack(whole.ann))

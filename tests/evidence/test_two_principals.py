@@ -171,7 +171,7 @@ def uris(templates: list[JsonObject], values: dict[str, str]) -> Iterator[str]:
                 yield re.sub(r"\{(?!seq)\w+\}", value, text).replace("{seq}", seq)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [pytest.param(VERSIONS[0], marks=pytest.mark.long), *VERSIONS[1:]])
 async def test_every_tool_tells_of_anothers_things_what_it_tells_of_nobodys(version: str, tmp_path: Path) -> None:
     async with around(tmp_path, version) as (bob, carl, things):
         tools = [tool for tool in await bob.listed("tools") if tool["name"].split("__")[0] in (*OWN, "tools")]

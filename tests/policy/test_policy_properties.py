@@ -170,6 +170,7 @@ def test_what_is_not_listed_is_refused_whatever_the_arguments(
     assert policy.visible(action="call_tool", principal=caller, entries=[entry]) == listed  # from the cache
 
 
+@pytest.mark.long
 @CALM
 @given(rule_sets(), CALLERS, ENTRIES, APPROVALS, EGRESS, SIZES)
 def test_deciding_by_the_rules_that_can_matter_says_what_all_rules_say(
@@ -186,6 +187,7 @@ def test_deciding_by_the_rules_that_can_matter_says_what_all_rules_say(
     assert sorted(by_all.errors) == sorted(decision.errors)
 
 
+@pytest.mark.long
 @CALM
 @given(
     rule_sets(),
@@ -241,6 +243,7 @@ def test_a_standing_grant_turns_an_ask_into_an_allow_and_changes_nothing_else(
     assert without.standing is None and (decision.standing is None or decision.verdict == "allow")
 
 
+@pytest.mark.long
 @CALM
 @given(rule_sets(), CALLERS, ENTRIES, EGRESS, SIZES)
 def test_an_offered_grant_works_and_none_is_offered_where_a_forbid_stands(

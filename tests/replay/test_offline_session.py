@@ -73,6 +73,7 @@ async def test_what_was_not_recorded_is_refused_and_said(here: World) -> None:
     assert again.code == 1 and "not recorded: a call of web__echo" in again.stderr
 
 
+@pytest.mark.long
 async def test_a_replay_that_would_not_be_the_same_is_not_begun_and_names_what_changed(here: World) -> None:
     script = Script(modern=False).call("web__echo", text="x")
     recorded = await here.session(script)
@@ -88,6 +89,7 @@ async def test_a_replay_that_would_not_be_the_same_is_not_begun_and_names_what_c
     assert anyway.raw == recorded.raw
 
 
+@pytest.mark.long
 async def test_a_run_is_made_again_with_parity_and_leaves_a_run_whose_parent_it_is(here: World) -> None:
     await here.session(everything(modern=True))
     run = await here.newest_run()

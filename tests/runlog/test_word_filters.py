@@ -79,6 +79,7 @@ def test_a_search_finds_the_same_with_filters_and_without(full: Place) -> None:
     assert {word: len(found) for word, found in with_filters.items()} == WORDS
 
 
+@pytest.mark.long
 def test_a_full_table_is_merged_into_one_piece_and_finds_the_same(full: Place) -> None:
     """It was filled commit by commit; an idle gateway joined what that left."""
     with _changing(full) as connection:

@@ -36,6 +36,7 @@ async def test_a_cell_that_lacks_a_layer_which_the_probe_saw_runs_nothing(
     assert "seccomp" in after.message
 
 
+@pytest.mark.long
 async def test_more_profiles_than_templates_at_once_disturb_no_job(
     profiles: dict[str, Profile], sandbox_dir: Path
 ) -> None:

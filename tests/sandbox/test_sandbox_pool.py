@@ -75,6 +75,7 @@ async def test_a_helper_process_that_was_killed_costs_no_later_job(opened: Opene
         assert sandbox.spawner_pid != killed
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cgroups")
 async def test_a_template_that_hangs_is_given_up_for_a_new_one(opened: Opener, profiles: dict[str, Profile]) -> None:
     patient = profiles["shell"].model_copy(update={"warm": 0, "start_limit_s": 8.0})

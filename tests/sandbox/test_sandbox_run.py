@@ -328,6 +328,7 @@ def test_a_reader_that_goes_away_ends_the_command(start: Callable[..., Any]) -> 
     assert gone(word)
 
 
+@pytest.mark.long
 def test_a_reader_that_is_stuck_does_not_stop_the_clock(start: Callable[..., Any]) -> None:
     process = start("--wall", "1", "--", "yes")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from omni_mcp.testing import error_of
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, a_town
@@ -197,6 +199,7 @@ async def test_a_call_that_comes_while_the_lists_are_renewed_waits_and_nothing_s
     assert [asked.message["params"]["name"] for asked in shop.calls] == ["announce", "same"]
 
 
+@pytest.mark.long
 async def test_a_server_that_never_lists_again_keeps_calls_waiting_for_a_bounded_time_only(tmp_path: Path) -> None:
     announce = {"name": "announce", "inputSchema": {"type": "object"}}
     shop = Shop(tools=[announce, IT])

@@ -105,6 +105,7 @@ def pending(yard: Yard, server: str) -> int:
     return sum(int(one["pending"]) for one in yard.status()["servers"][server]["connections"].values())
 
 
+@pytest.mark.long
 async def test_faults_again_and_again_leave_nothing_in_the_daemon(yard: Yard) -> None:
     def a_round() -> None:
         for tool in [name for name, _ in JUNK] + BROKEN:

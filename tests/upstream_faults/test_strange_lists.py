@@ -43,7 +43,7 @@ def test_long_names_get_short_ones_that_lead_to_the_right_tool(yard: Yard) -> No
     assert max(map(len, names)) <= NAME_LIMIT
 
 
-@pytest.mark.parametrize("server", ["restless", "restless_web"])
+@pytest.mark.parametrize("server", ["restless", pytest.param("restless_web", marks=pytest.mark.long)])
 async def test_a_list_that_changes_for_ever_costs_its_server_nothing_but_what_is_new(yard: Yard, server: str) -> None:
     """What was accepted stays callable, what is new stays quarantined, and the daemon does not grow."""
     seen: set[str] = set()
