@@ -68,13 +68,18 @@ class _Order:
 
     __slots__ = ("ahead", "channel", "doors")
 
-    def __init__(self, channel: _socket.socket, doors: list[int], *, ahead: bool) -> None:
+    def __init__(self, channel: int, doors: list[int], *, ahead: bool) -> None:
         self.channel, self.doors, self.ahead = channel, doors, ahead
+
+    def close(self) -> None:
+        os.close(self.channel)
+        for door in self.doors:
+            os.close(door)
 
 
 def _take_order(control: _socket.socket) -> _Order:
     body, (channel, *doors) = wire.receive_packed_with(control, _DESCRIPTORS_OF_A_CELL)
-    return _Order(_socket.socket(fileno=channel), doors, ahead=b"ahead" in body)
+    return _Order(channel, doors, ahead=b"ahead" in body)
 
 
 def _join(doors: list[int]) -> None:
@@ -85,72 +90,72 @@ def _join(doors: list[int]) -> None:
 
 
 def _warm_up(setup: Frame) -> _Prepared:
-    """Import what jobs of this template will need, so that every cell shares it."""
-    kernel.set_dumpable(False)
+    """Prepare what every cell of this template shares."""
+    kernel.carry_out([kernel.dumpable(False)])
     sys.path.insert(0, os.path.join(sys.path[0], "tools"))
-    for name in setup["preload"]:
-        importlib.import_module(name)
     prepared = wall.prepare(setup)
     ready = wire.packed({"kind": "ready", "layers": prepared.layers})
     jobs.inherit(setup["environment"])
-    gc.collect()
-    gc.freeze()  # or the first collection in a cell would copy every page
+    _keep_all()
     gc.disable()  # what process 1 of a cell does is over before it would pay; a function has it back
     return _Prepared(prepared, ready)
 
 
+def _import_ahead(setup: Frame) -> None:
+    """Import what functions of this template will need, so that every cell shares it."""
+    for name in setup["preload"]:
+        importlib.import_module(name)
+    _keep_all()
+
+
+def _keep_all() -> None:
+    gc.collect()
+    gc.freeze()  # or the first collection in a cell would copy every page
+
+
 def _make_cells(control: _socket.socket, setup: Frame, prepared: _Prepared) -> None:
-    """Fork a cell for each order that comes. The fork reads the order: what this process touches, no cell shares."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: the forks below, and their cells later
-    rehearsed = False
-    while control.recv(1, _socket.MSG_PEEK):
+    """Fork a cell for each order that comes, until the gateway has gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the cells
+    imported = rehearsed = False
+    while True:
         try:
-            child = os.fork()
-        except OSError as error:
-            _refuse_cell(control, f"fork: {error.strerror}")
-            continue
-        if child == 0:
-            _become_cell(control, setup, prepared)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(child, 0)  # it has taken the order then
-        if not rehearsed:  # now, because somebody waits for the first cell
+            order = _take_order(control)
+        except OSError:
+            continue  # its descriptors found no room here, and were closed: the gateway sees that
+        if order.ahead and not imported:
+            _import_ahead(setup)
+            imported = True
+        try:
+            child = wall.fork()
+        except OSError as error:  # the system has no room: only this cell is refused, others of this template run
+            _tell(order, str(error))
+        else:
+            if child == 0:
+                _be_a_cell(order, setup, prepared)
+        order.close()
+        if not rehearsed:  # now, because somebody waits for the first cell, and a command needs nothing of it
+            if not imported:
+                _import_ahead(setup)
             rehearsal.rehearse(setup, prepared.wall)
-            rehearsed = True
+            imported = rehearsed = True
 
 
-def _refuse_cell(control: _socket.socket, why: str) -> None:
-    """The system has no room for one more process: only this cell is refused, others of this template run."""
-    order = _take_order(control)
+def _tell(order: _Order, why: str) -> None:
+    """Tell the gateway why this cell will not be."""
     with contextlib.suppress(OSError):
-        wire.send(order.channel, {"kind": "failed", "what": why})
-    order.channel.close()
-    for door in order.doors:
-        os.close(door)
+        os.write(order.channel, wire.packed({"kind": "failed", "what": why}))
 
 
-def _become_cell(control: _socket.socket, setup: Frame, prepared: _Prepared) -> None:
-    """In the forked child: take the order, enter new namespaces, fork the process 1 of them, furnish. Never returns."""
-    order = None
+def _be_a_cell(order: _Order, setup: Frame, prepared: _Prepared) -> None:
+    """In the forked child, which is process 1 of its namespaces. Never returns."""
     try:
-        order = _take_order(control)
-        control.close()
-        os.dup2(0, 2, inheritable=True)
-        outside, inside = _socket.socketpair()
-        wall.enter_namespaces()
-        if os.fork() == 0:
-            outside.close()
-            _serve_one_job(order, setup, prepared, inside)
-            os._exit(0)
-        inside.close()
-        wall.furnish(setup)
-        lock = wall.lock(prepared.wall)
-        wire.send(outside, {"kind": "furnished"}, (lock,) if lock is not None else ())
+        os.close(CONTROL_FD)
+        os.dup2(0, 2)
+        _serve_one_job(order, setup, prepared, furnishes=True)
     except (wire.Gone, BrokenPipeError, ConnectionResetError):
         pass
     except BaseException as error:
-        if order is not None:
-            with contextlib.suppress(OSError):
-                wire.send(order.channel, {"kind": "failed", "what": f"{type(error).__name__}: {error}"})
+        _tell(order, f"{type(error).__name__}: {error}")
     os._exit(0)
 
 
@@ -161,35 +166,32 @@ def _be_the_cell(control: _socket.socket, setup: Frame, prepared: _Prepared) -> 
     _serve_one_job(order, setup, prepared)
 
 
-def _serve_one_job(cell: _Order, setup: Frame, prepared: _Prepared, furnisher: _socket.socket | None = None) -> None:
-    """As process 1 of a cell: join its cgroup, finish the wall, see to the one job, wait to be released."""
-    channel = cell.channel
+def _serve_one_job(cell: _Order, setup: Frame, prepared: _Prepared, *, furnishes: bool = False) -> None:
+    """As process 1 of a cell: join its cgroup, put up the wall, see to the one job, wait to be released."""
     try:
         _join(cell.doors)
     except OSError as error:
-        wire.send(channel, {"kind": "failed", "what": f"cgroup: {error}"})
+        _tell(cell, f"cgroup: {error}")
         return
-    if furnisher is None:
-        lock = wall.lock(prepared.wall)
-    else:
-        lock = next(iter(wire.receive_packed_with(furnisher, 1)[1]), None)
-        furnisher.close()
-        wall.mount_proc()
+    if furnishes:
+        wall.furnish(prepared.wall)
+    lock = wall.lock(prepared.wall)
     oom_score = jobs.open_oom_score()
     try:
-        wall.seal(setup, prepared.wall, lock)
+        wall.seal(prepared.wall, lock)
     except (OSError, ValueError) as error:
-        wire.send(channel, {"kind": "failed", "what": str(error)})
+        _tell(cell, str(error))
         return
-    layers, places, wakeups = list(prepared.wall.layers), setup["tmpfs"], jobs.wake_on_child_end()
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, cell.channel)
+    places, wakeups = setup["tmpfs"], jobs.wake_on_child_end()
     waiting = parked.park(channel, prepared.ready, wakeups, oom_score) if cell.ahead else None
     if waiting is not None:
-        parked.see_to_its_end(channel, waiting, wakeups, layers=layers, places=places)
+        parked.see_to_its_end(channel, waiting, wakeups, places)
     else:
         if not cell.ahead:
             channel.sendall(prepared.ready)
         order, given = wire.receive_with(channel, parked.DESCRIPTORS_OF_AN_ORDER)
-        jobs.run_one_job(channel, order, given, layers=layers, places=places, oom_score=oom_score, wakeups=wakeups)
+        jobs.run_one_job(channel, order, given, places=places, oom_score=oom_score, wakeups=wakeups)
     channel.recv(1)  # the gateway reads out/ through the descriptor it was given, then closes
 
 

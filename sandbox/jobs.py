@@ -36,17 +36,19 @@ _RESULT = 3  # where a function writes what it returns; the order brings it afte
 _RUN_AS_USUAL = tuple(
     map(int, (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM))
 )  # we changed these
+_CHILD_ENDED = int(signal.SIGCHLD)
 _AS_USUAL = int(signal.SIG_DFL)
-_handle: Callable[[int, int], object] = importlib.import_module("_signal").signal  # `signal.signal` looks up enums
+_handle: Callable[[int, Any], object] = importlib.import_module("_signal").signal  # `signal.signal` looks up enums
 _FREE = 10  # received descriptors are moved to this number and above
 WORDS_LIMIT_BYTES = 4096
+_DUMPABLE, _NOT_DUMPABLE = (kernel.dumpable(True),), (kernel.dumpable(False),)
 
 
 _inherited: dict[str, str] = {}
 
 
 def inherit(environment: dict[str, str]) -> None:
-    """Make *environment* that of this process: functions of jobs that have the same need not set it."""
+    """Make *environment* that of this process and of its jobs: an order brings only what it adds."""
     os.environ.clear()
     os.environ.update(environment)
     _inherited.update(environment)
@@ -61,13 +63,13 @@ def run_one_job(
     order: Frame,
     given: list[int],
     *,
-    layers: list[str],
+    layers: list[str] | None = None,
     places: list[str],
     oom_score: int | None = None,
     wakeups: int | None = None,
     workspace: str = WORKSPACE,
     before_start: Callable[[], None] | None = None,
-    kill: Callable[[], None] | None = None,
+    kill: Callable[[], int] | None = None,
 ) -> None:
     """Run what *order* says with the descriptors *given* (stdin, stdout, stderr, result), and report on *control*.
 
@@ -75,14 +77,15 @@ def run_one_job(
         control: the socket to the gateway.
         order: see `omni_mcp/engines/sandbox/jobrun.py`, `_order`.
         given: this process's copies, closed here.
-        layers: what is in force, for the report.
+        layers: what is in force, for the report; left out where it was said before.
         places: the directories whose being full is reported.
         oom_score: from `open_oom_score`.
         wakeups: from `wake_on_child_end`, where that was called ahead.
         workspace: the directory that the job starts in.
         before_start: what the job's own process does last before it becomes the job, limits included. Without it the
             limits become ours too, and a command is started without a copy of this process.
-        kill: ends whatever the job has started; default: everything in this pid namespace but us.
+        kill: ends whatever the job has started, and returns how many that were; default: everything in this pid
+            namespace but us.
 
     Raises:
         Gone: the gateway wants no more of it.
@@ -90,7 +93,9 @@ def run_one_job(
     kill = kill or kill_everything
     ground.prepare(control, order, workspace)
     wakeups = wake_on_child_end() if wakeups is None else wakeups
-    end: Frame = {"kind": "ended", "status": 0, "not_started": "", "layers": layers}
+    end: Frame = {"kind": "ended", "status": 0, "not_started": ""}
+    if layers is not None:
+        end["layers"] = layers
     try:
         child = _start(control, order, given, oom_score, workspace, before_start)
     except (NotStarted, OSError, ValueError) as error:
@@ -104,28 +109,37 @@ def wake_on_child_end() -> int:
     """Return a descriptor that becomes readable whenever a child ends."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    _handle(_CHILD_ENDED, _note_nothing)
     return reader
 
 
-def _wait_for_end(control: _socket.socket, wakeups: int, child: int, kill: Callable[[], None]) -> Frame:
+def _note_nothing(number: int, frame: object) -> None:
+    pass
+
+
+def _wait_for_end(control: _socket.socket, wakeups: int, child: int, kill: Callable[[], int]) -> Frame:
     """Reap until *child* has ended, kill whatever else lives, and return its status and what all of them used.
 
     Raises:
         Gone: the gateway wants no more of this job (it closed the socket, or sent anything at all).
     """
     status = None
+    news = select.poll()
+    news.register(control, select.POLLIN)
+    news.register(wakeups, select.POLLIN)
     while status is None:
-        readable, _, _ = select.select([control.fileno(), wakeups], [], [])
-        if control.fileno() in readable:
-            kill()
-            raise wire.Gone
+        for descriptor, _ in news.poll():
+            if descriptor != wakeups:
+                kill()
+                raise wire.Gone
         with contextlib.suppress(BlockingIOError):
             os.read(wakeups, 4096)
         status = reap(child, os.WNOHANG)
-    kill()
+    left = kill()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"status": status, "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024}
+    return {
+        "status": status, "left": left, "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024,
+    }  # fmt: skip
 
 
 def reap(child: int, options: int) -> int | None:
@@ -141,11 +155,19 @@ def reap(child: int, options: int) -> int | None:
     return found
 
 
-def kill_everything() -> None:
-    """Kill every process of this pid namespace but us, and wait until none is left. SIGSTOP does not help."""
+def kill_everything() -> int:
+    """Kill every process of this pid namespace but us; returns how many there were when none is left.
+
+    SIGSTOP does not help.
+    """
+    left = 0
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
-    reap(-1, 0)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+            left += 1
+    return left
 
 
 def _start(
@@ -165,7 +187,7 @@ def _start(
     if before_start is None:
         set_limits(order["rlimits"])
         be_first_to_go(oom_score, 1000)  # if memory runs out, the job goes, and not process 1
-        child = _spawn(argv, order["environment"], descriptors) if argv else os.fork()
+        child = _spawn(argv, _environment_of(order), descriptors) if argv else os.fork()
         if child == 0:
             _become_job(control, order, argv, descriptors)
         be_first_to_go(oom_score, 0)
@@ -205,6 +227,8 @@ def _moved_up(descriptors: list[int]) -> list[int]:
 def _command(order: Frame, workspace: str) -> tuple[list[str], int]:
     """Return what to start, and an open file with its arguments; nothing for a function that may run here."""
     if not order["function"]:
+        if not order["argv"][0]:
+            raise NotStarted("there is no command '' in the cell")
         return order["argv"], 0
     if order["bundled"]:
         return [], 0
@@ -213,15 +237,20 @@ def _command(order: Frame, workspace: str) -> tuple[list[str], int]:
     return worker.command(order["function"], arguments_fd=_RESULT + 1, result_fd=_RESULT), held
 
 
+def _environment_of(order: Frame) -> dict[str, str]:
+    return {**_inherited, **order["environment"]}
+
+
 def _spawn(argv: list[str], environment: dict[str, str], descriptors: list[int]) -> int:
-    os.environ["PATH"] = environment.get("PATH", os.defpath)  # where the command is looked for
+    if "/" not in argv[0]:
+        os.environ["PATH"] = environment.get("PATH", os.defpath)  # where the command is looked for
     try:
         return os.posix_spawnp(
             argv[0], argv, environment, setsid=True, setsigdef=_RUN_AS_USUAL,
             file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)],
         )  # fmt: skip
     except OSError as error:
-        raise NotStarted(_why_not(argv[0], os.environ["PATH"], error)) from error
+        raise NotStarted(_why_not(argv[0], os.environ.get("PATH", ""), error)) from error
 
 
 def _fork(
@@ -259,8 +288,9 @@ def _become_job(
 
 
 def leave_process_1() -> None:
-    """In a fork of process 1: a session of its own, and signals as any program expects them."""
+    """In a fork of process 1: a session of its own, and signals and /proc entries as any program expects them."""
     os.setsid()
+    kernel.carry_out(_DUMPABLE)
     signal.set_wakeup_fd(-1)
     for usual in _RUN_AS_USUAL:
         _handle(usual, _AS_USUAL)
@@ -272,18 +302,18 @@ def become(
     """Be the command or the function; *tell* is told why it cannot be. Never returns."""
     status = EXIT_NOT_STARTED
     try:
-        kernel.set_dumpable(True)  # ordinary programs look at their own /proc entries
         tell = fcntl.fcntl(tell, fcntl.F_DUPFD_CLOEXEC, _FREE) if tell is not None else None
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number, inheritable=bool(argv) or number < _STANDARD)
         gc.enable()
-        if order["environment"] != _inherited:
+        if order["environment"]:
+            environment = _environment_of(order)
             os.environ.clear()
-            os.environ.update(order["environment"])
+            os.environ.update(environment)
         if before_start is not None:
             before_start()
         if argv:
-            os.execvpe(argv[0], argv, order["environment"])
+            os.execvpe(argv[0], argv, os.environ)
         os.closerange(_RESULT + 1, max(*descriptors, tell or 0) + 256)
         status = worker.run(order["function"], order["arguments"], _RESULT)
     except Exception as error:
@@ -314,13 +344,13 @@ def open_oom_score() -> int | None:
 
     It can be opened only while we are dumpable, and not once the wall stands.
     """
-    kernel.set_dumpable(True)
+    kernel.carry_out(_DUMPABLE)
     try:
         return os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return None  # there may be no /proc
     finally:
-        kernel.set_dumpable(False)
+        kernel.carry_out(_NOT_DUMPABLE)
 
 
 def be_first_to_go(oom_score: int | None, score: int) -> None:
@@ -332,6 +362,9 @@ def set_limits(rlimits: dict[str, list[int]]) -> None:
     """Set our limits, as (soft, hard), or to what we may have at most."""
     for name, (soft, hard) in rlimits.items():
         number = getattr(resource, name)
-        _, highest = resource.getrlimit(number)
-        ceiling = hard if highest == resource.RLIM_INFINITY else min(hard, highest)
-        resource.setrlimit(number, (min(soft, ceiling), ceiling))
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except ValueError:  # more than we may have
+            _, highest = resource.getrlimit(number)
+            ceiling = hard if highest == resource.RLIM_INFINITY else min(hard, highest)
+            resource.setrlimit(number, (min(soft, ceiling), ceiling))

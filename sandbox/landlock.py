@@ -9,17 +9,19 @@ Source: Linux, Documentation/userspace-api/landlock.rst; versions 1 (Linux 5.13)
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import stat
 import struct
+import sys
 from collections.abc import Sequence
 
 import kernel
 
 NEWEST_KNOWN = 10
 
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on all architectures
+_CREATE_RULESET = kernel.number_of("landlock_create_ruleset")
+_ADD_RULE = kernel.number_of("landlock_add_rule")
+_RESTRICT_SELF = kernel.number_of("landlock_restrict_self")
 _ASK_FOR_VERSION = 1
 _PATH_BENEATH = 1
 
@@ -37,17 +39,17 @@ _CHANGE = (
     | _REFER | _TRUNCATE | _IOCTL_DEV | _RESOLVE_UNIX
 )  # fmt: skip
 _ON_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV | _RESOLVE_UNIX
+_NO_NEW_PRIVILEGES = (kernel.no_new_privileges(),)
 _NAMES_SINCE = {1: "files", 2: "links", 3: "truncate", 5: "device-ioctl", 6: "scopes", 9: "unix-sockets"}
 _PORT_NAMES_SINCE = {4: "tcp", 10: "udp"}
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 def abi() -> int:
     """Return the newest version of Landlock that the running kernel has; 0: none, or switched off at boot."""
-    version: int = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_FOR_VERSION))
-    return max(0, version)
+    try:
+        return kernel.called("landlock_create_ruleset", _CREATE_RULESET, 0, 0, _ASK_FOR_VERSION)
+    except OSError:
+        return 0
 
 
 def layers(*, network: bool, most_abi: int = NEWEST_KNOWN) -> list[str]:
@@ -82,7 +84,7 @@ class Plan:
 
     __slots__ = ("attributes", "rules")
 
-    def __init__(self, attributes: bytes, rules: tuple[tuple[str, int], ...]) -> None:
+    def __init__(self, attributes: bytes, rules: tuple[tuple[bytes, bytes], ...]) -> None:
         self.attributes, self.rules = attributes, rules
 
 
@@ -108,13 +110,14 @@ def plan(
     """
     version = min(abi(), most_abi)
     files, ports, scopes = (_since(table, version) for table in (_FILE_RIGHTS_SINCE, _PORT_RIGHTS_SINCE, _SCOPES_SINCE))
-    rules = []
+    rules: dict[str, int] = {}
     for paths, rights in ((read, _READ), (write, _READ | _CHANGE), (execute, _EXECUTE)):
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 mask = files if stat.S_ISDIR(os.stat(path).st_mode) else files & _ON_A_FILE
-                rules.append((path, rights & mask))
-    return Plan(_attributes(files, 0 if network else ports, scopes), tuple(rules))
+                rules[path] = rules.get(path, 0) | (rights & mask)
+    packed = tuple((os.fsencode(path), struct.pack("=Q", rights)) for path, rights in rules.items())
+    return Plan(_attributes(files, 0 if network else ports, scopes), packed)
 
 
 def prepare(wanted: Plan) -> int:
@@ -140,8 +143,8 @@ def enforce(ruleset: int) -> None:
         OSError: sixteen such restrictions are in force already (E2BIG).
     """
     try:
-        kernel.set_no_new_privileges()
-        _checked(_libc.syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)), "landlock_restrict_self")
+        kernel.carry_out(_NO_NEW_PRIVILEGES)
+        kernel.called("landlock_restrict_self", _RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
 
@@ -155,7 +158,7 @@ def keep_signals_in() -> bool:
     if not scopes:
         return False
     ruleset = _create_ruleset(_attributes(_REFER, 0, scopes))  # a ruleset without this right takes it away all the same
-    _allow_beneath(ruleset, "/", _REFER)
+    _allow_beneath(ruleset, b"/", struct.pack("=Q", _REFER))
     enforce(ruleset)
     return True
 
@@ -172,27 +175,16 @@ def _attributes(files: int, ports: int, scopes: int) -> bytes:
 
 
 def _create_ruleset(attributes: bytes) -> int:
-    descriptor = _libc.syscall(
-        _CREATE_RULESET, ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)
-    )
-    return _checked(descriptor, "landlock_create_ruleset")
+    return kernel.called("landlock_create_ruleset", _CREATE_RULESET, attributes, len(attributes), 0)
 
 
-def _allow_beneath(ruleset: int, path: str, rights: int) -> None:
+def _allow_beneath(ruleset: int, path: bytes, rights: bytes) -> None:
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        rule = ctypes.c_char_p(struct.pack("=Qi", rights, place))
-        result = _libc.syscall(_ADD_RULE, ctypes.c_int(ruleset), _PATH_BENEATH, rule, ctypes.c_uint32(0))
-        _checked(result, f"landlock_add_rule {path}")
+        rule = rights + place.to_bytes(4, sys.byteorder)
+        kernel.called("landlock_add_rule", _ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
     finally:
         os.close(place)
-
-
-def _checked(result: int, what: str) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
-    return result

@@ -63,9 +63,7 @@ def park(channel: _socket.socket, ready: bytes, wakeups: int, oom_score: int | N
     return Parked(pid, told, news) if pid > 0 else None
 
 
-def see_to_its_end(
-    channel: _socket.socket, parked: Parked, wakeups: int, *, layers: list[str], places: list[str]
-) -> None:
+def see_to_its_end(channel: _socket.socket, parked: Parked, wakeups: int, places: list[str]) -> None:
     """As process 1: wait for the end of the job that *parked* becomes, kill the rest, and report on *channel*.
 
     Raises:
@@ -80,13 +78,13 @@ def see_to_its_end(
         with contextlib.suppress(BlockingIOError):
             os.read(wakeups, 4096)
         status = jobs.reap(parked.pid, os.WNOHANG)
-    jobs.kill_everything()
+    left = jobs.kill_everything()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     told = _what_was_told(parked.told)
     if not told.startswith((_TAKEN, _TAKEN_AND_EXPORTS)):
         raise wire.Gone
     end = {
-        "kind": "ended", "status": status, "not_started": told[1:].decode(errors="replace"), "layers": layers,
+        "kind": "ended", "status": status, "left": left, "not_started": told[1:].decode(errors="replace"),
         "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024,
     }  # fmt: skip
     ground.report(channel, end, places, jobs.WORKSPACE if told.startswith(_TAKEN_AND_EXPORTS) else None)
@@ -102,11 +100,11 @@ def _what_was_told(pipe: int) -> bytes:
 def _take_the_order(channel: _socket.socket, tell: int) -> None:
     """In the forked child: wait, then become the job. Never returns."""
     try:
+        jobs.leave_process_1()
         order, given = wire.receive_with(channel, DESCRIPTORS_OF_AN_ORDER)
         os.write(tell, _TAKEN_AND_EXPORTS if order["exports"] else _TAKEN)
         ground.prepare(channel, order, jobs.WORKSPACE)
         channel.close()
-        jobs.leave_process_1()
         argv, descriptors = jobs.command_and_descriptors(order, given, jobs.WORKSPACE)
         jobs.become(order, argv, descriptors, tell, functools.partial(jobs.set_limits, order["rlimits"]))
     except Exception as error:

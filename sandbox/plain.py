@@ -37,7 +37,8 @@ _SETTINGS = (
     "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives",
     "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf",  # node ends where it may not read a file that is there
 )  # fmt: skip
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
+_ZERO = "/dev/zero"  # to be read only: whoever may write to it can map it shared, and nothing counts that memory
 _OWN_VARIABLES = {"GIT_CONFIG_NOSYSTEM": "1"}  # so does git
 _LOOK_AGAIN_S = 0.002
 
@@ -106,12 +107,11 @@ def _seal(order: Frame) -> tuple[list[str], bool]:
         raise ValueError("a plain process has no network")
     kernel.adopt_orphans()
     kernel.drop_capabilities()
-    kernel.set_no_new_privileges()
-    kernel.set_dumpable(False)
+    kernel.carry_out([kernel.no_new_privileges(), kernel.dumpable(False)])
     kept_in = landlock.keep_signals_in()
     # count_memory also keeps it from the host's SysV objects and message queues
     program = seccomp.build_filter(os.uname().machine, unix_sockets=False, count_memory=True, sockets=False)
-    kernel.install_filter(kernel.filter_program(program))
+    kernel.carry_out([kernel.filtering(program)])
     layers = [*landlock.layers(network=False), "capabilities", "no-new-privileges", "seccomp", "no-sockets", "rlimits"]
     return layers, kept_in
 
@@ -131,27 +131,30 @@ def _give_up_the_rest(setup: Frame, rlimits: dict[str, list[int]], supervisor: i
     jobs.set_limits(rlimits)
     programs = [*_SYSTEM, sys.base_prefix, sys.base_exec_prefix, _HERE]
     landlock.restrict(
-        [*programs, *_SETTINGS, *setup["read"]],
+        [*programs, *_SETTINGS, _ZERO, *setup["read"]],
         [setup["workspace"], *_DEVICES, *setup["write"]],
         [*programs, setup["workspace"], *setup["execute"]],
         network=False,
     )
 
 
-def kill_descendants(*, at_once: bool) -> None:
-    """Kill and reap until we have no child; what lost its parent became ours.
+def kill_descendants(*, at_once: bool) -> int:
+    """Kill and reap until we have no child; what lost its parent became ours. Returns how many were killed.
 
     Args:
         at_once: no signal of ours reaches a process that is not ours, so all can be killed with one call.
     """
+    seen: set[int] = set()
     while _reap_has_more():
         if at_once:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
         for pid in _descendants():
+            seen.add(pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(_LOOK_AGAIN_S)
+    return len(seen)
 
 
 def _reap_has_more() -> bool:

@@ -37,11 +37,11 @@ def rehearse(setup: Frame, prepared: wall.Prepared) -> bool:
         for _ in range(_ROUNDS):
             _make_a_cell(prepared)
             _take_an_order(setup["environment"])
-            _report(list(prepared.layers))
+            _report()
     except OSError:
         return False
     finally:
-        kernel.set_dumpable(False)
+        kernel.carry_out([kernel.dumpable(False)])
     return True
 
 
@@ -62,16 +62,14 @@ def _make_a_cell(prepared: wall.Prepared) -> None:
         os._exit(0)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
-    kernel.unshare(0)
-    with contextlib.suppress(OSError):
-        kernel.mount("none", "/nowhere", "none", 0)
+    kernel.carry_out([kernel.leaving(0), kernel.writing(os.devnull, "1")] * 20)
+    kernel.attempt([kernel.leaving(0)] * 20)
     if prepared.lock is not None:
         os.close(landlock.prepare(prepared.lock))
     oom_score = jobs.open_oom_score()
     if oom_score is not None:
         jobs.be_first_to_go(oom_score, 0)
         os.close(oom_score)
-    wall.write(os.devnull, "1")
 
 
 def _take_an_order(environment: dict[str, str]) -> None:
@@ -98,7 +96,7 @@ def _limits_as_they_are() -> dict[str, tuple[int, int]]:
     return {name: limit for name, limit in limits.items() if resource.RLIM_INFINITY not in limit}
 
 
-def _report(layers: list[str]) -> None:
+def _report() -> None:
     ours, theirs = _socket.socketpair()
     told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     news = select.poll()
@@ -112,7 +110,7 @@ def _report(layers: list[str]) -> None:
     jobs.reap(-1, os.WNOHANG)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     end = {
-        "kind": "ended", "status": 0, "not_started": b"".decode(errors="replace"), "layers": layers,
+        "kind": "ended", "status": 0, "not_started": b"".decode(errors="replace"),
         "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024,
     }  # fmt: skip
     ground.report(theirs, end, ["/"], None)

@@ -26,7 +26,9 @@ _SET_USER_ID = 0o4000  # S_ISUID: on the host such a file lends its owner's righ
 _CREATES_A_FILE = 0x40 | 0x400000  # O_CREAT, __O_TMPFILE; without them the kernel does not look at the mode
 _PRIO_USER, _IOPRIO_WHO_USER = 2, 3
 _WATCHES_READERS = 0x1 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_NOWRITE, IN_OPEN: on files of the host, who runs what there
+_TELLS_OF_OTHERS = (1024, 1026)  # F_SETLEASE can hold up whoever opens the file; F_NOTIFY tells who reads it
 _F_SETPIPE_SZ = 1031  # pipes of a size of their own: memory that only a memory cgroup counts
+_MAP_SHARED, _MAP_ANONYMOUS = 0x1, 0x20  # together: pages that stay without being anybody's
 _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # reserved huge pages: no memory cgroup counts them
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
@@ -39,9 +41,11 @@ _OPTIONS_REFUSED = {
     _SOL_UDP: (100,),  # UDP_ENCAP: IPsec
 }
 
-_LOAD, _JEQ, _JGT, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
+_LOAD, _JEQ, _JGT, _JGE, _JSET, _GO_ON, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x05, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _AT_NUMBER, _AT_ARCHITECTURE, _AT_ARGUMENTS = 0, 4, 16
+
+_COMPARED_ONE_BY_ONE = 6
 
 # name: (x86_64, aarch64); None where the architecture has no such call
 Numbers = dict[str, tuple[int | None, int | None]]
@@ -106,24 +110,22 @@ def build_filter(machine: str, *, unix_sockets: bool, count_memory: bool, socket
         raise ValueError(f"no system call filter for {machine}")
     column = 0 if machine == "x86_64" else 1
     refused = {**DENIED, **(UNCOUNTED_MEMORY if count_memory else {})}
-    program = _preamble(machine)
+    answers = {pair[column]: _refuse(errno.EPERM) for pair in refused.values()}
     conditions = _conditions(unix_sockets=unix_sockets, sockets=sockets, count_memory=count_memory)
     for name, body in conditions.items():
-        number = CONDITIONAL[name][column]
-        if number is not None and name not in refused:
-            program += _when((number,), body + _instruction(_RETURN, _ALLOW))
-    for number in (pair[column] for pair in refused.values()):
-        if number is not None:
-            program += _refuse_if((number,), errno.EPERM)
-    return program + _instruction(_RETURN, _ALLOW)
+        if name not in refused:
+            answers[CONDITIONAL[name][column]] = body + _instruction(_RETURN, _ALLOW)
+    here = {number: answer for number, answer in answers.items() if number is not None}
+    return _preamble(machine) + _search(sorted(here), here)
 
 
 def _conditions(*, unix_sockets: bool, sockets: bool, count_memory: bool) -> dict[str, bytes]:
-    """Return for each conditional call the instructions that refuse it or fall through. The busiest come first."""
+    """Return for each conditional call the instructions that refuse it or fall through."""
     sizes = _BUFFER_SIZES if count_memory else ()
+    orders = (*_TELLS_OF_OTHERS, *((_F_SETPIPE_SZ,) if count_memory else ()))
     schedulers = (*_SCHEDULERS, *(policy | _RESET_ON_FORK for policy in _SCHEDULERS))
     return {
-        "mmap": _argument(3) + _refuse_bits(_MAP_HUGETLB, errno.ENOMEM),
+        "mmap": _argument(3) + _refuse_bits(_MAP_HUGETLB, errno.ENOMEM) + (_nothing_shared() if count_memory else b""),
         "openat": _open(flags=2, mode=3),
         "open": _open(flags=1, mode=2),
         "ioctl": _argument(1) + _refuse_if(_TERMINAL_TRICKS, errno.EPERM),
@@ -145,13 +147,18 @@ def _conditions(*, unix_sockets: bool, sockets: bool, count_memory: bool) -> dic
         "inotify_add_watch": _argument(2) + _refuse_bits(_WATCHES_READERS, errno.EPERM),
         "setpriority": _of_own_processes(_PRIO_USER),
         "ioprio_set": _of_own_processes(_IOPRIO_WHO_USER),
-        "fcntl": _argument(1) + _refuse_if((_F_SETPIPE_SZ,), errno.EPERM) if count_memory else b"",
+        "fcntl": _argument(1) + _refuse_if(orders, errno.EPERM),
         "personality": _argument(0) + _demand(_PERSONALITIES, errno.EPERM),
         "memfd_create": _argument(1) + _refuse_bits(_MFD_HUGETLB, errno.EPERM),
         "socket": _socket(unix_sockets) if sockets else _refuse(errno.EAFNOSUPPORT),
         "socketpair": _socketpair(any_type=unix_sockets and sockets),
         "setsockopt": _setsockopt({**_OPTIONS_REFUSED, _SOL_SOCKET: (*_OPTIONS_REFUSED[_SOL_SOCKET], *sizes)}),
     }
+
+
+def _nothing_shared() -> bytes:
+    """Of the flags in the accumulator: a file's own pages are counted where the file is, and these nowhere."""
+    return _when_bits(_MAP_ANONYMOUS, _refuse_bits(_MAP_SHARED, errno.ENOMEM))
 
 
 def _not_process_1(pid: int) -> bytes:
@@ -199,6 +206,24 @@ def _setsockopt(refused: Mapping[int, Sequence[int]]) -> bytes:
     for level, options in refused.items():
         body += _argument(1) + _when((level,), _argument(2) + _refuse_if(options, errno.ENOPROTOOPT))
     return body
+
+
+def _search(numbers: Sequence[int], answers: Mapping[int, bytes]) -> bytes:
+    """Return the instructions that give the answer for the number in the accumulator, one of *numbers*, or allow it.
+
+    A search and not a list: the kernel tries each call that there is when a filter is installed, for each cell.
+    """
+    if len(numbers) > _COMPARED_ONE_BY_ONE:
+        middle = len(numbers) // 2
+        below = _search(numbers[:middle], answers)
+        return (
+            _jump(_JGE, numbers[middle], 0, 1) + _instruction(_GO_ON, len(below) // 8)
+            + below + _search(numbers[middle:], answers)
+        )  # fmt: skip
+    program = b""
+    for answer in dict.fromkeys(answers[number] for number in numbers):
+        program += _when([number for number in numbers if answers[number] == answer], answer)
+    return program + _instruction(_RETURN, _ALLOW)
 
 
 def _preamble(machine: str) -> bytes:

@@ -243,7 +243,7 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
             os.setgroups([])
             os.setresgid(request["uid"], request["uid"], request["uid"])
             os.setresuid(request["uid"], request["uid"], request["uid"])
-        kernel.set_no_new_privileges()
+        kernel.carry_out([kernel.no_new_privileges()])
         step = "exec"
         if bwrap is None:
             os.execve(request["command"][0], request["command"], {"PATH": "/usr/bin:/bin"})
@@ -274,13 +274,17 @@ def _join(door: str) -> None:
     os.close(descriptor)
 
 
+def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    kernel.carry_out([kernel.mounting(source, target, kind, flags, options)])
+
+
 def _has_own_mounts() -> bool:
     """Enter a mount namespace that only this start sees; false for a root without CAP_SYS_ADMIN (a container)."""
     try:
-        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.carry_out([kernel.leaving(kernel.CLONE_NEWNS)])
     except PermissionError:
         return False  # what is reachable as it stands has to do
-    kernel.mount("none", "/", "none", kernel.MS_REC | kernel.MS_PRIVATE)
+    _mount("none", "/", "none", kernel.MS_REC | kernel.MS_PRIVATE)
     return True
 
 
@@ -308,7 +312,7 @@ def _staged(opened: list[int]) -> list[str]:
 
     A root gateway's interpreter, its package and its data often live under a directory of mode 0700.
     """
-    kernel.mount("tmpfs", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
+    _mount("tmpfs", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
     places = [f"{_STAGE}/{number}" for number in range(len(opened))]
     for place, descriptor in zip(places, opened, strict=True):
         _bind(descriptor, place)
@@ -327,7 +331,7 @@ def _uncover(paths: list[str]) -> None:
         return
     opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in sorted(covers)}
     for cover in set(covers.values()):
-        kernel.mount("tmpfs", cover, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
+        _mount("tmpfs", cover, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=64k")
     for path, descriptor in opened.items():
         if not os.path.lexists(path):  # else it is in one of the others
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -350,7 +354,7 @@ def _bind(descriptor: int, place: str) -> None:
         os.mkdir(place)
     else:
         os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    kernel.mount(f"/proc/self/fd/{descriptor}", place, "none", kernel.MS_BIND | kernel.MS_REC)
+    _mount(f"/proc/self/fd/{descriptor}", place, "none", kernel.MS_BIND | kernel.MS_REC)
     os.close(descriptor)
 
 

@@ -1,7 +1,7 @@
-"""The wall of one cell, from the inside: first namespaces and mounts, then, once it is in its cgroup, all the rest.
+"""The wall of one cell, put up from the inside by its process 1, which was forked into the cell's namespaces.
 
-Only process 1 runs in it meanwhile, which is ours. It holds capabilities in the cell's own user namespace and nowhere
-else, and `seal` gives them up for good. Standard library only.
+Nothing else runs in it meanwhile. Process 1 holds capabilities in the cell's own user namespace and nowhere else, and
+`seal` gives them up for good. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Setup = dict[str, Any]
+    Steps = list[kernel.Step]
 
 INSIDE_UID = 1000
 _NAMESPACES = (
@@ -29,28 +30,36 @@ _INOTIFY_INSTANCES = "32"  # of the 128 or so that the kernel gives a user
 
 _OLDEST_LANDLOCK = 2  # the one before forbids every move between directories
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_ZERO = "/dev/zero"  # whoever may write to it can map it shared: memory that only a memory cgroup counts
 
 
 class Prepared:
     """What all cells of a template have in common: made once, because a cell pays for each page that it writes.
 
-    `layers` are in force in every cell of which `furnish` and `seal` have returned.
+    `layers` are in force in every cell of which `furnish` and `seal` have returned. The rest is theirs, as steps;
+    `beneath` are the places that `furnish` has to bind again because an empty directory hides them.
     """
 
-    __slots__ = ("filter", "layers", "lock", "why_no_filter")
+    __slots__ = (
+        "beneath", "bounds", "filter", "furnishing", "giving_up", "layers", "lock", "restricting", "sealing",
+        "why_no_filter",
+    )  # fmt: skip
 
     def __init__(
-        self, *, filter: kernel.FilterProgram | None, why_no_filter: str, lock: landlock.Plan | None,
-        layers: tuple[str, ...],
+        self, *, layers: tuple[str, ...], furnishing: Steps, beneath: list[str], restricting: Steps, sealing: Steps,
+        bounds: Steps, giving_up: Steps, filter: kernel.Step | None, why_no_filter: str, lock: landlock.Plan | None,
     ) -> None:  # fmt: skip
-        self.filter, self.why_no_filter, self.lock, self.layers = filter, why_no_filter, lock, layers
+        self.layers = layers
+        self.furnishing, self.beneath, self.restricting = furnishing, beneath, restricting
+        self.sealing, self.bounds, self.giving_up = sealing, bounds, giving_up
+        self.filter, self.why_no_filter, self.lock = filter, why_no_filter, lock
 
 
 def prepare(setup: Setup) -> Prepared:
     """Return what the cells of *setup* need, as their template."""
     program, why = None, ""
     try:
-        program = kernel.filter_program(
+        program = kernel.filtering(
             seccomp.build_filter(
                 os.uname().machine, unix_sockets=setup["unix_sockets"], count_memory=setup["count_memory"]
             )
@@ -59,11 +68,6 @@ def prepare(setup: Setup) -> Prepared:
         why = str(error)
     locked = landlock.abi() >= _OLDEST_LANDLOCK
     return Prepared(
-        filter=program,
-        why_no_filter=why,
-        lock=landlock.plan(["/"], [*setup["tmpfs"], *setup["writable"], *_DEVICES], ["/"], network=True)
-        if locked
-        else None,
         layers=(
             *(("own-namespaces", "loopback") if setup["proc"] else ()),
             "tmpfs-limits",
@@ -73,48 +77,86 @@ def prepare(setup: Setup) -> Prepared:
             "seccomp",
             *(landlock.layers(network=True) if locked else ()),
         ),
+        furnishing=_furnishing(setup),
+        beneath=_beneath(setup),
+        restricting=_restricting(setup),
+        sealing=_sealing(setup, locked=locked),
+        bounds=kernel.bounds_of_capabilities(),
+        giving_up=[kernel.no_capabilities(), kernel.no_new_privileges(), kernel.dumpable(False)],
+        filter=program,
+        why_no_filter=why,
+        lock=landlock.plan(["/"], _places_to_write(setup), ["/"], network=True) if locked else None,
     )
 
 
-def enter_namespaces() -> None:
-    """Leave every namespace of the template for a new one; the next fork is process 1 of the cell."""
-    kernel.unshare(_NAMESPACES)
+def _places_to_write(setup: Setup) -> list[str]:
+    devices = [device for device in _DEVICES if device != _ZERO or not setup["count_memory"]]
+    return [*setup["tmpfs"], *setup["writable"], *devices]
 
 
-def mount_proc() -> None:
-    """As process 1 of the new namespaces: they have a /proc of their own, which nobody else can mount."""
-    kernel.mount("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC)
+def _furnishing(setup: Setup) -> Steps:
+    """Return the steps to a /proc, a user and empty directories of the cell's own.
 
-
-def furnish(setup: Setup) -> None:
-    """In the new namespaces: their user, own empty directories, own loopback.
-
-    Not process 1 does this but the one that made the namespaces: what it writes into its memory goes with it.
+    Its /proc comes first: what is looked up in the template's is remembered there, for one cell after the other.
     """
-    kernel.set_dumpable(True)  # else /proc/self is root's
-    write("/proc/self/setgroups", "deny")
-    write("/proc/self/uid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
-    write("/proc/self/gid_map", f"{INSIDE_UID} {INSIDE_UID} 1")
-    for path in setup["tmpfs"]:
-        beneath = [_held(place) for place in _outermost(setup["mounts"]) if place.startswith(f"{path}/")]
-        mode = "1777" if path in ("/tmp", "/dev/shm") else "0700"
-        kernel.mount("tmpfs", path, "tmpfs", _HARMLESS, f"{_sizes(setup)},mode={mode}")
-        for place, handle in beneath:
-            _bind_again(place, handle)
+    return [
+        kernel.mounting("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC),
+        kernel.dumpable(True),  # else /proc/self is root's
+        kernel.writing("/proc/self/setgroups", "deny"),
+        kernel.writing("/proc/self/uid_map", f"{INSIDE_UID} {INSIDE_UID} 1"),
+        kernel.writing("/proc/self/gid_map", f"{INSIDE_UID} {INSIDE_UID} 1"),
+        *(
+            kernel.mounting("tmpfs", path, "tmpfs", _HARMLESS, f"{_sizes(setup)},mode={_mode(path)}")
+            for path in setup["tmpfs"]
+        ),
+    ]
+
+
+def _restricting(setup: Setup) -> Steps:
+    buffers = ("tcp_rmem", "tcp_wmem") if setup["count_memory"] else ()
+    return [
+        *(kernel.writing(f"/proc/sys/net/ipv4/{name}", _SMALL_BUFFERS) for name in buffers),
+        kernel.writing("/proc/sys/user/max_inotify_instances", _INOTIFY_INSTANCES),
+    ]
+
+
+def _sealing(setup: Setup, *, locked: bool) -> Steps:
+    by_limit = [kernel.writing("/proc/sys/user/max_user_namespaces", "0")]
+    by_mount = [  # the directories are bubblewrap's, which knows no inodes
+        kernel.mounting("tmpfs", path, "tmpfs", kernel.MS_REMOUNT | _HARMLESS, _sizes(setup)) for path in setup["tmpfs"]
+    ]
+    # where no lock keeps it from being written to: the other device that reads as zeros, and cannot be mapped
+    by_device = [kernel.mounting("/dev/full", _ZERO, "none", kernel.MS_BIND)]
+    # by now the cell is in its cgroup, which becomes the root of what it sees
+    return [
+        kernel.leaving(kernel.CLONE_NEWCGROUP), *(by_limit if setup["proc"] else by_mount),
+        *(by_device if setup["count_memory"] and not locked else ()),
+    ]  # fmt: skip
+
+
+def _beneath(setup: Setup) -> list[str]:
+    """Return the mounts beneath one of the empty directories, without those beneath another: they come with it."""
+    found = [place for place in setup["mounts"] if any(place.startswith(f"{path}/") for path in setup["tmpfs"])]
+    return [place for place in dict.fromkeys(found) if not any(place.startswith(f"{other}/") for other in found)]
+
+
+def fork() -> int:
+    """As `os.fork`; the child is process 1 of a cell, in new namespaces. It calls `furnish`, then `seal`."""
+    return kernel.fork_into(_NAMESPACES)
+
+
+def furnish(prepared: Prepared) -> None:
+    """In the new namespaces: their own /proc, user, empty directories and loopback.
+
+    Raises:
+        OSError: one of them cannot be had.
+    """
+    beneath = [(place, os.open(place, os.O_PATH | os.O_CLOEXEC)) for place in prepared.beneath]
+    kernel.carry_out(prepared.furnishing)
+    for place, handle in beneath:
+        _bind_again(place, handle)
     kernel.bring_loopback_up()
-    if setup["count_memory"]:
-        for name in ("tcp_rmem", "tcp_wmem"):
-            write(f"/proc/sys/net/ipv4/{name}", _SMALL_BUFFERS)
-    write("/proc/sys/user/max_inotify_instances", _INOTIFY_INSTANCES)
-
-
-def _outermost(places: list[str]) -> list[str]:
-    """Return those of *places* that are beneath no other: whoever has those has the others with them."""
-    return [place for place in dict.fromkeys(places) if not any(place.startswith(f"{other}/") for other in places)]
-
-
-def _held(place: str) -> tuple[str, int]:
-    return place, os.open(place, os.O_PATH | os.O_CLOEXEC)
+    kernel.carry_out(prepared.restricting)
 
 
 def _bind_again(place: str, handle: int) -> None:
@@ -125,7 +167,7 @@ def _bind_again(place: str, handle: int) -> None:
         os.mkdir(place)
     else:
         os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
-    kernel.mount(itself, place, "none", kernel.MS_BIND | kernel.MS_REC)
+    kernel.carry_out([kernel.mounting(itself, place, "none", kernel.MS_BIND | kernel.MS_REC)])
     os.close(handle)
 
 
@@ -133,36 +175,26 @@ def _sizes(setup: Setup) -> str:
     return f"size={setup['sizes']['disk_bytes']},nr_inodes={setup['sizes']['inodes']}"
 
 
+def _mode(path: str) -> str:
+    return "1777" if path in ("/tmp", "/dev/shm") else "0700"
+
+
 def lock(prepared: Prepared) -> int | None:
     """Return what `seal` needs to lock files a second time, after the last mount; nothing where the kernel cannot."""
     return landlock.prepare(prepared.lock) if prepared.lock is not None else None
 
 
-def seal(setup: Setup, prepared: Prepared, lock: int | None) -> None:
+def seal(prepared: Prepared, lock: int | None) -> None:
     """Give up what a job must not have.
 
     Raises:
         OSError, ValueError: one of `prepared.layers` cannot be had.
     """
-    kernel.unshare(kernel.CLONE_NEWCGROUP)  # by now the cell is in its cgroup, which becomes the root of what it sees
-    if setup["proc"]:
-        write("/proc/sys/user/max_user_namespaces", "0")
-    else:  # the directories are bubblewrap's, which knows no inodes
-        for path in setup["tmpfs"]:
-            kernel.mount("tmpfs", path, "tmpfs", kernel.MS_REMOUNT | _HARMLESS, _sizes(setup))
-    kernel.drop_capabilities()
-    kernel.set_no_new_privileges()
-    kernel.set_dumpable(False)
+    kernel.carry_out(prepared.sealing)
+    kernel.attempt(prepared.bounds)
+    kernel.carry_out(prepared.giving_up)
     if prepared.filter is None:
         raise ValueError(prepared.why_no_filter)
-    kernel.install_filter(prepared.filter)
+    kernel.carry_out([prepared.filter])
     if lock is not None:
         landlock.enforce(lock)
-
-
-def write(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import _socket
-import array
 import errno
 import json
 import json.scanner
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 FRAME_LIMIT_BYTES = 16 * 1024 * 1024  # a job's arguments travel in one frame; files follow it as raw bytes
+_DESCRIPTOR_BYTES = 4
 
 _scanner_of: Any = json.scanner.make_scanner
 _scan = _scanner_of(json.JSONDecoder())
@@ -39,7 +40,8 @@ def send(channel: _socket.socket, frame: dict[str, Any], descriptors: tuple[int,
     """Send one frame, with open files beside it."""
     data = memoryview(packed(frame))
     if descriptors:
-        beside = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
+        numbers = b"".join(descriptor.to_bytes(_DESCRIPTOR_BYTES, sys.byteorder) for descriptor in descriptors)
+        beside = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)]
         data = data[channel.sendmsg([data], beside) :]
     if data:
         channel.sendall(data)
@@ -51,14 +53,17 @@ def read_exactly(channel: _socket.socket, count: int) -> bytes:
     Raises:
         Gone: the other end closed before that.
     """
+    part = channel.recv(min(count, 1 << 16))
+    if len(part) == count:
+        return part
     parts = []
-    while count:
-        part = channel.recv(min(count, 1 << 16))
-        if not part:
-            raise Gone
+    while part:
         parts.append(part)
         count -= len(part)
-    return b"".join(parts)
+        if not count:
+            return b"".join(parts)
+        part = channel.recv(min(count, 1 << 16))
+    raise Gone
 
 
 def receive(channel: _socket.socket) -> dict[str, Any]:
@@ -88,19 +93,21 @@ def receive_packed_with(channel: _socket.socket, most: int) -> tuple[bytes, list
         Gone: as `receive`.
         OSError: not all of the files can be had here. The frame has been taken, and those that came are closed.
     """
-    found = array.array("i")  # socket.recv_fds of Python 3.11 forgets its flags
-    head, ancillary, flags, _ = channel.recvmsg(4, _socket.CMSG_SPACE(most * found.itemsize), _socket.MSG_CMSG_CLOEXEC)
+    found: list[int] = []  # socket.recv_fds of Python 3.11 forgets its flags
+    room = _socket.CMSG_SPACE(most * _DESCRIPTOR_BYTES)
+    head, ancillary, flags, _ = channel.recvmsg(4, room, _socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in ancillary:
-        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
-            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            for place in range(0, len(content) - _DESCRIPTOR_BYTES + 1, _DESCRIPTOR_BYTES):
+                found.append(int.from_bytes(content[place : place + _DESCRIPTOR_BYTES], sys.byteorder))
     if not head:
         raise Gone
-    body = _body(channel, head + read_exactly(channel, 4 - len(head)))
+    body = _body(channel, head if len(head) == 4 else head + read_exactly(channel, 4 - len(head)))
     if flags & _socket.MSG_CTRUNC:
         for descriptor in found:
             os.close(descriptor)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    return body, list(found)
+    return body, found
 
 
 def copy_to_file(channel: _socket.socket, descriptor: int, count: int) -> None:

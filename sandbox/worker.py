@@ -22,6 +22,8 @@ EXIT_TOOL_FAILURE = 1
 EXIT_CRASH = 70  # sysexits.h, EX_SOFTWARE
 _TEXT_LIMIT = 4096
 
+_as_json = json.JSONEncoder(allow_nan=False).encode  # `json.dumps` makes one for each call
+
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGES = "/packages"  # read-only import packages that a manifest asks for
 
@@ -73,7 +75,7 @@ def _call(entry_point: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
         result = _find(entry_point)(arguments)
         if not isinstance(result, dict):
             raise TypeError(f"{entry_point} returned {type(result).__name__}, not an object")
-        return EXIT_OK, json.dumps(result, allow_nan=False).encode()
+        return EXIT_OK, _as_json(result).encode()
     except ToolFailure as failure:
         return EXIT_TOOL_FAILURE, json.dumps({"error": str(failure)[:_TEXT_LIMIT]}).encode()
     except BaseException as error:

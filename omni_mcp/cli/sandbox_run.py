@@ -4,43 +4,72 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import json
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 from pydantic import ValidationError
 
-from omni_mcp.cli.sandbox_streams import InputPump, OutputPump, open_missing_descriptors
-from omni_mcp.cli.sandbox_workspace import (
-    Brought,
-    CannotCopy,
-    GivenWorkspace,
-    WorkspaceRefused,
-    WorkspaceUnsafe,
+from omni_mcp.cli.person import printable
+from omni_mcp.cli.sandbox_copy import CannotCopy
+from omni_mcp.cli.sandbox_report import (
+    NO_SANDBOX,
+    OPTION_OF,
+    OUTPUT_LOST,
+    SETTLE_LIMIT_S,
+    Story,
+    exit_code_of,
+    tell,
+    tell_refusal,
 )
-from omni_mcp.contracts.json import JsonObject
+from omni_mcp.cli.sandbox_streams import InputPump, OutputPump, open_missing_descriptors
+from omni_mcp.cli.sandbox_workspace import GivenWorkspace, WorkspaceRefused, WorkspaceUnsafe
+from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.manifest import Posture
-from omni_mcp.contracts.sandbox import Connection, Isolation, Job, JobEnd, Streams
+from omni_mcp.contracts.sandbox import Job, JobEnd, Streams
 from omni_mcp.engines.sandbox.cells import open_sandbox
+from omni_mcp.engines.sandbox.egress.grant import EgressGrant
+from omni_mcp.engines.sandbox.first_connections import FirstConnections
 from omni_mcp.engines.sandbox.profile_rules import variable_fault
 from omni_mcp.engines.sandbox.profiles import Profile, find_profile
 from omni_mcp.paths import bundled, find_home
 
-TIMED_OUT, TOO_MUCH_OUTPUT, NO_SANDBOX, NOT_FOUND, KILLED, OUTPUT_LOST = 124, 125, 126, 127, 137, 141
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SETTLE_LIMIT_S = 1.0
-_USAGE = ("memory_peak_bytes", "cpu_ms", "wall_ms", "bytes_out", "temperature", "limits_reached")
-_OPTION_OF = {
-    "timeout_s": "--wall", "memory_mib": "--memory", "processes": "--pids", "open_files": "--nofile",
-    "file_size_mib": "--fsize", "disk_mib": "--disk", "output_limit_bytes": "--output", "cpu_s": "--cpu",
-    "hosts": "--allow", "read": "--read",
-}  # fmt: skip
+_WRONG_USAGE, _WRONG_SETTINGS = 2, 1
+_MOST_OUTPUT_KIB = 128 * 1024
+
+
+class _WithReport(click.Command):
+    """A command whose `--json` holds for wrong usage too: the object is the last line of stderr then."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        words = args[: args.index("--")] if "--" in args else list(args)
+        with _told(as_json="--json" in words):
+            return super().make_context(info_name, args, parent, **extra)
+
+
+@contextlib.contextmanager
+def _told(*, as_json: bool) -> Iterator[None]:
+    """Tell of wrong usage and faulty settings here and leave, if it is to be *as_json*."""
+    try:
+        yield
+    except click.UsageError as error:
+        if not as_json:
+            raise
+        error.show()
+        tell_refusal("usage", _WRONG_USAGE, error.format_message())
+        sys.exit(_WRONG_USAGE)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        click.echo("omni-mcp: " + "\n".join(printable(str(one)) for one in error.problems), err=True)
+        tell_refusal("settings", _WRONG_SETTINGS, error.message)
+        sys.exit(_WRONG_SETTINGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,28 +83,7 @@ class Plan:
     as_json: bool
 
 
-@dataclass(slots=True, kw_only=True)
-class Story:
-    """What is known of one run so far. `end` stays None if the job was ended with us; `code` is our exit code."""
-
-    isolation: Isolation | None = None
-    connections: list[Connection] = field(default_factory=list)
-    end: JobEnd | None = None
-    code: int = NO_SANDBOX
-    brought: Brought | None = None
-
-    @property
-    def reason(self) -> str:
-        return self.end.reason if self.end is not None else "cancelled"
-
-    @property
-    def message(self) -> str:
-        if self.end is not None:
-            return self.end.message
-        return "the output cannot be written" if self.code == OUTPUT_LOST else "interrupted"
-
-
-@click.command("run", context_settings={"allow_interspersed_args": False})
+@click.command("run", cls=_WithReport, context_settings={"allow_interspersed_args": False})
 @click.option("--profile", "profile_name", default="shell", show_default=True, help="See: omni-mcp sandbox profiles")
 @click.option("--workspace", type=click.Path(path_type=Path), help="A directory of yours, at /workspace.")
 @click.option("--wall", type=float, help="Seconds that it may take.")
@@ -84,7 +92,7 @@ class Story:
 @click.option("--nofile", type=int, help="Open files of one process.")
 @click.option("--fsize", type=int, help="MiB of one file.")
 @click.option("--disk", type=int, help="MiB that it may write.")
-@click.option("--output", type=int, help="KiB of stdout and stderr together.")
+@click.option("--output", type=click.IntRange(1, _MOST_OUTPUT_KIB), help="KiB of stdout and stderr together.")
 @click.option("--cpu", type=float, help="Seconds of CPU time. Default: the profile's, or --wall if that is more.")
 @click.option(
     "--allow", multiple=True, metavar="HOST:PORT", help="May be reached through the proxy; *.suffix:port too."
@@ -111,21 +119,28 @@ def run(command: tuple[str, ...], as_json: bool, workspace: Path | None, **optio
     """
     open_missing_descriptors()
     try:
-        plan = plan_of(command, options, as_json=as_json)
-        with contextlib.ExitStack() as cleanup:
+        with _told(as_json=as_json), contextlib.ExitStack() as cleanup:
+            plan = plan_of(command, options, as_json=as_json)
             given = None
             if workspace is not None:
-                given = GivenWorkspace(workspace, plan.job.limits)
+                given = _given(workspace, plan)
                 cleanup.callback(given.close)
             code = asyncio.run(carry_out(plan, given))
         sys.exit(code)
-    except WorkspaceRefused as error:
-        raise click.UsageError(f"--workspace: {error}") from error
     except (CannotCopy, WorkspaceUnsafe) as error:
         click.echo(f"omni-mcp: --workspace: {error}", err=True)
+        if as_json:
+            tell_refusal("refused", NO_SANDBOX, f"--workspace: {error}")
         sys.exit(NO_SANDBOX)
     except KeyboardInterrupt:  # before the event loop took the signals over: nothing had been started
         sys.exit(128 + signal.SIGINT)
+
+
+def _given(workspace: Path, plan: Plan) -> GivenWorkspace:
+    try:
+        return GivenWorkspace(workspace, plan.job.limits)
+    except WorkspaceRefused as error:
+        raise click.UsageError(f"--workspace: {error}") from error
 
 
 def plan_of(command: tuple[str, ...], options: dict[str, Any], *, as_json: bool) -> Plan:
@@ -143,13 +158,13 @@ def plan_of(command: tuple[str, ...], options: dict[str, Any], *, as_json: bool)
         if not os.path.exists(path):
             raise click.UsageError(f"--read: {path} is not there")
     try:
-        for network in options["allow_network"]:
-            ipaddress.ip_network(network)
         profile = _with_options(base, options)
     except ValidationError as error:
         fault = error.errors()[0]
-        option = next((_OPTION_OF[str(key)] for key in fault["loc"] if str(key) in _OPTION_OF), "options")
+        option = next((OPTION_OF[str(key)] for key in fault["loc"] if str(key) in OPTION_OF), "options")
         raise click.UsageError(f"{option}: {fault['msg'].removeprefix('Value error, ')}") from error
+    try:
+        EgressGrant(hosts=(), networks=options["allow_network"])
     except ValueError as error:
         raise click.UsageError(f"--allow-network: {error}") from error
     job = Job(
@@ -163,12 +178,12 @@ def plan_of(command: tuple[str, ...], options: dict[str, Any], *, as_json: bool)
 
 
 def _with_options(base: Profile, options: dict[str, Any]) -> Profile:
-    wall_s, kibibytes = options["wall"], options["output"]
+    wall_s, cpu_s, kibibytes = options["wall"], options["cpu"], options["output"]
     limits = {
         "timeout_s": wall_s, "memory_mib": options["memory"], "processes": options["pids"],
         "open_files": options["nofile"], "file_size_mib": options["fsize"], "disk_mib": options["disk"],
         "output_limit_bytes": None if kibibytes is None else kibibytes * 1024,
-        "cpu_s": options["cpu"] or max(base.limits.cpu_s, wall_s or 0.0),
+        "cpu_s": max(base.limits.cpu_s, wall_s or 0.0) if cpu_s is None else cpu_s,
     }  # fmt: skip
     chosen = {key: value for key, value in limits.items() if value is not None}
     read = [os.path.abspath(path) for path in options["read"]]
@@ -205,8 +220,13 @@ async def carry_out(plan: Plan, given: GivenWorkspace | None) -> int:
 
     for number in _STOPPING:
         loop.add_signal_handler(number, stop_with, 128 + number)
-    outputs = [OutputPump(target, lambda error: stop_with(OUTPUT_LOST)) for target in (1, 2)]
     story = Story()
+
+    def lose(error: OSError) -> None:
+        story.lost = error
+        stop_with(OUTPUT_LOST)
+
+    outputs = [OutputPump(target, lose) for target in (1, 2)]
     task = asyncio.ensure_future(_in_cell(plan, given, outputs, story))
     waited_for: list[asyncio.Future[Any]] = [task, stop]
     await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
@@ -220,16 +240,33 @@ async def carry_out(plan: Plan, given: GivenWorkspace | None) -> int:
         story.end = task.result()
         story.code = exit_code_of(story.end)
     if given is not None:
-        story.brought = await asyncio.to_thread(given.bring_back)
+        await _bring_back(given, story)
     for output in outputs:
-        await output.settle(_SETTLE_LIMIT_S)
-    await _tell(plan, story, outputs[1])
+        await output.settle(SETTLE_LIMIT_S)
+    if stop.done() and stop.result() == OUTPUT_LOST:
+        story.code = OUTPUT_LOST
+    await tell(story, plan.job, outputs[1], as_json=plan.as_json)
     return story.code
+
+
+async def _bring_back(given: GivenWorkspace, story: Story) -> None:
+    """Copy the workspace back, unless we are told to stop (once more, if the job was stopped too)."""
+    loop = asyncio.get_running_loop()
+
+    def stop_with(code: int) -> None:
+        given.stop()
+        story.code = code
+
+    for number in _STOPPING:
+        loop.add_signal_handler(number, stop_with, 128 + number)
+    story.brought = await asyncio.to_thread(given.bring_back)
+    if story.brought.cut and story.code == 0:
+        story.code = OUTPUT_LOST
 
 
 async def _in_cell(plan: Plan, given: GivenWorkspace | None, outputs: list[OutputPump], story: Story) -> JobEnd:
     job = plan.job if given is None else replace(plan.job, mounts=(given.mount,))
-    stdin = InputPump(0)
+    stdin, connections = InputPump(0), FirstConnections(story.note)
     try:
         async with open_sandbox(
             profiles={job.profile: plan.profile}, sandbox_dir=bundled("sandbox"), max_jobs=1,
@@ -239,59 +276,7 @@ async def _in_cell(plan: Plan, given: GivenWorkspace | None, outputs: list[Outpu
             story.isolation = sandbox.isolation()
             stdin.start()
             streams = Streams(stdin=stdin.reader, stdout=outputs[0].write, stderr=outputs[1].write)
-            return await sandbox.run(job, streams=streams, on_connection=story.connections.append)
+            return await sandbox.run(job, streams=streams, on_connection=connections.note)
     finally:
         stdin.close()
-
-
-def exit_code_of(end: JobEnd) -> int:
-    """Return the exit code that says how the job ended.
-
-    A limit that the job met before it ended by itself, with a code of its own, is told in the message only.
-    """
-    if end.reason == "timeout":
-        return TIMED_OUT
-    if end.reason == "output_limit":
-        return TOO_MUCH_OUTPUT
-    if end.reason in ("sandbox_unavailable", "overloaded"):
-        return NO_SANDBOX
-    if end.reason == "start_failed":
-        return NOT_FOUND if end.usage else NO_SANDBOX  # without usage there never was a cell
-    if end.reason == "signal":
-        return 128 + (end.signal or 0)
-    if end.reason in ("exit", "processes", "disk") and end.exit_code is not None:
-        return end.exit_code
-    return KILLED
-
-
-async def _tell(plan: Plan, story: Story, stderr: OutputPump) -> None:
-    if plan.as_json:
-        lines = [json.dumps(report_of(plan, story))]
-    else:
-        lines = [f"not copied back: {thing}" for thing in (story.brought.left if story.brought is not None else ())]
-        if story.end is not None and story.reason not in ("exit", "signal"):
-            lines.append(f"{story.reason}: {story.message}")
-        lines = [f"omni-mcp: {line}" for line in lines]
-    if lines:
-        text = ("" if stderr.at_line_start else "\n") + "\n".join(lines) + "\n"
-        await asyncio.wait({asyncio.ensure_future(stderr.write(text.encode()))}, timeout=_SETTLE_LIMIT_S)
-
-
-def report_of(plan: Plan, story: Story) -> JsonObject:
-    """Return what `--json` prints. `code` is our own exit code, `exit_code` the job's."""
-    end = story.end
-    report: JsonObject = {
-        "reason": story.reason,
-        "code": story.code,
-        "exit_code": end.exit_code if end is not None else None,
-        "signal": end.signal if end is not None else None,
-        "message": story.message,
-        "limits": end.limits if end is not None else plan.job.limits.model_dump(),
-        "isolation": story.isolation.as_json() if story.isolation is not None else None,
-    }
-    usage = end.usage if end is not None else {}
-    report |= {key: usage.get(key) for key in _USAGE}
-    report["connections"] = [asdict(connection) for connection in story.connections]
-    if story.brought is not None:
-        report["workspace"] = asdict(story.brought)
-    return report
+        connections.close()

@@ -105,12 +105,16 @@ class OutputPump:
 
 
 def open_missing_descriptors() -> None:
-    """Put /dev/null wherever one of descriptors 0 to 2 is closed, so that none of ours is mistaken for it."""
+    """Put /dev/null wherever one of descriptors 0 to 2 is closed, so that none of ours is mistaken for it.
+
+    Of 1 it cannot be written to: output for which there is no place is lost, and that is an error.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # becomes the lowest free number, which is this one
+            mode = os.O_RDONLY if number == 1 else os.O_RDWR
+            os.open(os.devnull, mode)  # becomes the lowest free number, which is this one
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

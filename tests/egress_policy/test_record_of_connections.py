@@ -9,7 +9,7 @@ from typing import Any
 from omni_mcp.config import load_settings
 from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.sandbox import Connection
-from omni_mcp.engines.sandbox.connections import MOST_EVENTS
+from omni_mcp.engines.sandbox.first_connections import MOST_TOLD
 from omni_mcp.testing import LocalGateway, write_private
 from tests.egress_policy.sandbox_double import SandboxDouble, a_gateway, fetch, grant
 
@@ -63,7 +63,7 @@ async def test_a_flood_has_few_events_that_still_add_up_and_hides_nothing_of_ano
         found = await connections(here)
         assert (await story(here))[-1].kind == "tool_result"
     opened = [one for one in found if one["verdict"] == "open"]
-    assert len(opened) == MOST_EVENTS + 1
+    assert len(opened) == MOST_TOLD + 1
     assert len(opened) + sum(one["more"] for one in opened) == 1000
     assert sum(one["bytes_sent"] for one in opened) == 10_000
     assert sum(one["bytes_received"] for one in opened) == 20_000
@@ -72,7 +72,7 @@ async def test_a_flood_has_few_events_that_still_add_up_and_hides_nothing_of_ano
 
 async def test_a_call_that_is_cancelled_has_its_connections_on_record_too(tmp_path: Path) -> None:
     sandbox = SandboxDouble()
-    sandbox.connections = [OPEN] * (MOST_EVENTS + 5)
+    sandbox.connections = [OPEN] * (MOST_TOLD + 5)
     sandbox.never_ends = True
     async with a_gateway(sandbox, tmp_path) as here, here.client(version="2025-11-25") as client:
         await grant(here, "tools__http_fetch", "--host", "a.org:443")
@@ -84,7 +84,7 @@ async def test_a_call_that_is_cancelled_has_its_connections_on_record_too(tmp_pa
         await here.until("tool_error")
         found = await connections(here)
         assert (await story(here))[-1].kind == "tool_error"
-    assert len(found) == MOST_EVENTS + 1 and found[-1]["more"] == 4
+    assert len(found) == MOST_TOLD + 1 and found[-1]["more"] == 4
 
 
 async def test_a_secret_in_what_a_job_asked_for_is_masked(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.sandbox import Credential
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.sandbox.supplies import Supplies
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.opening.supplies import supplies_of
 from omni_mcp.paths import Home, bundled
 from omni_mcp.testing import error_of, home_in, local_gateway, write_private
@@ -122,6 +123,25 @@ async def test_what_a_manifest_needs_and_the_operator_has_not_is_said_to_the_ope
     assert not outcome["dispatched"] and sandbox.jobs == []
 
 
+async def test_a_share_that_leads_to_the_gateways_own_later_is_refused_at_the_next_call(tmp_path: Path) -> None:
+    home, sandbox = home_in(tmp_path), SandboxDouble()
+    write_private(home.manifests / "words.yaml", MANIFEST)
+    write_private(home.manifests / "words.py", "def words(arguments):\n    return {}\n")
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "papers"
+    link.symlink_to("real")
+    supplies = Supplies(secrets={"api_key": TOKEN}, shares={"papers": link}, shown=HostPlaces(home))
+    async with a_gateway(sandbox, tmp_path, supplies=supplies) as here, here.client() as client:
+        before = await client.call("tools__words")
+        link.unlink()
+        link.symlink_to(home.data)
+        after = await client.call("tools__words")
+        outcome = (await here.until("tool_error")).payload or {}
+
+    assert (error_of(before), error_of(after)["code"]) == ({}, "sandbox_unavailable")
+    assert "where the gateway keeps its" in outcome["detail"] and len(sandbox.jobs) == 1
+
+
 def test_no_shipped_manifest_names_a_secret_or_a_share() -> None:
     shipped = ManifestDirectory(path=bundled("manifests"), bundled=True)
     for entry in ManifestSource([shipped], code=bundled("sandbox") / "tools").load():
@@ -182,13 +202,13 @@ def test_a_directory_with_files_of_the_gateways_own_is_not_shared(tmp_path: Path
     home = home_in(tmp_path)
     (tmp_path / "link").symlink_to(home.config)
     text = FILE.replace("/srv/papers", str(tmp_path / place))
-    with pytest.raises(ConfigError, match="gateway's own"):
+    with pytest.raises(ConfigError, match="where the gateway keeps"):
         supplied(tmp_path, home, text)
 
 
 async def test_a_gateway_with_a_share_of_its_own_secrets_does_not_start(tmp_path: Path) -> None:
     home = home_in(tmp_path)
     settings: Any = Settings(shares={"all": str(home.data)})
-    with pytest.raises(ConfigError, match="gateway's own"):
+    with pytest.raises(ConfigError, match="where the gateway keeps"):
         async with local_gateway(settings=settings, directory=tmp_path):
             pass

@@ -30,6 +30,11 @@ HERE = Path(__file__).parent
 NOBODY = 65534
 PYTHON = base_interpreter().binary
 ENOUGH_S = 40.0
+RUN = [sys.executable, "-m", "omni_mcp.cli.main", "sandbox", "run"]
+LIMIT_S = 60
+Done = subprocess.CompletedProcess[bytes]
+Run = Callable[..., Done]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 REQUIRED = frozenset(os.environ.get("OMNI_REQUIRE", "").split(","))
 
 
@@ -218,3 +223,60 @@ def run_as_ordinary_user(script: Path, *arguments: str, ourselves: bool = False)
 @pytest.fixture(scope="session")
 def no_bwrap() -> bool:
     return isinstance(find_bwrap(), Missing)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """What the command `sandbox run` finds in its environment."""
+    return {**os.environ, "OMNI_HOME": str(tmp_path / "omni-home")}
+
+
+@pytest.fixture
+def run(environment: dict[str, str], no_bwrap: bool) -> Run:
+    """Run `sandbox run` to its end."""
+    if no_bwrap:
+        pytest.skip("no bubblewrap")
+
+    def run(*words: str, **how: Any) -> Done:
+        given = {"capture_output": True, "env": environment, "timeout": LIMIT_S, "check": False, **how}
+        return subprocess.run([*RUN, *words], **given)
+
+    return run
+
+
+@pytest.fixture
+def start(environment: dict[str, str], no_bwrap: bool) -> Iterator[Start]:
+    """Start `sandbox run`; whatever still runs at the end of the test is killed."""
+    if no_bwrap:
+        pytest.skip("no bubblewrap")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*words: str, **how: Any) -> subprocess.Popen[bytes]:
+        given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+        started.append(subprocess.Popen([*RUN, *words], **{**given, **how}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A workspace for `sandbox run`, with a file, a link and a directory in it."""
+    made = tmp_path / "given"
+    (made / "sub").mkdir(parents=True)
+    (made / "in.txt").write_text("given\n")
+    (made / "sub" / "old.txt").write_text("old\n")
+    (made / "link").symlink_to("in.txt")
+    return made
+
+
+def report(done: Done) -> dict[str, Any]:
+    """Return what `sandbox run --json` printed at the end."""
+    found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    return found

@@ -15,6 +15,8 @@ from omni_mcp.contracts.sandbox import Job, JobEnd, Mount
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox, open_sandbox
 from omni_mcp.engines.sandbox.profiles import Profile, load_profiles
 from omni_mcp.engines.sandbox.servers import ServerCells, ServerLaunch, Tail
+from omni_mcp.host_places import HostPlaces
+from omni_mcp.paths import Home
 
 
 async def try_all(sandbox: BubblewrapSandbox, place: Path) -> dict[str, Any]:
@@ -53,7 +55,8 @@ async def refusals(sandbox: BubblewrapSandbox, profiles: dict[str, Profile], pla
     )
     said: list[str] = []
     for known in ((), definitions):
-        cells = ServerCells(sandbox, profiles, place / "homes", secrets={})
+        own = Home(config=place / "config", data=place / "data", runtime=place / "run")
+        cells = ServerCells(sandbox, profiles, place / "homes", secrets={}, shown=HostPlaces(own))
         cells.remember(known)
         launch = ServerLaunch(name="two", argv=("/bin/true",), directories=definitions[1:])
         try:

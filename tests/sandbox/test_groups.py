@@ -355,13 +355,27 @@ async def test_where_accounts_cannot_begin_anew_each_cell_has_a_new_one() -> Non
     assert [(shed.gone, shed.renewed) for shed in sheds.made] == [(True, 0)] * 3
 
 
+def test_a_group_keeps_its_doors_open_for_one_cell_after_the_other_and_closes_them_when_it_goes(
+    version_1: HierarchyV1,
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    made = version_1.create(1)
+    entrances = list(made.entrances())
+
+    assert [os.readlink(f"/proc/self/fd/{entrance}") for entrance in entrances] == made.doors
+    assert made.entrances() == entrances
+    until(made.remove)
+    assert os.listdir("/proc/self/fd") == before
+
+
 class Unjoinable:
     """A group whose door cannot be written to."""
 
-    doors = ("/dev/full",)
+    def __init__(self, real: Group, door: int) -> None:
+        self._real, self._door = real, door
 
-    def __init__(self, real: Group) -> None:
-        self._real = real
+    def entrances(self) -> list[int]:
+        return [self._door]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -370,9 +384,13 @@ class Unjoinable:
 class Barred(HierarchyV1):
     """Its first group can be joined, and no later one: a template stands, and its cells do not."""
 
+    def __init__(self, places: dict[str, Path], door: int) -> None:
+        super().__init__(places)
+        self._door = door
+
     def create(self, number: int) -> Group:
         real = super().create(number)
-        return cast(Group, Unjoinable(real)) if number > 1 else real
+        return cast(Group, Unjoinable(real, self._door)) if number > 1 else real
 
 
 async def test_a_cell_that_cannot_join_its_cgroup_never_counts_as_one(version_1: HierarchyV1) -> None:
@@ -382,11 +400,13 @@ async def test_a_cell_that_cannot_join_its_cgroup_never_counts_as_one(version_1:
         lacking("bwrap", bwrap.reason)
         return
     launcher = Launcher(bwrap=bwrap, interpreter=base_interpreter(), sandbox_dir=sandbox_dir, stage=uids is not None)
-    pool = Pool(launcher=launcher, sandbox_dir=sandbox_dir, hierarchy=Barred(version_1.places), uids=uids)
-    try:
-        isolation = await probe(pool, None)
-    finally:
-        await pool.close()
+    with open("/dev/full", "wb", buffering=0) as door:
+        barred = Barred(version_1.places, door.fileno())
+        pool = Pool(launcher=launcher, sandbox_dir=sandbox_dir, hierarchy=barred, uids=uids)
+        try:
+            isolation = await probe(pool, None)
+        finally:
+            await pool.close()
 
     assert isolation.posture == "no-cgroup"
     assert "No space left" in isolation.missing["cgroup"]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,8 @@ from omni_mcp.engines.sandbox.probe import find_bwrap
 from omni_mcp.engines.sandbox.profiles import Profile, load_profiles
 from omni_mcp.engines.sandbox.servers import ServerCells, ServerLaunch, Tail
 from omni_mcp.engines.sandbox.spawning import SpawnerLink
-from omni_mcp.paths import bundled
+from omni_mcp.host_places import HostPlaces
+from omni_mcp.paths import Home, bundled
 from tests.sandbox.conftest import HERE, in_shell, lacking, run_as_ordinary_user
 
 pytestmark = pytest.mark.sandbox
@@ -56,6 +57,11 @@ def open_place(tmp_path: Path) -> Path:
 
 def shown(source: Path, inside: str = "", *, writable: bool = False) -> Mount:
     return Mount(source=source, inside=inside or str(source), writable=writable, as_owner=True)
+
+
+def here(place: Path) -> HostPlaces:
+    """Return what judges mounts for a gateway whose own directories are in *place*."""
+    return HostPlaces(Home(config=place / "own" / "config", data=place / "own" / "data", runtime=place / "own" / "run"))
 
 
 async def end_of(sandbox: BubblewrapSandbox, script: str, *mounts: Mount) -> JobEnd:
@@ -288,7 +294,7 @@ async def test_a_cache_in_a_home_that_is_kept_is_refused_with_the_reason(
     sandbox: BubblewrapSandbox, tmp_path: Path
 ) -> None:
     kept = Profile(profile=1, description="Both.", home="kept", caches={"bin": "/home/cell/.local/bin"}, warm=0)
-    cells = ServerCells(sandbox, {"both": kept}, tmp_path / "homes", secrets={})
+    cells = ServerCells(sandbox, {"both": kept}, tmp_path / "homes", secrets={}, shown=here(tmp_path))
 
     with pytest.raises(SandboxUnavailable) as refused:
         async with cells.start(ServerLaunch(name="both", argv=("/bin/true",), profile="both"), tail=Tail()):
@@ -296,6 +302,55 @@ async def test_a_cache_in_a_home_that_is_kept_is_refused_with_the_reason(
 
     assert 'home = "fresh"' in refused.value.detail
     assert "/home/cell/.local/bin" in refused.value.detail
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize("place", ["own/config", "own/data/secrets", "own", "own/config/policies", "linked"])
+async def test_a_server_is_not_started_with_a_directory_of_the_gateways_own(
+    sandbox: BubblewrapSandbox, tmp_path: Path, place: str, writable: bool
+) -> None:
+    for own in ("own/config/policies", "own/data/secrets"):
+        (tmp_path / own).mkdir(parents=True)
+    (tmp_path / "linked").symlink_to("own/data")
+    assert "where the gateway keeps its" in await refusal(sandbox, tmp_path, tmp_path / place, writable)
+
+
+async def test_what_was_fit_when_it_was_defined_is_judged_again_at_each_start(
+    sandbox: BubblewrapSandbox, open_place: Path
+) -> None:
+    (open_place / "own" / "data").mkdir(parents=True)
+    link = open_place / "notes"
+    link.symlink_to("project/repo")
+    before = await refusal(sandbox, open_place, link, False)
+    link.unlink()
+    link.symlink_to("own/data")
+    after = await refusal(sandbox, open_place, link, False)
+
+    assert before == "" and "where the gateway keeps its" in after
+
+
+async def test_nothing_else_is_mounted_than_what_was_judged(sandbox: BubblewrapSandbox, open_place: Path) -> None:
+    facts = (open_place / "project").stat()
+    judged = replace(shown(open_place / "project"), identity=(facts.st_dev, facts.st_ino))
+    other = replace(shown(open_place / "private"), identity=judged.identity)
+    ends = [await end_of(sandbox, f"cat {one.source}/*/x {one.source}/*/*/x", one) for one in (judged, other)]
+
+    assert b"granted" in ends[0].stdout
+    assert ends[1].reason == "start_failed" and "replaced at this moment" in ends[1].message and not ends[1].stdout
+
+
+async def refusal(sandbox: BubblewrapSandbox, place: Path, directory: Path, writable: bool) -> str:
+    """Return why a server with *directory* is not started; nothing if it is."""
+    cells = ServerCells(
+        sandbox, load_profiles(bundled("sandbox") / "profiles"), place / "h", secrets={}, shown=here(place)
+    )
+    launch = ServerLaunch(name="one", argv=("/bin/true",), directories=(shown(directory, writable=writable),))
+    try:
+        async with cells.start(launch, tail=Tail()) as served:
+            await served.ended
+    except SandboxUnavailable as error:
+        return error.detail
+    return ""
 
 
 @pytest.fixture

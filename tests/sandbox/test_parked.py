@@ -89,7 +89,8 @@ async def test_a_job_that_was_waited_for_has_the_limits_of_its_order_and_no_othe
     found = {line[:26].strip(): tuple(line[26:].split()[:2]) for line in end.stdout.decode().splitlines()}
 
     assert found["Max open files"] == ("77", "77"), end
-    assert found["Max processes"] == ("12", "12")
+    most = "13" if end.isolation.posture == "full" else "12"  # a cgroup comes to its limit first: process 1 is in it
+    assert found["Max processes"] == (most, most)
     assert found["Max file size"] == (str(3 << 20),) * 2
     assert found["Max core file size"] == ("0", "0")
 

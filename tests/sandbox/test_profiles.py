@@ -165,6 +165,15 @@ def test_the_home_of_whoever_runs_the_gateway_cannot_be_shown(monkeypatch: pytes
         Profile.model_validate({"profile": 1, "description": "x", "read": ("/srv/operator",)})
 
 
+def test_what_the_gateway_keeps_cannot_be_shown_to_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_HOME", "/srv/omni/gateway")
+
+    for path in ("/srv/omni/gateway", "/srv/omni", "/srv/omni/gateway/data/secrets", "/srv/omni/gateway/omni.toml"):
+        with pytest.raises(ValueError, match="where the gateway keeps its"):
+            Profile.model_validate({"profile": 1, "description": "x", "read": (path,)})
+    Profile.model_validate({"profile": 1, "description": "x", "read": ("/srv/omni/beside",)})
+
+
 def test_an_own_profile_replaces_the_shipped_one_of_its_name(own: Path) -> None:
     written(own, 'profile = 1\ndescription = "mine"\n', name="shell")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from omni_mcp.contracts.sandbox import Job, JobEnd, Mount
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
-from tests.sandbox.conftest import in_python, in_shell, limits
+from tests.sandbox.conftest import Opener, in_python, in_shell, limits, usable
 
 pytestmark = pytest.mark.sandbox
 
@@ -46,16 +47,70 @@ time.sleep(60)
 async def test_shared_memory_is_counted(each_sandbox: BubblewrapSandbox) -> None:
     code = """
 import mmap, os, time
-for _ in range(4):
+for number in range(4):
     if os.fork() == 0:
-        block = mmap.mmap(-1, 60 << 20)
+        file = os.open(f"/dev/shm/{number}", os.O_RDWR | os.O_CREAT)
+        os.truncate(file, 60 << 20)
+        block = mmap.mmap(file, 60 << 20)
         for place in range(0, len(block), 4096): block[place] = 1
         time.sleep(60)
 time.sleep(60)
 """
-    end = await each_sandbox.run(in_python(code, limits=limits(memory_mib=128)))
+    end = await each_sandbox.run(in_python(code, limits=limits(memory_mib=128, disk_mib=256)))
 
     assert end.reason == "memory"
+
+
+SHARED_BY_NOBODY = """
+import mmap, os
+def got(*how, **flags):
+    try: block = mmap.mmap(*how, **flags)
+    except OSError as error: return error.strerror
+    for place in range(0, len(block), 1 << 20):
+        block[place:place + (1 << 20)] = b"x" * (1 << 20)
+        block.madvise(mmap.MADV_DONTNEED, place, 1 << 20)
+    return "kept" if block[0] == ord("x") else "forgotten"
+def opened(how):
+    try: return os.open("/dev/zero", how)
+    except OSError as error: return error.strerror
+zero = opened(os.O_RDWR)
+print(got(-1, SIZE), got(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), sep="|")
+print(got(zero, SIZE) if isinstance(zero, int) else zero)
+print(os.read(opened(os.O_RDONLY), 4), got(opened(os.O_RDONLY), SIZE, flags=mmap.MAP_PRIVATE))
+"""
+
+
+async def test_memory_that_stays_without_being_anybodys_is_counted_or_refused(each_sandbox: BubblewrapSandbox) -> None:
+    """What a process has of it is forgotten page by page, so no look at its processes finds it."""
+    small = await each_sandbox.run(in_python(SHARED_BY_NOBODY.replace("SIZE", "2 << 20"), limits=limits(memory_mib=64)))
+    large = await each_sandbox.run(
+        in_python(SHARED_BY_NOBODY.replace("SIZE", "200 << 20"), limits=limits(memory_mib=64))
+    )
+
+    shared, zero, read = small.stdout.decode().splitlines()
+    assert read == "b'\\x00\\x00\\x00\\x00' forgotten"
+    if each_sandbox.isolation().posture == "full":
+        assert (shared, zero, large.reason) == ("kept|forgotten", "kept", "memory")
+    else:
+        assert (shared, zero) == ("Cannot allocate memory|forgotten", "Permission denied")
+        assert b"kept" not in large.stdout
+
+
+async def test_a_kernel_without_landlock_gives_zeros_that_cannot_be_mapped(
+    opened: Opener, sandbox_dir: Path, tmp_path: Path
+) -> None:
+    far_side = tmp_path / "sandbox"
+    shutil.copytree(sandbox_dir, far_side)
+    wall = far_side / "wall.py"
+    newer = wall.read_text().replace("_OLDEST_LANDLOCK = 2", "_OLDEST_LANDLOCK = 99")
+    wall.write_text(newer)
+    async with opened(sandbox_dir=far_side, use_cgroups=False) as sandbox:
+        end = await usable(sandbox).run(in_python(SHARED_BY_NOBODY.replace("SIZE", "2 << 20")))
+
+    assert not [layer for layer in end.isolation.layers if layer.startswith("landlock")]
+    assert end.stdout.decode().splitlines() == [
+        "Cannot allocate memory|forgotten", "No such device", "b'\\x00\\x00\\x00\\x00' No such device",
+    ]  # fmt: skip
 
 
 async def test_what_stays_under_the_limit_runs(each_sandbox: BubblewrapSandbox) -> None:
@@ -81,20 +136,28 @@ print(made)
 raise SystemExit(1)
 """
     end = await each_sandbox.run(in_python(code, limits=limits(processes=20)))
-    error, made = end.stdout.decode().split()
 
-    assert error == "BlockingIOError"
-    assert 15 <= int(made) <= 23
-    assert end.exit_code == 1
-    if each_sandbox.isolation().posture == "full" and "limits_reached" in end.usage:
-        assert (end.reason, end.usage["limits_reached"]) == ("processes", ["processes"])
+    assert end.stdout.split() == [b"BlockingIOError", b"19"]
+    assert (end.reason, end.exit_code, end.usage["limits_reached"]) == ("processes", 1, ["processes"])
+
+
+async def test_as_many_processes_as_allowed_run_and_fewer_are_no_limit_met(each_sandbox: BubblewrapSandbox) -> None:
+    """The control."""
+    script = "for n in 1 2 3; do sleep 60 & done; kill $!; exit 1"
+    most = await each_sandbox.run(in_shell(script, limits=limits(processes=4)))
+    fewer = await each_sandbox.run(in_shell(script, limits=limits(processes=5)))
+    alone = await each_sandbox.run(in_shell("exit 1", limits=limits(processes=1)))
+
+    assert [end.stderr for end in (most, fewer, alone)] == [b""] * 3
+    assert [(end.reason, end.exit_code) for end in (fewer, alone)] == [("exit", 1)] * 2
+    assert "limits_reached" not in fewer.usage and "limits_reached" not in alone.usage
 
 
 async def test_spinning_ends_at_the_cpu_limit(each_sandbox: BubblewrapSandbox) -> None:
     end = await each_sandbox.run(in_python("while True: pass", limits=limits(cpu_s=0.5)))
 
     assert end.reason == "cpu_time"
-    assert end.usage["cpu_ms"] >= 400 or each_sandbox.isolation().posture == "no-cgroup"
+    assert end.usage["cpu_ms"] >= 400
 
 
 async def test_children_spin_on_the_same_cpu_account(each_sandbox: BubblewrapSandbox) -> None:
@@ -102,6 +165,50 @@ async def test_children_spin_on_the_same_cpu_account(each_sandbox: BubblewrapSan
     end = await each_sandbox.run(in_python(code, limits=limits(cpu_s=1)))
 
     assert end.reason == "cpu_time"
+
+
+SPIN = """
+import os, signal, time
+def spin(seconds):
+    while time.process_time() < seconds: pass
+    os._exit(0)
+"""
+ORPHANS = """
+for _ in range(80):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        if os.fork() == 0: spin(0.02)
+        os._exit(0)
+    os.wait(); os.close(writer); os.read(reader, 1); os.close(reader)
+time.sleep(60)
+"""
+UNWANTED = """
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in range(12):
+    if os.fork() == 0: spin(0.3)
+    try: os.wait()
+    except ChildProcessError: pass
+"""
+
+
+@pytest.mark.parametrize("script", [ORPHANS, UNWANTED], ids=["orphans", "unwanted"])
+async def test_time_of_children_that_nobody_waits_for_is_on_the_account(
+    each_sandbox: BubblewrapSandbox, script: str
+) -> None:
+    end = await each_sandbox.run(in_python(SPIN + script, limits=limits(cpu_s=1)))
+
+    assert end.reason == "cpu_time"
+    assert end.usage["cpu_ms"] >= 1000
+
+
+async def test_what_a_job_took_is_told_also_if_it_was_ended(each_sandbox: BubblewrapSandbox) -> None:
+    code = "block = bytearray(30 << 20)\nwhile True: pass"
+    timed_out = await each_sandbox.run(in_python(code, limits=limits(timeout_s=2)))
+    flooding = await each_sandbox.run(in_shell("exec yes", limits=limits(output_limit_bytes=1 << 20)))
+
+    assert (timed_out.reason, flooding.reason) == ("timeout", "output_limit")
+    assert timed_out.usage["cpu_ms"] > 0 and timed_out.usage["memory_peak_bytes"] > 30 << 20
+    assert flooding.usage["memory_peak_bytes"] > 0
 
 
 async def test_a_job_that_fills_its_disk_meets_its_end_there(each_sandbox: BubblewrapSandbox) -> None:

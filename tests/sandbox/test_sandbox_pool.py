@@ -63,6 +63,49 @@ async def test_a_template_that_died_costs_no_job(opened: Opener) -> None:
         assert [(end.reason, end.exit_code) for end in ends] == [("exit", 6)] * 4, ends
 
 
+async def test_a_cell_for_which_the_system_has_no_room_is_refused_and_the_next_one_of_its_template_runs(
+    opened: Opener, profiles: dict[str, Profile]
+) -> None:
+    cold = {**profiles, "shell": profiles["shell"].model_copy(update={"warm": 0})}
+    async with opened(profiles=cold) as sandbox:
+        assert (await usable(sandbox).run(in_shell("exit 5"))).exit_code == 5
+        (template,) = templates_of(sandbox)
+        most = processes_limit_of(template)
+        usual = most.read_text()
+        most.write_text("1")
+        refused = await sandbox.run(in_shell("exit 5"))
+        most.write_text(usual)
+        after = await sandbox.run(in_shell("exit 6"))
+
+        assert refused.reason == "start_failed"
+        assert "clone: Resource temporarily unavailable" in refused.message
+        assert (after.reason, after.exit_code) == ("exit", 6), after
+        assert templates_of(sandbox) == [template]
+
+
+async def test_a_waiting_cell_has_nothing_open_that_its_template_has_or_that_it_has_joined_by(opened: Opener) -> None:
+    async with opened() as sandbox:
+        await with_cells_ready(sandbox)
+        (template,) = templates_of(sandbox)
+        await until(lambda: sandbox.held()["cells"] == len(children_of(template)) == 2)
+        for cell in children_of(template):
+            held = open_in(cell)
+            assert held & open_in(template) == {"/dev/null"}
+            assert not [path for path in held if "cgroup" in path or path.endswith("/tasks")]
+
+
+def processes_limit_of(pid: int) -> Path:
+    """Return the file with the limit of processes of the cgroup that *pid* is in."""
+    for place in cgroups_of(os.getpid()):
+        if (Path(place) / "pids.max").exists() and str(pid) in Path(place, "cgroup.procs").read_text().split():
+            return Path(place, "pids.max")
+    pytest.skip("its processes are in no cgroup that counts them")
+
+
+def open_in(pid: int) -> set[str]:
+    return {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
+
+
 @pytest.mark.usefixtures("cgroups")
 async def test_a_helper_process_that_was_killed_costs_no_later_job(opened: Opener) -> None:
     async with opened() as sandbox:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import http.server
-import json
 import os
 import pty
 import signal
-import subprocess
 import sys
 import sysconfig
 import threading
@@ -20,71 +18,11 @@ import pytest
 
 import omni_mcp
 from omni_mcp.paths import bundled, find_home
-from tests.sandbox.conftest import cgroups_of, run_as_ordinary_user
+from tests.sandbox.conftest import LIMIT_S, Run, cgroups_of, report, run_as_ordinary_user
 
 HERE = Path(__file__).parent
-RUN = [sys.executable, "-m", "omni_mcp.cli.main", "sandbox", "run"]
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's directory is mounted, not copied")
 USER_ONLY = pytest.mark.skipif(os.geteuid() == 0, reason="root's directory is copied, not mounted")
-LIMIT_S = 60
-
-Done = subprocess.CompletedProcess[bytes]
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "OMNI_HOME": str(tmp_path / "omni-home")}
-
-
-@pytest.fixture
-def run(environment: dict[str, str], no_bwrap: bool) -> Run:
-    """Run the command to its end."""
-    if no_bwrap:
-        pytest.skip("no bubblewrap")
-
-    def run(*words: str, **how: Any) -> Done:
-        given = {"capture_output": True, "env": environment, "timeout": LIMIT_S, "check": False, **how}
-        return subprocess.run([*RUN, *words], **given)
-
-    return run
-
-
-@pytest.fixture
-def start(environment: dict[str, str], no_bwrap: bool) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start the command; whatever still runs at the end of the test is killed."""
-    if no_bwrap:
-        pytest.skip("no bubblewrap")
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*words: str, **how: Any) -> subprocess.Popen[bytes]:
-        given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
-        started.append(subprocess.Popen([*RUN, *words], **{**given, **how}))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A workspace with a file, a link and a directory in it."""
-    made = tmp_path / "given"
-    (made / "sub").mkdir(parents=True)
-    (made / "in.txt").write_text("given\n")
-    (made / "sub" / "old.txt").write_text("old\n")
-    (made / "link").symlink_to("in.txt")
-    return made
-
-
-def report(done: Done) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
-    return found
 
 
 def processes_with(word: str) -> list[str]:
@@ -182,11 +120,26 @@ def test_input_that_comes_late_through_a_descriptor_that_does_not_wait_goes_in(s
     assert (process.stdout.read(), process.wait(LIMIT_S)) == (b"late\n", 0)
 
 
-@pytest.mark.parametrize("closed", [0, 1, 2])
+@pytest.mark.parametrize("closed", [0, 2])
 def test_a_closed_stream_of_ours_is_an_empty_one(run: Run, closed: int) -> None:
     done = run("--", "sh", "-c", "cat; echo x; echo y >&2; exit 4", preexec_fn=lambda: os.close(closed), input=None)
 
     assert done.returncode == 4
+
+
+@pytest.mark.parametrize(("script", "code"), [("echo x", 141), ("exit 4", 4)])
+def test_output_for_which_there_is_no_place_is_an_error_and_no_output_is_none(run: Run, script: str, code: int) -> None:
+    done = run("--", "sh", "-c", script, preexec_fn=lambda: os.close(1), input=None)
+
+    assert done.returncode == code
+    assert (b"the output cannot be written: Bad file descriptor" in done.stderr) is (code == 141)
+
+
+def test_words_and_variables_that_are_not_utf8_arrive_as_they_are(run: Run) -> None:
+    odd = b"a\xff\xfeb"
+    done = run("--env", b"ODD=" + odd, "--", "sh", "-c", b'printf "%s|" "$ODD" "$0" ' + odd, odd)
+
+    assert (done.returncode, done.stdout) == (0, b"|".join([odd] * 3) + b"|")
 
 
 def test_our_terminal_is_not_the_jobs(start: Callable[..., Any]) -> None:
@@ -218,6 +171,8 @@ def test_our_terminal_is_not_the_jobs(start: Callable[..., Any]) -> None:
         (["--disk", "2", "--", "sh", "-c", "head -c 5000000 /dev/zero > x || exit 9"], 9, "disk"),
         (["--", "there-is-no-such-command"], 127, "start_failed"),
         (["--", "/no/such/command"], 127, "start_failed"),
+        (["--", ""], 127, "start_failed"),
+        (["--", b"not-utf8-\xff"], 127, "start_failed"),
         (["--posture", "full", "--no-cgroup", "--", "true"], 126, "sandbox_unavailable"),
     ],
 )
@@ -232,7 +187,7 @@ def test_the_exit_code_and_the_report_say_how_it_ended(run: Run, words: list[str
 def test_a_limit_that_ended_it_is_told_in_one_line(run: Run) -> None:
     done = run("--wall", "0.5", "--", "sh", "-c", "printf 'no line end' >&2; sleep 600")
 
-    assert done.stderr == b"no line end\nomni-mcp: timeout: the job ran longer than limits.timeout_s\n"
+    assert done.stderr == b"no line end\nomni-mcp: timeout: the job ran longer than --wall\n"
 
 
 def test_more_processes_than_allowed_cannot_be_had(run: Run) -> None:
@@ -255,9 +210,13 @@ def test_more_open_files_than_allowed_cannot_be_had(run: Run) -> None:
         (["--wall", "inf"], "--wall"),
         (["--memory", "1"], "--memory"),
         (["--pids", "0"], "--pids"),
-        (["--output", "0"], "--output"),
+        (["--cpu", "0"], "--cpu"),
+        (["--output", "0"], "1<=x<=131072"),
+        (["--output", "999999999"], "1<=x<=131072"),
         (["--allow", "api.example.org"], "--allow"),
         (["--allow-network", "10.0.0.0/99"], "--allow-network"),
+        (["--allow-network", "0.0.0.0/0"], "every address"),
+        (["--allow-network", "::ffff:10.0.0.0/104"], "--allow-network"),
         (["--env", "NAME"], "--env"),
         (["--env", "A B=1"], "--env"),
         (["--read", "/"], "--read"),
@@ -270,10 +229,29 @@ def test_more_open_files_than_allowed_cannot_be_had(run: Run) -> None:
     ],
 )
 def test_wrong_usage_names_the_option_and_starts_nothing(run: Run, words: list[str], word: str) -> None:
-    done = run(*words, "--", "touch", "x")
+    done = run("--json", *words, "--", "echo", "started")
 
-    assert done.returncode == 2
-    assert word.encode() in done.stderr
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert word.encode() in done.stderr.splitlines()[-2]
+    assert (report(done)["reason"], report(done)["code"]) == ("usage", 2) and word in report(done)["message"]
+
+
+def test_without_json_wrong_usage_is_told_to_people_alone(run: Run) -> None:
+    assert b"{" not in run("--surprise", "--", "true", "--json").stderr
+
+
+def test_a_refused_workspace_and_a_faulty_profile_have_their_line_of_json_too(
+    run: Run, environment: dict[str, str]
+) -> None:
+    own = Path(environment["OMNI_HOME"], "profiles")
+    own.mkdir(parents=True, mode=0o700)
+    (own / "broken.toml").write_text("profile = ")
+    (own / "broken.toml").chmod(0o600)
+    refused, faulty = run("--json", "--workspace", "/etc", "--", "true"), run("--json", "--profile", "broken", "true")
+
+    assert (refused.returncode, report(refused)["reason"], report(refused)["code"]) == (126, "refused", 126)
+    assert "the system's own" in report(refused)["message"]
+    assert (faulty.returncode, report(faulty)["reason"], report(faulty)["code"]) == (1, "settings", 1)
 
 
 def test_help_has_three_examples(run: Run) -> None:
@@ -441,7 +419,7 @@ def test_no_directory_that_we_load_from_is_a_workspace(run: Run, which: str) -> 
 
     assert (done.returncode, done.stdout) == (126, b"")
     assert done.stderr.startswith(b"omni-mcp: --workspace: ")
-    assert b", where " in done.stderr or b"the system's own" in done.stderr
+    assert b"where " in done.stderr or b"the system's own" in done.stderr
 
 
 @pytest.mark.parametrize("which", ["itself", "below", "above", "by a link"])
@@ -486,7 +464,7 @@ def test_the_gateways_home_is_no_workspace(run: Run, environment: dict[str, str]
     done = run("--workspace", str(given), "--", "echo", "started")
 
     assert (done.returncode, done.stdout) == (126, b"")
-    assert b"where the gateway keeps its settings" in done.stderr
+    assert b"where the gateway keeps its" in done.stderr
 
 
 def test_a_workspace_beside_what_is_ours_is_one(run: Run, place: Path, environment: dict[str, str]) -> None:
@@ -517,7 +495,8 @@ def test_what_root_takes_back_are_plain_files_only(run: Run, place: Path) -> Non
 
     assert sorted(file.name for file in place.rglob("*")) == ["in.txt", "link", "old.txt", "set", "sub"]
     assert (place / "set").stat().st_mode & 0o7000 == 0
-    assert found["workspace"] == {"files": 1, "left": ["/pipe: not a regular file"]}
+    left = ["/evil: a link", "/pipe: not a regular file", "/sub/up: a link"]
+    assert found["workspace"] == {"files": 1, "left": left, "more": 0, "cut": ""}
 
 
 @ROOT_ONLY
@@ -695,3 +674,21 @@ def test_only_an_allowed_host_can_be_reached_and_every_try_is_told(run: Run, ori
     assert [connection["verdict"] for connection in report(allowed)["connections"]] == ["open"]
     assert refused.returncode == 1 and report(refused)["connections"][0]["verdict"] == "refused"
     assert closed.returncode == 1 and report(closed)["connections"] == []
+
+
+FLOOD = """
+import socket
+for n in range(100):
+    with socket.create_connection(("127.0.0.1", 3128)) as way_out:
+        way_out.sendall(b"CONNECT " + b"x" * 200 + b"%d:1 HTTP/1.1\\r\\n\\r\\n" % n)
+        way_out.recv(4096)
+"""
+
+
+def test_a_flood_of_refused_connections_is_counted_and_not_listed(run: Run) -> None:
+    done = run("--json", "--allow", "127.0.0.1:1", "--", "python3", "-c", FLOOD)
+    told = report(done)["connections"]
+
+    assert done.returncode == 0, done.stderr
+    assert {connection["verdict"] for connection in told} == {"refused"}
+    assert len(told) == 33 and sum(1 + connection["more"] for connection in told) == 100

@@ -72,6 +72,9 @@ def evaluate(program: bytes, *, architecture: int, number: int, arguments: tuple
         if code == 0x20:
             (accumulator,) = struct.unpack_from("=I", data, value)
             continue
+        if code == 0x05:
+            place += value
+            continue
         holds = {
             0x15: accumulator == value, 0x25: accumulator > value, 0x35: accumulator >= value,
             0x45: accumulator & value != 0,
@@ -211,6 +214,9 @@ VERDICTS: list[tuple[str, tuple[int, ...], int]] = [
     ("mmap", (0, 4096, 3, 0x22), ALLOW),
     ("mmap", (0, 4096, 3, 0x22 | 0x40000), REFUSE | errno.ENOMEM),
     ("mmap", (0, 4096, 3, HIGH | 0x15040022), REFUSE | errno.ENOMEM),
+    *[("fcntl", (3, high | order), PERM) for order in (1024, 1026) for high in (0, HIGH)],  # F_SETLEASE, F_NOTIFY
+    *[("fcntl", (3, order), ALLOW) for order in (*range(17), *range(36, 39), 1025, 1030, 1031, 1032, 1033, 1034)],
+    ("mmap", (0, 4096, 3, 0x21), ALLOW),
     ("memfd_create", (0, 1), ALLOW),
     ("memfd_create", (0, HIGH | 5), PERM),
     *[("socket", (family, kind | CLOEXEC_NONBLOCK, 0), ALLOW) for family in (2, 10) for kind in (1, 2)],
@@ -256,6 +262,15 @@ def test_arguments_decide_and_their_high_halves_do_not(seccomp: Any, machine: st
     wrong = [(name, hex_of(given), here(name, *given)) for name, given, want in VERDICTS if here(name, *given) != want]
 
     assert wrong == []
+
+
+@MACHINES
+def test_where_no_cgroup_counts_no_memory_is_shared_without_a_file(seccomp: Any, machine: str) -> None:
+    here = Filter(seccomp, machine, count_memory=True)
+
+    assert {here("mmap", 0, 4096, 3, flags) for flags in (0x21, 0x23, HIGH | 0x21, 0x108021)} == {REFUSE | errno.ENOMEM}
+    assert {here("mmap", 0, 4096, 3, flags) for flags in (0x22, 0x1, 0x2, 0x3, 0x20022, HIGH | 0x22, 0x8001)} == {ALLOW}
+    assert {here("fcntl", 3, order) for order in (1024, 1026, 1031)} == {PERM} and here("fcntl", 3, 1) == ALLOW
 
 
 def hex_of(arguments: tuple[int, ...]) -> list[str]:

@@ -22,6 +22,7 @@ from omni_mcp.contracts.sandbox import POSTURES, Connection, EndReason, Isolatio
 from omni_mcp.endings import to_its_end
 from omni_mcp.engines.sandbox.bytecode import compile_ahead
 from omni_mcp.engines.sandbox.cgroup import NoCgroups, find_hierarchy
+from omni_mcp.engines.sandbox.channel import as_json
 from omni_mcp.engines.sandbox.egress.trust import Trust
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.job_directories import JobDirectories
@@ -262,8 +263,8 @@ def fault_of(job: Job) -> str:
         if above:
             return f"{mount.inside!r} is beneath {above!r}, which the job can write: it could lead it elsewhere"
     try:
-        size = len(orjson.dumps([job.arguments, job.argv, job.environment]))
-    except TypeError as error:
+        size = len(as_json({"argv": job.argv, "arguments": job.arguments, "environment": job.environment}))
+    except (TypeError, ValueError) as error:
         return f"the job cannot be written as JSON: {error}"
     return "the arguments are too large" if size > _ORDER_LIMIT_BYTES else ""
 
@@ -306,7 +307,7 @@ def _reason_of(
             return "memory"
         if (outcome.frame or {}).get("full"):
             return "disk"
-        if outcome.forks_refused:
+        if outcome.processes_met:
             return "processes"
     return "exit"
 
@@ -338,7 +339,7 @@ def _usage_of(outcome: Outcome, start_ms: float, *, hot: bool) -> JsonObject:
         "temperature": "hot" if hot else "cold",
     }
     reached = ["disk"] if (outcome.frame or {}).get("full") else []
-    reached += ["processes"] if outcome.forks_refused else []
+    reached += ["processes"] if outcome.processes_met else []
     if reached:
         usage["limits_reached"] = reached  # a hint: the job met the limit, which need not be why it failed
     if outcome.exported is not None and outcome.exported.rejected:

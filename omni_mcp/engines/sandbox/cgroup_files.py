@@ -13,6 +13,33 @@ _NAME = re.compile(rf"^{PREFIX}(\d+)-(\d+)-[0-9a-f]+-\d+$")
 _PART_BYTES = 1 << 16
 
 
+class Entrances:
+    """The doors of one group, opened when they are wanted first: each cell of the group is given them."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def of(self, doors: list[str]) -> list[int]:
+        """Return descriptors of *doors*.
+
+        Raises:
+            OSError: one cannot be opened; then none is.
+        """
+        if not self._open:
+            try:
+                for door in doors:
+                    self._open.append(os.open(door, os.O_WRONLY | os.O_CLOEXEC))
+            except OSError:
+                self.close()
+                raise
+        return self._open
+
+    def close(self) -> None:
+        opened, self._open = self._open, []
+        for descriptor in opened:
+            os.close(descriptor)
+
+
 def write(file: str | int, text: str) -> None:
     """Write *text* to *file*, which may be open already."""
     if isinstance(file, int):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from omni_mcp.contracts.manifest import Limits
-from omni_mcp.engines.sandbox.cgroup_files import counter, kill_all, name_of_ours, removed, sweep, write
+from omni_mcp.engines.sandbox.cgroup_files import Entrances, counter, kill_all, name_of_ours, removed, sweep, write
 from omni_mcp.engines.sandbox.group import CPU_PERIOD_US, KERNEL_MEMORY_MIB, OWN_PROCESSES, Group
 
 _TCP_BYTES = 16 << 20  # of all sockets of a cell together
@@ -20,7 +21,9 @@ _KEPT_OPEN = (
     ("pids", "pids.current", os.O_RDONLY),
     ("pids", "pids.events", os.O_RDONLY),
     ("cpuacct", "cpuacct.usage", os.O_RDWR),
+    ("cpu", "cpu.cfs_quota_us", os.O_WRONLY),
 )
+_KEPT_OPEN_IF_THERE = ("memory", "memory.kmem.tcp.usage_in_bytes", os.O_RDONLY)
 
 
 class GroupV1:
@@ -29,7 +32,8 @@ class GroupV1:
     def __init__(self, places: dict[str, str]) -> None:
         self._places = places
         self._memory, self._pids = places["memory"], places["pids"]
-        self._written: dict[str, str] = {}
+        self._written: dict[str | int, str] = {}
+        self._entrances = Entrances()
         self._open: dict[str, int] = {}
         self._memory_limits: list[str] = []
         self._memory_bytes: int | None = None
@@ -49,17 +53,23 @@ class GroupV1:
         for controller, name, mode in _KEPT_OPEN:
             if controller in self._places:
                 self._open[name] = os.open(f"{self._places[controller]}/{name}", mode | os.O_CLOEXEC)
+        controller, name, mode = _KEPT_OPEN_IF_THERE
+        with contextlib.suppress(FileNotFoundError):
+            self._open[name] = os.open(f"{self._places[controller]}/{name}", mode | os.O_CLOEXEC)
 
     @property
     def doors(self) -> list[str]:
         # Not cgroup.procs: whoever writes there stops every fork, exec and exit of the machine for that moment.
         return [f"{place}/tasks" for place in dict.fromkeys(self._places.values())]
 
+    def entrances(self) -> list[int]:
+        return self._entrances.of(self.doors)
+
     def limit(self, limits: Limits, cpus: float) -> None:
         self._limit_memory((limits.memory_mib + KERNEL_MEMORY_MIB) << 20)
         self._set(f"{self._pids}/pids.max", str(limits.processes + OWN_PROCESSES))
         if "cpu" in self._places:
-            self._set(f"{self._places['cpu']}/cpu.cfs_quota_us", str(int(cpus * CPU_PERIOD_US)))
+            self._set(self._open["cpu.cfs_quota_us"], str(int(cpus * CPU_PERIOD_US)))
 
     def out_of_memory(self) -> bool:
         return bool(counter(self._open["memory.oom_control"], "oom_kill"))
@@ -93,7 +103,7 @@ class GroupV1:
             if "cpuacct" in self._places:
                 write(self._open["cpuacct.usage"], "0")
             if "cpu" in self._places:
-                self._fill_up_time(f"{self._places['cpu']}/cpu.cfs_quota_us")
+                self._fill_up_time(self._open["cpu.cfs_quota_us"])
         except OSError:
             return False
         return True
@@ -101,12 +111,13 @@ class GroupV1:
     def remove(self) -> bool:
         if sum(removed(place) for place in self._places.values()) < len(self._places):  # each is tried
             return False
+        self._entrances.close()
         kept, self._open = self._open, {}
         for descriptor in kept.values():
             os.close(descriptor)
         return True
 
-    def _fill_up_time(self, quota: str) -> None:
+    def _fill_up_time(self, quota: int) -> None:
         """Give the period's time again, by writing what is in force, or what the start of a cell needs at least."""
         last_us = int(self._written.get(quota, "-1"))
         now_us = last_us if last_us < 0 else max(last_us, _START_CPU_US)
@@ -117,7 +128,8 @@ class GroupV1:
         left = counter(self._open["memory.usage_in_bytes"])
         if left is None:
             raise OSError("there is no account of memory")
-        return left + (counter(f"{self._memory}/memory.kmem.tcp.usage_in_bytes") or 0)
+        buffers = self._open.get("memory.kmem.tcp.usage_in_bytes")
+        return left + ((counter(buffers) or 0) if buffers is not None else 0)
 
     def _limit_memory(self, most_bytes: int) -> None:
         """Set the limits of memory with and without swap: the one with must never be the lower one."""
@@ -126,11 +138,11 @@ class GroupV1:
             self._set(file, str(most_bytes))
         self._memory_bytes = most_bytes
 
-    def _set(self, file: str, text: str) -> None:
+    def _set(self, file: str | int, text: str) -> None:
         if self._written.get(file) != text:
             self._set_anyway(file, text)
 
-    def _set_anyway(self, file: str, text: str) -> None:
+    def _set_anyway(self, file: str | int, text: str) -> None:
         write(file, text)
         self._written[file] = text
 

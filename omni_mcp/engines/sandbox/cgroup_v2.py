@@ -6,7 +6,16 @@ import os
 from pathlib import Path
 
 from omni_mcp.contracts.manifest import Limits
-from omni_mcp.engines.sandbox.cgroup_files import counter, kill_all, name_of_ours, removed, sweep, words, write
+from omni_mcp.engines.sandbox.cgroup_files import (
+    Entrances,
+    counter,
+    kill_all,
+    name_of_ours,
+    removed,
+    sweep,
+    words,
+    write,
+)
 from omni_mcp.engines.sandbox.group import CPU_PERIOD_US, KERNEL_MEMORY_MIB, OWN_PROCESSES, Group
 
 
@@ -16,10 +25,14 @@ class GroupV2:
     def __init__(self, place: str, *, counts_cpu: bool) -> None:
         self._place = place
         self._counts_cpu = counts_cpu
+        self._entrances = Entrances()
 
     @property
     def doors(self) -> list[str]:
         return [f"{self._place}/cgroup.procs"]
+
+    def entrances(self) -> list[int]:
+        return self._entrances.of(self.doors)
 
     def limit(self, limits: Limits, cpus: float) -> None:
         place = self._place
@@ -54,6 +67,7 @@ class GroupV2:
         return False  # its counts of kills and refusals cannot begin anew
 
     def remove(self) -> bool:
+        self._entrances.close()
         return removed(self._place)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import struct
@@ -16,6 +17,18 @@ from omni_mcp.contracts.json import JsonObject
 _FRAME_LIMIT_BYTES = 64 * 1024  # what a cell has to say is short
 _CREDENTIALS = struct.Struct("3i")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(struct.calcsize("i"))
+
+
+def as_json(frame: JsonObject) -> bytes:
+    """Return *frame* as it is sent. Words of a command need not be UTF-8: those bytes travel as lone surrogates.
+
+    Raises:
+        TypeError, ValueError: it is no JSON.
+    """
+    try:
+        return orjson.dumps(frame)
+    except TypeError:
+        return json.dumps(frame).encode()
 
 
 class ChannelClosed(Exception):
@@ -50,7 +63,7 @@ class Channel:
         Raises:
             ChannelClosed: nobody is there to read it.
         """
-        body = orjson.dumps(frame)
+        body = as_json(frame)
         message = len(body).to_bytes(4, "big") + body
         try:
             sent = socket.send_fds(self._socket, [message], list(descriptors)) if descriptors else 0

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from omni_mcp.contracts.manifest import Limits
 
-OWN_PROCESSES = 2  # our process 1, and one to spare: the limit that counts exactly is RLIMIT_NPROC
+OWN_PROCESSES = 1  # our process 1
 KERNEL_MEMORY_MIB = 16  # what the cell itself takes: bubblewrap, process 1, page tables
 CPU_PERIOD_US = 100_000
 
@@ -17,6 +17,14 @@ class Group(Protocol):
     @property
     def doors(self) -> list[str]:
         """Files, one for each hierarchy: a process with a single thread joins by writing "0" to each of them."""
+        ...
+
+    def entrances(self) -> list[int]:
+        """Return open descriptors of its doors, which are the group's own: it is the opener's right that counts.
+
+        Raises:
+            OSError: this process has no room for them.
+        """
         ...
 
     def limit(self, limits: Limits, cpus: float) -> None:

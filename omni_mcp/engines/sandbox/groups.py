@@ -10,7 +10,7 @@ from omni_mcp.endings import all_to_their_ends, to_its_end
 from omni_mcp.engines.sandbox.failures import CellStuck, StartFailed
 from omni_mcp.engines.sandbox.group import Group, Hierarchy
 
-SPARE_GROUPS = 16  # kept for the next cells; making and removing one takes part of a millisecond and of a thread
+SPARE_GROUPS = 8  # kept for the next cells; making and removing one takes part of a millisecond and of a thread
 _REMOVE_TRIES = 500
 _REMOVE_STEP_S = 0.01
 

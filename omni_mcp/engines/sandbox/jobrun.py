@@ -21,10 +21,11 @@ from omni_mcp.engines.sandbox.egress.proxy import serve_egress
 from omni_mcp.engines.sandbox.egress.trust import Trust
 from omni_mcp.engines.sandbox.export import Exported, export_and_close
 from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.group import OWN_PROCESSES
 from omni_mcp.engines.sandbox.growth import Growth, growths_of
 from omni_mcp.engines.sandbox.launcher import proxy_environment
 from omni_mcp.engines.sandbox.pipes import JobPipes, Pipes
-from omni_mcp.engines.sandbox.watch import measure
+from omni_mcp.engines.sandbox.watch import Usage, Watch
 
 _WATCH_EVERY_S = 0.1
 _NICE_STACK_BYTES = 8 << 20
@@ -44,7 +45,7 @@ class Outcome:
     stderr: bytes = b""
     result: bytes = b""
     bytes_out: int = 0
-    forks_refused: bool = False
+    processes_met: bool = False  # the limit of processes was reached, as far as can be told
     exported: Exported | None = None
 
 
@@ -69,6 +70,7 @@ class JobRun:
         self._pipes = pipes or Pipes(job, streams, lambda: self._end("output_limit"))
         self._outcome = Outcome()
         self._next_look: asyncio.TimerHandle | None = None
+        self._watch = Watch(cell.init_pid) if cell.group is None and cell.init_pid is not None else None
 
     async def to_its_end(self) -> Outcome:
         """Run the job to its end, or to the limit that ends it; nothing of it runs when this returns.
@@ -116,6 +118,8 @@ class JobRun:
 
     def _end(self, cause: EndReason | None) -> None:
         if not self._over.done():
+            if cause is not None and self._watch is not None:
+                self._watch.look()  # what it has used until now, for the record
             self._over.set_result(cause)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
@@ -170,12 +174,14 @@ class JobRun:
     def _rlimits(self) -> dict[str, tuple[int, int]]:
         limits = self._job.limits
         cpu_s = max(1, int(limits.cpu_s + 0.999))
+        # Process 1 counts too. A cgroup can tell that it refused one more, so there it comes to that first.
+        processes = limits.processes + OWN_PROCESSES + (self._cell.group is not None)
         rlimits: dict[str, tuple[int, int]] = {
             "RLIMIT_CORE": (0, 0),
             "RLIMIT_CPU": (cpu_s, cpu_s + 1),
             "RLIMIT_FSIZE": (limits.file_size_mib << 20, limits.file_size_mib << 20),
             "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
-            "RLIMIT_NPROC": (limits.processes + 1, limits.processes + 1),  # process 1 counts too
+            "RLIMIT_NPROC": (processes, processes),
             "RLIMIT_STACK": (_NICE_STACK_BYTES, _HARDEST_STACK_BYTES),
             "RLIMIT_MEMLOCK": (1 << 20, 1 << 20),
             "RLIMIT_MSGQUEUE": (0, 0),
@@ -215,14 +221,15 @@ class JobRun:
             cpu_s = group.cpu_s()
             if group.out_of_memory():
                 return "memory"  # one of them is dead already; the rest would idle until the time is up
-        elif self._cell.init_pid is not None:
-            usage = measure(self._cell.init_pid)
-            self._outcome.peak_bytes = max(self._outcome.peak_bytes, usage.memory_bytes)
+        elif self._watch is not None:
+            usage = self._watch.look()
             cpu_s = usage.cpu_s
             if usage.memory_bytes > limits.memory_mib << 20:
                 return "memory"
-        over = cpu_s is not None and cpu_s > limits.cpu_s and not self._job.lasting
-        return "cpu_time" if over else None
+        return "cpu_time" if self._over_cpu_time(cpu_s) else None
+
+    def _over_cpu_time(self, cpu_s: float | None) -> bool:
+        return cpu_s is not None and cpu_s > self._job.limits.cpu_s and not self._job.lasting
 
     async def _collect(self) -> None:
         """Take what the job left. The order matters: nothing of it may run while we look."""
@@ -241,6 +248,8 @@ class JobRun:
         if outcome.cause is None and group is not None and group.out_of_memory():
             outcome.cause = "memory"
         self._count()
+        if outcome.cause is None and group is None and self._over_cpu_time(outcome.cpu_s):
+            outcome.cause = "cpu_time"  # by many short processes, between two looks
 
     async def _take_files(self, *, wanted: bool) -> None:
         descriptor = self._cell.channel.take_descriptor()
@@ -253,12 +262,18 @@ class JobRun:
 
     def _count(self) -> None:
         outcome, group, frame = self._outcome, self._cell.group, self._outcome.frame or {}
-        counted_cpu_s = group.cpu_s() if group is not None else None
-        outcome.cpu_s = counted_cpu_s if counted_cpu_s is not None else float(frame.get("cpu_s", 0.0))
-        outcome.peak_bytes = max(
-            outcome.peak_bytes, group.peak_bytes() if group is not None else int(frame.get("peak_bytes", 0))
-        )
-        outcome.forks_refused = group is not None and group.forks_refused()
+        reaped_cpu_s = float(frame.get("cpu_s", 0.0))
+        if group is not None:
+            counted_cpu_s = group.cpu_s()
+            outcome.cpu_s = counted_cpu_s if counted_cpu_s is not None else reaped_cpu_s
+            outcome.peak_bytes = group.peak_bytes()
+            outcome.processes_met = group.forks_refused()
+            return
+        seen = self._watch.most if self._watch is not None else Usage()
+        outcome.cpu_s = max(seen.cpu_s, reaped_cpu_s)
+        outcome.peak_bytes = max(seen.memory_bytes, int(frame.get("peak_bytes", 0)))
+        left_and_first = int(frame.get("left", 0)) + 1  # those that process 1 had to kill, and the job's own
+        outcome.processes_met = max(seen.tasks, left_and_first) >= max(2, self._job.limits.processes)
 
 
 def _growth_of_workspace(cell: Cell, job: Job) -> list[Growth]:

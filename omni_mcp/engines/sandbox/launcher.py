@@ -92,6 +92,7 @@ def _within(path: str, parent: str) -> bool:
 class Launcher:
     """Writes spawn requests and setups. One per sandbox."""
 
+    sets_environment = True  # of its templates: their jobs have it, and an order brings what is added
     ended_by = (signal.SIGKILL,)  # whatever is in a pid namespace dies with its process 1
 
     def __init__(self, *, bwrap: str, interpreter: Interpreter, sandbox_dir: Path, stage: bool) -> None:

@@ -49,16 +49,23 @@ class Output:
 
     async def finish(self) -> bytes:
         """Take what is still in the pipe, close it, and return what was kept. The writers are dead by now."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_DELIVERY_S):
-                while self._open:
-                    if self._delivery is not None:
-                        await asyncio.wait([self._delivery])
-                        await asyncio.sleep(0)  # for `_delivered`
-                    elif not self._read_some():
-                        break
+        if self._sink is None:
+            while self._open and self._read_some():
+                pass
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_DELIVERY_S):
+                    await self._deliver_the_rest()
         self.abandon()
         return b"".join(self._parts)
+
+    async def _deliver_the_rest(self) -> None:
+        while self._open:
+            if self._delivery is not None:
+                await asyncio.wait([self._delivery])
+                await asyncio.sleep(0)  # for `_delivered`
+            elif not self._read_some():
+                break
 
     def abandon(self) -> None:
         """Close the pipe whatever is in it: nobody wants it any more."""

@@ -43,7 +43,7 @@ class JobPipes(Protocol):
 
 
 class Pipes:
-    """Of one job: its stdin, stdout, stderr, and the pipe in which a function returns its result.
+    """Of one job: its stdin, stdout, stderr, and for a function the pipe in which it returns its result.
 
     Output counts against `limits.output_limit_bytes`, a function's result against as much again; *exceeded* is called
     when either is used up.
@@ -58,13 +58,13 @@ class Pipes:
         self.given: tuple[int, ...] = ()
         with _all_or_none() as held:
             held.append(_sealed_file(job.stdin) if streams is None else os.dup(streams.stdin))
-            ends = [_pipe(held) for _ in range(3)]
+            ends = [_pipe(held) for _ in range(3 if job.function else 2)]
         self.given = (held[0], *(writer for _, writer in ends))
         sinks = (streams.stdout, streams.stderr) if streams is not None else (None, None)
+        budgets = (text, text, self._budgets[1])
         self._outputs = [
-            Output(ends[0][0], text, sinks[0]),
-            Output(ends[1][0], text, sinks[1]),
-            Output(ends[2][0], self._budgets[1]),
+            Output(reader, budget, sink)
+            for (reader, _), budget, sink in zip(ends, budgets, (*sinks, None), strict=False)
         ]
 
     @property
@@ -82,8 +82,8 @@ class Pipes:
 
     async def finish(self) -> Mapping[str, bytes]:
         self.close_given()
-        names = ("stdout", "stderr", "result")
-        return {name: await output.finish() for name, output in zip(names, self._outputs, strict=True)}
+        kept = [await output.finish() for output in self._outputs]
+        return {"stdout": kept[0], "stderr": kept[1], "result": kept[2] if len(kept) > 2 else b""}
 
     def abandon(self) -> None:
         self.close_given()

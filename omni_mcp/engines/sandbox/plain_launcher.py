@@ -30,6 +30,7 @@ def plain_fault(job: Job) -> str:
 class PlainLauncher:
     """Writes spawn requests and setups. One per sandbox; the counterpart of `Launcher`."""
 
+    sets_environment = False
     ended_by = (signal.SIGTERM, signal.SIGKILL)  # the supervisor ends its tree, and cannot once it is killed
 
     def __init__(self, *, interpreter: Interpreter, sandbox_dir: Path, stage: bool) -> None:

@@ -141,6 +141,8 @@ class Pool:
                     pass
             if self._directories is not None:
                 self._directories.close()
+            if self._uid_pool is not None:
+                self._uid_pool.close()
 
     @property
     def runs_as_others(self) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,13 +133,13 @@ async def look(pool: Pool, profile: Profile, function: str, arguments: JsonObjec
     job = Job(profile="", function=function, arguments=arguments, limits=PROBE_LIMITS, bundled=True)
     try:
         async with pool.cell(profile, (), PROBE_LIMITS) as (cell, _):
-            return _facts(await JobRun(cell, job).to_its_end())
+            return _facts(await JobRun(cell, job).to_its_end(), cell.layers)
     except StartFailed as error:
         words = str(error)
         return Missing("cgroup", words) if words.startswith("cgroup:") else explain_refusal(words)
 
 
-def _facts(outcome: Outcome) -> Report | Missing:
+def _facts(outcome: Outcome, layers: Sequence[str]) -> Report | Missing:
     try:
         facts = orjson.loads(outcome.result)
     except orjson.JSONDecodeError:
@@ -148,7 +149,7 @@ def _facts(outcome: Outcome) -> Report | Missing:
         )
     if "error" in facts:
         return Missing("start", f"the look from inside failed: {facts['error']}")
-    return Report([str(layer) for layer in (outcome.frame or {}).get("layers", [])], facts)
+    return Report([str(layer) for layer in (outcome.frame or {}).get("layers", layers)], facts)
 
 
 def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
@@ -165,7 +166,7 @@ def faults_of(facts: JsonObject, *, proc: bool) -> dict[str, str]:
     demand("filesystem", not facts["visible"] and not facts["root_writable"], facts["visible"] or "a writable root")
     demand("network", facts["interfaces"] in ([], ["lo"]), facts["interfaces"])
     demand("tmpfs-limits", facts["workspace_bytes"] == PROBE_LIMITS.disk_mib << 20, facts["workspace_bytes"])
-    demand("rlimits", 0 < facts["processes"] <= PROBE_LIMITS.processes + 1, facts["processes"])
+    demand("rlimits", 0 < facts["processes"] <= PROBE_LIMITS.processes + 2, facts["processes"])
     demand("environment", not facts["outer_environment_readable"], "process 1 can be read")
     demand("descriptors", facts["descriptors"] in ([0, 1, 2], [0, 1, 2, 3]), facts["descriptors"])
     demand("seccomp", facts["new_user_namespace"] == "EPERM", facts["new_user_namespace"])

@@ -5,20 +5,13 @@ from __future__ import annotations
 import os
 import re
 
+from omni_mcp.host_places import HostPlaces, is_within, keys_at
+from omni_mcp.paths import find_home
+
 CELL_HOME = "/home/cell"
 
-# Closed with all that is below: the kernel's and the system's own, and what a cell has of its own at that place.
-_CLOSED = (
-    "/proc", "/sys", "/dev", "/run", "/var/run", "/boot", "/lost+found",
-    "/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh", "/etc/ssl/private",
-    "/tmp", "/var/tmp", "/workspace", "/sandbox", "/packages", "/shares", CELL_HOME,
-)  # fmt: skip
-# Too wide as a whole: name the directory below that is meant.
-_WIDE = ("/", "/bin", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/root", "/sbin", "/srv", "/usr",
-         "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool")  # fmt: skip
-_KEYS = frozenset(
-    {".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".password-store", ".netrc", ".git-credentials"}
-)
+# What a cell has of its own at that place: nothing of the host can be shown there, nor below it.
+_CELLS_OWN = ("/tmp", "/var/tmp", "/workspace", "/sandbox", "/packages", "/shares", CELL_HOME)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MODULE = re.compile(r"[a-z_][a-z0-9_]*")
@@ -28,17 +21,11 @@ def read_fault(path: str) -> str:
     """Return why *path* may not be shown to jobs; nothing if it may. A link counts as what it leads to, too."""
     if not _is_plain_path(path):
         return f"{path!r} must be an absolute path without '..', '//' or a slash at its end"
-    for place in dict.fromkeys((path, os.path.realpath(path))):
-        shown = path if place == path else f"{path} (a link to {place})"
-        closed = next((top for top in _CLOSED if _is_within(place, top)), None)
-        if closed is not None:
-            return f"{shown} may not be shown to jobs: nothing at or below {closed} may"
-        if place in _WIDE or place == os.path.expanduser("~") or re.fullmatch(r"/home/[^/]+", place):
-            return f"{shown} is too wide: name the directory below it that is meant"
-        keys = _KEYS.intersection(place.split("/"))
-        if keys:
-            return f"{shown} is where keys are kept ({', '.join(keys)})"
-    return ""
+    taken = next((top for place in (path, os.path.realpath(path)) for top in _CELLS_OWN if is_within(place, top)), None)
+    if taken is not None:
+        return f"{path} may not be shown to jobs: nothing at or below {taken} may"
+    keys = keys_at(path)
+    return HostPlaces(find_home()).fault(path) or (f"{path} is where keys are kept ({keys})" if keys else "")
 
 
 def cache_fault(name: str, place: str) -> str:
@@ -75,7 +62,3 @@ def _is_plain_path(path: str) -> bool:
         and len(path) <= 1024
         and path == os.path.normpath(path)
     )
-
-
-def _is_within(path: str, top: str) -> bool:
-    return path == top or path.startswith(f"{top}/")

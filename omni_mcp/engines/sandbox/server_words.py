@@ -44,12 +44,12 @@ def _hints(end: JobEnd, setting: Setting, refused: Collection[Connection]) -> li
     hints = []
     closed = _names(refused, "not_granted")
     if closed:
-        hints.append(f"it was kept from {closed}: if it needs that, add it to its `hosts`")
+        hints.append(f"it was kept from {closed}: if it needs that: omni-mcp servers set NAME --allow HOST:PORT")
     special = _names(refused, "private_address")
     if special:
         hints.append(f"{special} is in a special address range: name the range in omni.toml, `egress.networks`")
     if setting.fetches and not setting.hosts:
-        hints.append("it may reach no host: if it is to fetch its package, name the package source in its `hosts`")
+        hints.append("it may reach no host: if it is to fetch its package: omni-mcp servers set NAME --packages")
     return hints
 
 

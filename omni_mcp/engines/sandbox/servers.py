@@ -17,6 +17,7 @@ from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.sources import Sources
 from omni_mcp.engines.sandbox.uids import running_as_root
 from omni_mcp.engines.sandbox.workspaces import WorkspaceRefused, Workspaces
+from omni_mcp.host_places import HostPlaces
 
 _TAIL_BYTES = 64 * 1024
 # A package runner looks at its source before it uses what it has; without a network it would retry for many seconds.
@@ -64,13 +65,16 @@ class Tail:
 class ServerCells:
     """Starts servers in *sandbox*. Homes and caches stand below *root*, by server, and survive restarts.
 
-    *secrets* are the operator's, by name, for profiles that hand some to their servers.
+    *secrets* are the operator's, by name, for profiles that hand some to their servers. *shown* judges what they are to
+    see, at each start.
     """
 
     def __init__(
-        self, sandbox: ServerSandbox, profiles: Mapping[str, Profile], root: Path, *, secrets: Mapping[str, str]
-    ) -> None:
+        self, sandbox: ServerSandbox, profiles: Mapping[str, Profile], root: Path, *, secrets: Mapping[str, str],
+        shown: HostPlaces,
+    ) -> None:  # fmt: skip
         self._sandbox = sandbox
+        self._shown = shown
         self._profiles = profiles
         self._places = Workspaces(root)
         self._secrets = secrets
@@ -139,13 +143,18 @@ class ServerCells:
         )  # fmt: skip
 
     def _resolved(self, mount: Mount) -> Mount:
-        """Follow the links on the way to its source; a plain process has to go that way itself."""
+        """Follow the links on the way to its source, and judge it; a plain process has to go that way itself."""
         _facts_of(mount.source)
         try:
-            source = Path(self._sources.find_mount(mount).path)
+            source = self._sources.find_mount(mount)
         except StartFailed as error:
             raise _refused(str(error)) from error
-        return mount if self._sandbox.isolation().posture == "landlock" else replace(mount, source=source)
+        for path in (str(mount.source), source.path):
+            if fault := self._shown.fault(path, writable=mount.writable):
+                raise _refused(fault)
+        if self._sandbox.isolation().posture == "landlock":
+            return mount
+        return replace(mount, source=Path(source.path), identity=(source.device, source.inode))
 
     def _kept(self, launch: ServerLaunch, profile: Profile, owner: int | None) -> tuple[Mount, ...]:
         """Return the mounts of what survives the server: its home, its caches."""

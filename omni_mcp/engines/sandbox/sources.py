@@ -43,8 +43,14 @@ class Sources:
             raise StartFailed(f"a directory of the job is missing: {error.strerror}") from error
 
     def find_mount(self, mount: Mount) -> Source:
-        """Like `find`, for the source of *mount*; what is writable and the operator's is remembered."""
+        """Like `find`, for the source of *mount*; what is writable and the operator's is remembered.
+
+        Raises:
+            StartFailed: as `find`; or something else is there than was judged.
+        """
         source = self.find(str(mount.source))
+        if mount.identity not in (None, (source.device, source.inode)):
+            raise StartFailed(f"{source.path} was replaced at this moment")
         if mount.writable and mount.as_owner:
             self._given.add((source.device, source.inode))
         return source

@@ -10,6 +10,7 @@ from omni_mcp.contracts.errors import SandboxUnavailable
 from omni_mcp.contracts.hosts import is_covered
 from omni_mcp.contracts.sandbox import Credential, Mount
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.host_places import HostPlaces
 
 SHARES = "/shares"
 
@@ -36,13 +37,14 @@ class Supplies:
     """The operator's word, read once at the start. Secret values stay out of every `repr`.
 
     `networks` are special address ranges (CIDR) that a granted name may be in; `secrets` are values by name; `shares`
-    are directories by the name under which manifests ask for them.
+    are directories by the name under which manifests ask for them, each judged by `shown` at every call.
     """
 
     networks: tuple[str, ...] = ()
     credentials: tuple[ToolCredential, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     shares: Mapping[str, Path] = field(default_factory=dict)
+    shown: HostPlaces | None = None
 
     def credentials_for(self, entry: Entry, hosts: tuple[str, ...]) -> tuple[Credential, ...]:
         """Return the credentials that the operator gave to *entry*, for those *hosts* that its call may reach."""
@@ -70,12 +72,12 @@ class Supplies:
         """Return the shared directories that the manifest of *entry* names, read-only at `/shares/NAME`. Blocks.
 
         Raises:
-            SandboxUnavailable: there is no such share, or its directory is not there.
+            SandboxUnavailable: there is no such share, its directory is not there, or no cell may be shown it.
         """
         named = entry.manifest.binding.shares if entry.manifest is not None else ()
-        return tuple(Mount(source=self._share(name), inside=f"{SHARES}/{name}") for name in named)
+        return tuple(self._share(name) for name in named)
 
-    def _share(self, name: str) -> Path:
+    def _share(self, name: str) -> Mount:
         place = self.shares.get(name)
         if place is None:
             raise SandboxUnavailable(
@@ -85,4 +87,11 @@ class Supplies:
             raise SandboxUnavailable(
                 "a directory that the tool needs is not there", detail=f"[shares] {name}: {place} is no directory"
             )
-        return place.resolve()
+        source = place.resolve()
+        fault = self.shown.fault(str(source)) if self.shown is not None else ""
+        if fault:
+            raise SandboxUnavailable(
+                "a directory that the tool needs cannot be shared", detail=f"[shares] {name}: {fault}"
+            )
+        facts = source.lstat()
+        return Mount(source=source, inside=f"{SHARES}/{name}", identity=(facts.st_dev, facts.st_ino))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from omni_mcp.endings import to_its_end
 from omni_mcp.engines.sandbox.cell import Cell
@@ -88,9 +85,8 @@ class Template:
         self.made += 1
         try:
             async with asyncio.timeout(self.plan.profile.start_limit_s):
-                with _opened(group) as doors:
-                    order = {"kind": "cell", **({"ahead": True} if ahead else {})}
-                    await self._open_channel.send(order, descriptors=(theirs.fileno(), *doors))
+                order = {"kind": "cell", **({"ahead": True} if ahead else {})}
+                await self._open_channel.send(order, descriptors=(theirs.fileno(), *_entrances(group)))
                 theirs.close()
                 await cell.wait_until_ready()
         except BaseException as error:
@@ -145,6 +141,9 @@ class Template:
         return self._channel
 
     def _environment(self) -> dict[str, str]:
+        """Return what an order has to bring beside the job's own."""
+        if self._launcher.sets_environment:
+            return {}
         return {**self._launcher.environment(self.plan.profile), **self.plan.profile.environment}
 
     async def _wait_until_ready(self) -> None:
@@ -166,18 +165,11 @@ class Template:
         return said[-1000:] or "the cell ended before it was ready"
 
 
-@contextmanager
-def _opened(group: Group | None) -> Iterator[list[int]]:
-    """Open what process 1 of a cell joins *group* by: it is the opener's right that counts, and it has none itself."""
-    with contextlib.ExitStack() as stack:
-        doors: list[int] = []
-        try:
-            for door in group.doors if group is not None else ():
-                doors.append(os.open(door, os.O_WRONLY | os.O_CLOEXEC))
-                stack.callback(os.close, doors[-1])
-        except OSError as error:
-            raise StartFailed(f"cgroup: {error}") from error
-        yield doors
+def _entrances(group: Group | None) -> list[int]:
+    try:
+        return group.entrances() if group is not None else []
+    except OSError as error:
+        raise StartFailed(f"cgroup: {error}") from error
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

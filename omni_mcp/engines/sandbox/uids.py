@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from omni_mcp.contracts.sandbox import Mount
 from omni_mcp.engines.sandbox.failures import StartFailed
+from omni_mcp.engines.sandbox.uid_locks import UidLocks
 
 DEFAULT_RANGE = range(61000, 62000)  # between the users of usual distributions and systemd's dynamic users (61184 on
 # some hosts: systemd allocates those only on demand; choose another range where that matters)
@@ -23,22 +24,31 @@ def owners_part(uids: range) -> range:
 
 
 class UidPool:
-    """Gives each template a uid that no other template has."""
+    """Gives each template a uid that no other template of this machine has, as far as `UidLocks` can tell."""
 
     def __init__(self, uids: range) -> None:
         self._uids = uids
         self._free = list(reversed(uids))
+        self._locks = UidLocks()
 
     def take(self) -> int:
         """Raises:
         IndexError: more jobs run than there are uids.
         """
-        return self._free.pop()
+        for place in reversed(range(len(self._free))):
+            if self._locks.take(self._free[place]):
+                return self._free.pop(place)
+        raise IndexError("every uid is taken")
 
     def give_back(self, uid: int) -> None:
         """Take *uid* back if it is one of ours; those of directories that survive calls are not."""
         if uid in self._uids:
+            self._locks.give_back(uid)
             self._free.append(uid)
+
+    def close(self) -> None:
+        """Let go of every uid: nothing runs any more."""
+        self._locks.close()
 
 
 def owner_of(mounts: Sequence[Mount], uids: range | None, *, workspace: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What a cell uses, measured from outside through /proc: the stand-in where no cgroup counts it."""
+"""Watch: what the processes of a cell use, measured from outside through /proc: the stand-in where no cgroup counts."""
 
 from __future__ import annotations
 
@@ -8,24 +8,69 @@ from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _COUNTED = ("RssAnon:", "RssShmem:", "VmPTE:")
+_OWN_TIME, _REAPED_TIME, _BEGAN = slice(11, 13), slice(13, 15), 19  # proc_pid_stat(5), from the third field on
+
+_REMEMBERED = 8192  # twice as many as a job may have at a time
+
+Name = tuple[int, str]  # pid and when it began: no other process is called so
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of all live processes together. Memory that several share is counted for each: too much, never too little."""
+    """Of all processes together. Memory that several share is counted for each: too much, never too little."""
 
-    memory_bytes: int
-    cpu_s: float
-    processes: int
+    memory_bytes: int = 0
+    cpu_s: float = 0.0
+    tasks: int = 0
 
 
-def measure(init_pid: int) -> Usage:
-    """Measure all descendants of process 1 of a cell, which is ours and shares its memory with its template."""
-    memory, cpu, pids = 0, 0.0, _family(init_pid)[1:]
-    for pid in pids:
-        memory += _memory_of(pid)
-        cpu += _cpu_of(pid)
-    return Usage(memory, cpu, len(pids))
+class Watch:
+    """Looks at all descendants of process 1 of a cell, which is ours and shares its memory with its template.
+
+    `most` is the most of each that was seen so far.
+    """
+
+    def __init__(self, init_pid: int) -> None:
+        self._init_pid = init_pid
+        self._own: dict[Name, int] = {}  # of processes that were seen, also of those that are gone
+        self._long_gone = 0
+        self.most = Usage()
+
+    def look(self) -> Usage:
+        """Measure what lives now; of CPU time what can be known of those that are gone too.
+
+        A parent has the time of a child that it waited for, and process 1 that of orphans. Nobody has the time of a
+        child that nobody waits for, so what was last seen of each process is kept: the larger of both sums is told.
+        """
+        memory, tasks, reaped = 0, 0, _ticks(_stat(self._init_pid), _REAPED_TIME)
+        alive: set[Name] = set()
+        for pid in _family(self._init_pid)[1:]:
+            memory += _memory_of(pid)
+            tasks += len(_tasks(pid))
+            stat = _stat(pid)
+            if len(stat) > _BEGAN:
+                own = _ticks(stat, _OWN_TIME)
+                self._own[pid, stat[_BEGAN]] = own
+                alive.add((pid, stat[_BEGAN]))
+                reaped += own + _ticks(stat, _REAPED_TIME)
+        self._remember_fewer(alive)
+        seen = sum(self._own.values()) + self._long_gone
+        now = Usage(memory, max(reaped, seen) / _TICKS_PER_S, tasks)
+        most = self.most
+        self.most = Usage(
+            max(most.memory_bytes, now.memory_bytes), max(most.cpu_s, now.cpu_s), max(most.tasks, now.tasks)
+        )
+        return now
+
+    def _remember_fewer(self, alive: set[Name]) -> None:
+        """A server may have had any number of processes: of the first of them only the sum is kept."""
+        while len(self._own) > _REMEMBERED:
+            name = next(iter(self._own))
+            ticks = self._own.pop(name)
+            if name in alive:
+                self._own[name] = ticks
+            else:
+                self._long_gone += ticks
 
 
 def _family(root_pid: int) -> list[int]:
@@ -54,10 +99,12 @@ def _memory_of(pid: int) -> int:
     return 0
 
 
-def _cpu_of(pid: int) -> float:
-    """Own time and that of reaped children."""
-    fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return sum(int(word) for word in fields[11:15]) / _TICKS_PER_S if len(fields) > 15 else 0.0
+def _stat(pid: int) -> list[str]:
+    return _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+
+
+def _ticks(stat: list[str], which: slice) -> int:
+    return sum(map(int, stat[which]))
 
 
 def _text(path: Path) -> str:

@@ -97,7 +97,7 @@ def _reached(it: _Call) -> Probe:
 
 _MACHINE_CODE = """
 import mmap
-code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+code = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
 code.write(bytes.fromhex("CODE"))
 print("calling", flush=True)
 result = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()
@@ -382,6 +382,32 @@ stopped()
 """,
         initial=True,
         ends=("memory",),
+    ),
+    Probe(
+        name="notice-readers",
+        group="kernel",
+        attempts="Be told whenever somebody on the host reads in a directory.",
+        script="""
+import fcntl
+with attempt("F_NOTIFY"):
+    fcntl.fcntl(os.open("/usr/bin", os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_ACCESS)
+    escaped("it is told")
+stopped()
+""",
+    ),
+    Probe(
+        name="hold-up-readers",
+        group="kernel",
+        attempts="Hold up whoever opens a file, which may be one that the host sees too.",
+        script="""
+import fcntl
+mine = os.open("/tmp/leased", os.O_RDWR | os.O_CREAT)
+os.unlink("/tmp/leased")
+with attempt("F_SETLEASE"):
+    fcntl.fcntl(mine, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    escaped("it has a lease")
+stopped()
+""",
     ),
     Probe(
         name="huge-pages",

@@ -71,7 +71,7 @@ for _ in range(4):
                     os._exit(0)
 for _ in range(4):
     os.read(reader, 1)
-"""),
+""", "memory"),
     _stays("storm", "Fork as fast as possible while the job ends.", """
 hold()
 reader, writer = os.pipe()

@@ -123,6 +123,24 @@ for place in range(0, len(block), 4096):
     block[place] = 1
 in_children(1, lambda: block)
 """),
+    _memory("forgotten", "Take shared memory and forget each page at once: no process has it, and it stays.", """
+import mmap
+block = mmap.mmap(-1, TAKEN * MIB)
+for place in range(0, len(block), MIB):
+    block[place:place + MIB] = bytes(MIB)
+    block.madvise(mmap.MADV_DONTNEED, place, MIB)
+keep_for_a_while()
+escaped("has what nobody sees")
+"""),
+    _memory("zero-device", "Take the same from the device that reads as zeros.", """
+import mmap
+block = mmap.mmap(os.open("/dev/zero", os.O_RDWR), TAKEN * MIB)
+for place in range(0, len(block), MIB):
+    block[place:place + MIB] = bytes(MIB)
+    block.madvise(mmap.MADV_DONTNEED, place, MIB)
+keep_for_a_while()
+escaped("has what nobody sees")
+"""),
     _memory("memfd", "Take memory in files without a name.", """
 kept = []
 for number in range(TAKEN // 6):
