@@ -18,7 +18,8 @@ import orjson
 
 from omni_mcp.contracts.errors import LogCorrupt
 from omni_mcp.engines.runlog.heads import GlobalHead, roll
-from omni_mcp.engines.runlog.keys import LogKeys, sync_directory
+from omni_mcp.engines.runlog.keys import LogKeys
+from omni_mcp.paths import sync_directory
 
 ANCHOR_FILE = "log-anchor"
 ANCHOR_EVERY_S = 1.0

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from omni_mcp.contracts.errors import LogCorrupt
 from omni_mcp.engines.runlog.random_bytes import RandomBytes
-from omni_mcp.paths import make_private_dir
+from omni_mcp.paths import make_private_dir, sync_directory
 
 DIRECTORY = "bodies"  # beside the log
 KEY_BYTES, NONCE_BYTES = 32, 12
@@ -95,11 +95,7 @@ class BodyFiles:
             out.flush()
             os.fsync(out.fileno())
         part.rename(path)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self._directory)
 
     def read(self, gid: int) -> bytes | None:
         """Return a sealed body, or None if it is not there."""

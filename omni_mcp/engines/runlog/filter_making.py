@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 
-from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, indexed_gid, shards
+from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, indexed_gid, merge, shards
 from omni_mcp.engines.runlog.word_filters import made, make
 
-MERGED_PAGES = 256  # in one transaction: about 1 MiB is written, in 25 ms
+PAGES_A_STEP = 64  # in one transaction: about 256 KiB are written, in 5 ms; who comes meanwhile waits for it
 
 
 class FilterMaker:
@@ -45,6 +45,4 @@ def _merged_some(connection: sqlite3.Connection, table: str) -> bool:
     """Merge some pages of a table; False if it lies in one piece."""
     if connection.execute(f"SELECT count(DISTINCT segid) FROM {table}_idx").fetchone()[0] < 2:
         return False
-    before = connection.total_changes
-    connection.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('merge', ?)", (-MERGED_PAGES,))
-    return connection.total_changes - before > 1  # as FTS5's documentation says how to tell
+    return merge(connection, table, -PAGES_A_STEP)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omni_mcp.contracts.errors import LogCorrupt
 from omni_mcp.contracts.json import JsonValue, canonical
-from omni_mcp.paths import make_private_dir
+from omni_mcp.paths import make_private_dir, sync_directory
 
 KEY_BYTES = 32
 HEAD_KEY_FILE, ARGUMENTS_KEY_FILE, BODIES_KEY_FILE = "log-head.key", "log-arguments.key", "log-bodies.key"
@@ -87,15 +87,6 @@ def _read_or_make(file: Path) -> bytes:
         part.rename(file)  # a key is there whole or not at all
         sync_directory(file.parent)
     return _read_key(file)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a rename in *directory* survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_key(file: Path) -> bytes:

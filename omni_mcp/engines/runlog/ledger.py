@@ -26,14 +26,16 @@ from omni_mcp.engines.runlog.keys import LogKeys
 from omni_mcp.engines.runlog.projections import Fact, project
 from omni_mcp.engines.runlog.random_bytes import RandomBytes
 from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, in_portions, sealed_row
-from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, index_payloads, index_up_to, indexed_gid
+from omni_mcp.engines.runlog.search_index import SHARD_EVENTS, index_texts, index_up_to, indexed_gid, text_of
 from omni_mcp.engines.runlog.sheet_making import SheetMaker
 from omni_mcp.engines.runlog.sheets import SHEET_EVENTS, sheet_of
 from omni_mcp.engines.runlog.tickets import Ticket, seq_of_parent
+from omni_mcp.engines.runlog.unindexed import Unindexed
 
 HEADS_KEPT = 10_000
 INDEX_EVERY_EVENTS = 128  # each portion is a segment to merge later; a larger one holds up the group that carries it
 INDEX_EVERY_BYTES = 4 * 1024 * 1024
+_PROJECTED = frozenset({"run_created", "tool_call", "tool_result", "tool_error"})
 _ALWAYS_ACCEPTED = frozenset({"run_closed", "erased", "quota_exceeded"})
 
 
@@ -91,8 +93,7 @@ class Ledger:
         self._next_run = 1
         self._open_calls: set[str] = set()
         self._indexed = 0
-        self._unindexed: list[tuple[int, bytes | None]] = []
-        self._unindexed_bytes = 0
+        self._unindexed = Unindexed()
         self.random = RandomBytes()
         self._bodies = Bodies(connection, file.parent / DIRECTORY, keys.bodies, self.random)
         self.sheets = SheetMaker(connection, file)
@@ -134,6 +135,10 @@ class Ledger:
                 entry.ticket.written = None
             raise
         return group.notices()
+
+    def read_words(self) -> None:
+        """Find the words of what was committed, ahead of their being indexed."""
+        self._unindexed.read()
 
     def index(self) -> None:
         """Bring the search index up to date, in a transaction of its own."""
@@ -178,6 +183,10 @@ class Ledger:
         """Set how long a transaction waits for the lock of another one."""
         self.connection.execute(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
+    def checkpoint_from(self, pages: int) -> None:
+        """Set how long the write-ahead log gets before a commit moves it into the file."""
+        self.connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+
     def seen_by_others(self) -> int:
         return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
 
@@ -206,7 +215,7 @@ class Ledger:
     def reload_index_state(self) -> None:
         """Read again how far the index is: for work that changed it or the texts inside the current transaction."""
         self._indexed = indexed_gid(self.connection)
-        self._unindexed, self._unindexed_bytes = [], 0
+        self._unindexed = Unindexed()
         self.filters.look_again()
 
     def head_of(self, run: str) -> Head | None:
@@ -228,11 +237,14 @@ class Transaction:
         self._rows: list[Row] = []
         self._sealed: list[Row] = []
         self._facts: list[Fact] = []
+        self._fresh: list[tuple[int, bytes]] = []
+        self._fresh_bytes = 0
         self._loud: dict[str, bool] = {}
         self._opened: set[str] = set()
         self._closed: set[str] = set()
         self._flushed = 0
         self._index_wanted = False
+        self._indexed: int | None = None  # how far, if this group indexes
         self._filled: list[tuple[int, int]] = []
 
     def __enter__(self) -> Transaction:
@@ -360,11 +372,13 @@ class Transaction:
             prev=head.hash, body_digest=body_digest, salt=self._ledger.random.take(SALT_BYTES),
         )  # fmt: skip
         self._rows.append(row)
+        self._fresh.append((gid, entry.payload))
+        self._fresh_bytes += len(entry.payload)
         if seq % SHEET_EVENTS == 0:
             self._filled.append((head.run_key, sheet_of(seq)))
         head.count, head.hash = seq, row[-2]
         self._total.count, self._total.hash = gid, roll(self._total.hash, row[-2])
-        if entry.kind in ("run_created", "tool_call", "tool_result", "tool_error") or entry.code == "run_closed":
+        if entry.kind in _PROJECTED or entry.code == "run_closed":
             self._facts.append(Fact(head.run_key, seq, entry.at_ns, entry.kind, entry.code, entry.call, entry.values))
             self._note_call(entry)
         self._loud[head.run] = self._loud.get(head.run, False) or not entry.quiet
@@ -381,19 +395,16 @@ class Transaction:
     def _index_if_due(self) -> None:
         """Index in portions; what is not indexed yet is found by readers another way (LogReader.search)."""
         ledger = self._ledger
-        fresh = [(row[2], row[-1][SALT_BYTES:]) for row in self._rows]
-        size = ledger._unindexed_bytes + sum(len(payload) for _, payload in fresh)
         behind = self._total.count - ledger._indexed
+        size = ledger._unindexed.bytes + self._fresh_bytes
         if not self._index_wanted and behind < INDEX_EVERY_EVENTS and size < INDEX_EVERY_BYTES:
-            self._pending = ledger._unindexed + fresh
-            self._pending_bytes, self._indexed = size, ledger._indexed
             return
-        known = ledger._unindexed + fresh
-        if len(known) == behind:
-            index_payloads(ledger.connection, known, self._total.count)
+        if len(ledger._unindexed) + len(self._fresh) == behind:
+            fresh = [(gid, text_of(payload)) for gid, payload in self._fresh]
+            index_texts(ledger.connection, ledger._unindexed.texts() + fresh, self._total.count)
         else:  # somebody else wrote some of them
             index_up_to(ledger.connection, self._total.count)
-        self._pending, self._pending_bytes, self._indexed = [], 0, self._total.count
+        self._indexed = self._total.count
 
     def _adopt(self) -> None:
         ledger = self._ledger
@@ -405,10 +416,12 @@ class Transaction:
             ledger._heads.popitem(last=False)
         ledger._open_calls |= self._opened
         ledger._open_calls -= self._closed
+        if self._indexed is None:
+            ledger._unindexed.add(self._fresh, self._fresh_bytes)
+            return
         if self._indexed // SHARD_EVENTS != ledger._indexed // SHARD_EVENTS:
             ledger.filters.look_again()
-        ledger._indexed = self._indexed
-        ledger._unindexed, ledger._unindexed_bytes = self._pending, self._pending_bytes
+        ledger._indexed, ledger._unindexed = self._indexed, Unindexed()
 
     def _roll_back(self) -> None:
         self._ledger.forget()

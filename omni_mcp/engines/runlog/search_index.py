@@ -11,6 +11,8 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import chain, groupby
 
 from omni_mcp.engines.runlog.rows import in_portions, payload_of
 from omni_mcp.engines.runlog.word_filters import drop_all, unmake
@@ -22,6 +24,10 @@ _DIGITS = b"-0123456789"
 _NUMBERS_ONLY = bytes(byte if byte in b"-+.0123456789eE" else 0x20 for byte in range(256))
 _ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)")
 _BACKSLASH, _QUOTE = b"\0", b"\1"  # in place of escaped ones: no JSON text holds these bytes
+_DECISION, _CHANGING, _AFTER = b'{"approval":', b'"args_bytes":', b'"egress_hosts":'
+_REMEMBERED_BYTES = 2048
+_MERGES = {"automerge": 0, "crisismerge": 256, "usermerge": 8}  # none but those that we ask for; eight pieces into one
+MERGED_PAGES, EVENTS_PER_MERGED_PAGE = 8, 16  # with each portion: more than it adds, so that no table falls behind
 
 
 def text_of(payload: bytes) -> str:
@@ -30,23 +36,42 @@ def text_of(payload: bytes) -> str:
     The same bytes always give the same text; an erasure depends on that.
     """
     escaped = b"\\" in payload
-    plain = payload.replace(rb"\\", _BACKSLASH).replace(rb"\"", _QUOTE) if escaped else payload
+    if escaped:
+        plain = payload.replace(rb"\\", _BACKSLASH).replace(rb"\"", _QUOTE)
+        text = b" ".join(chain(*_strings_and_numbers(plain)))
+        text = _ESCAPE.sub(_unescaped, text) if b"\\" in text else text
+        text = text.replace(_BACKSLASH, b"\\").replace(_QUOTE, b'"')
+    else:
+        found = _of_decision(payload) if payload.startswith(_DECISION) else _strings_and_numbers(payload)
+        text = b" ".join(chain(*found))
+    return text[:INDEXED_BYTES].decode("utf-8", "ignore")
+
+
+def _strings_and_numbers(plain: bytes) -> tuple[list[bytes], list[bytes]]:
     parts = plain.split(b'"')  # what stands between strings, and strings, by turns
     strings = [string for string, after in zip(parts[1::2], parts[2::2], strict=False) if after[:1] != b":"]
     others = b" ".join(parts[::2]).translate(_NUMBERS_ONLY).split()
-    text = b" ".join(strings + [number for number in others if number[0] in _DIGITS])  # not the last letter of `true`
-    if escaped:
-        text = _ESCAPE.sub(_unescaped, text).replace(_BACKSLASH, b"\\").replace(_QUOTE, b'"')
-    return text[:INDEXED_BYTES].decode("utf-8", "ignore")
+    return strings, [number for number in others if number[0] in _DIGITS]  # not the last letter of `true`
+
+
+_remembered = lru_cache(maxsize=256)(_strings_and_numbers)
+
+
+def _of_decision(plain: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Do the same for a decision, the longest event of a call: but for its arguments' digest the next one is like it.
+
+    It is cut ahead of two names, which only a name can look like in a text without escapes.
+    """
+    at = plain.find(_CHANGING, 0, _REMEMBERED_BYTES)
+    end = plain.find(_AFTER, at) if at > 0 else -1
+    if end < 0 or len(plain) - end > _REMEMBERED_BYTES:
+        return _strings_and_numbers(plain)
+    ahead, between, behind = _remembered(plain[:at]), _strings_and_numbers(plain[at:end]), _remembered(plain[end:])
+    return ahead[0] + between[0] + behind[0], ahead[1] + between[1] + behind[1]
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
     return b"/" if match.group() == rb"\/" else b" "
-
-
-def shard_of(gid: int) -> str:
-    """Return the table that indexes the event with global number *gid*."""
-    return f"search_{gid // SHARD_EVENTS}"
 
 
 def shards(connection: sqlite3.Connection, *, schema: str = "main") -> list[str]:
@@ -90,15 +115,37 @@ def payloads_between(connection: sqlite3.Connection, after: int, until: int) -> 
 
 def index_payloads(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes | None]], until: int) -> None:
     """Index (gid, payload) *rows* in order of gid and note that everything up to *until* is indexed."""
-    by_shard: dict[str, list[tuple[int, str]]] = {}
-    for gid, payload in rows:
-        if payload is not None:
-            by_shard.setdefault(shard_of(gid), []).append((gid, text_of(payload)))
-    for shard, texts in by_shard.items():
-        connection.execute(f"CREATE VIRTUAL TABLE IF NOT EXISTS {shard} USING fts5({_OPTIONS})")
-        for statement, values in in_portions(f"INSERT INTO {shard} (rowid, text) VALUES {{rows}}", "(?, ?)", texts):
+    index_texts(connection, [(gid, text_of(payload)) for gid, payload in rows if payload is not None], until)
+
+
+def index_texts(connection: sqlite3.Connection, texts: Iterable[tuple[int, str]], until: int) -> None:
+    """Index (gid, text) in order of gid, as `text_of` gave it; note that everything up to *until* is indexed."""
+    for number, found in groupby(texts, lambda row: row[0] // SHARD_EVENTS):
+        shard, rows = f"search_{number}", list(found)
+        _make_if_missing(connection, shard)
+        for statement, values in in_portions(f"INSERT INTO {shard} (rowid, text) VALUES {{rows}}", "(?, ?)", rows):
             connection.execute(statement, values)
+        merge(connection, shard, max(MERGED_PAGES, len(rows) // EVENTS_PER_MERGED_PAGE))
     connection.execute("UPDATE search_state SET gid = ?", (until,))
+
+
+def _make_if_missing(connection: sqlite3.Connection, shard: str) -> None:
+    if connection.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?)", (shard,)).fetchone()[0]:
+        return
+    connection.execute(f"CREATE VIRTUAL TABLE {shard} USING fts5({_OPTIONS})")
+    for name, value in _MERGES.items():
+        connection.execute(f"INSERT INTO {shard} ({shard}, rank) VALUES (?, ?)", (name, value))
+
+
+def merge(connection: sqlite3.Connection, shard: str, pages: int) -> bool:
+    """Merge about so many pages of a table where pieces have gathered, of a negative number of pages wherever.
+
+    SQLite would do it by itself, up to 12 ms of it at once, in the commit in which it is due. False if there was
+    nothing to merge.
+    """
+    before = connection.total_changes
+    connection.execute(f"INSERT INTO {shard} ({shard}, rank) VALUES ('merge', ?)", (pages,))
+    return connection.total_changes - before > 1  # as FTS5's documentation says how to tell
 
 
 def refill_shards(connection: sqlite3.Connection, gids: Iterable[int]) -> None:

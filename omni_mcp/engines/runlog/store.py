@@ -26,6 +26,7 @@ from omni_mcp.engines.runlog.bodies import BODY_LIMIT_BYTES, DIRECTORY, BodyFile
 from omni_mcp.engines.runlog.connection import REPAIR_HINT, open_writer, translated
 from omni_mcp.engines.runlog.following import Followed
 from omni_mcp.engines.runlog.guards import SCHEMA, mend_triggers
+from omni_mcp.engines.runlog.housekeeper import Housekeeper
 from omni_mcp.engines.runlog.keys import LogKeys, find_keys, make_keys
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
 from omni_mcp.engines.runlog.paging import EventsPage
@@ -65,7 +66,7 @@ class SqliteRunLog:
         self._now_ns = now_ns
         self._gateway_version = gateway_version
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self._writer = Writer(opened.ledger, anchor, self._announce)
+        self._writer = Writer(opened.ledger, Housekeeper(file, anchor), self._announce)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="run-log-reader")
         self._readers: queue.SimpleQueue[LogReader] = queue.SimpleQueue()
         for _ in range(READERS):
@@ -128,7 +129,10 @@ class SqliteRunLog:
         return ticket
 
     def _entry(self, run: str, draft: Draft, parent: Durable | int | None, ticket: Ticket) -> Entry:
-        masked, privacy = self._masker.mask(told_by(draft.payload))
+        masked: JsonValue = told_by(draft.payload)
+        privacy: tuple[str, ...] = ()
+        if not draft.names_are_ours or self._masker.mask_known(masked) is not masked:
+            masked, privacy = self._masker.mask(masked)
         try:
             encoded = canonical(masked)
         except TypeError:

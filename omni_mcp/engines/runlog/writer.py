@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from omni_mcp.contracts.errors import LogUnavailable, OmniError
-from omni_mcp.engines.runlog.anchor import AnchorKeeper
 from omni_mcp.engines.runlog.connection import BUSY_TIMEOUT_S
+from omni_mcp.engines.runlog.housekeeper import Housekeeper
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
+from omni_mcp.engines.runlog.signal import Signal
 
 QUEUE_EVENTS = 8192
 QUEUE_BYTES = 64 * 1024 * 1024
@@ -29,7 +30,8 @@ LINGER_BELOW_EVENTS = 64  # a group of so many is worth a commit at once
 MANY_EVENTS = 4  # from here on they are of several calls
 LINGER_S = 0.004  # the loop's time to run its callers to their next wait: at most this late is what is queued already
 IDLE_S = 0.1  # after so long without an event the search index is brought up to date, and sheets are made
-SHEET_EVERY_S = 0.5  # one takes some milliseconds: so often at most while events keep coming
+SHEET_EVERY_S = 2.0  # one takes some milliseconds: so often at most while events keep coming
+WAL_PAGES = 4096  # 16 MiB: so long it gets at most where the housekeeper does not come to the end of it
 
 T = TypeVar("T")
 
@@ -39,22 +41,22 @@ class Writer:
 
     Args:
         ledger: used by that thread only, from `start` to the end of `close`.
-        anchor: gets the newest head, in that thread.
+        housekeeper: hears of the newest head; started and ended by that thread.
         on_commit: called in the event loop, once for each commit.
     """
 
-    def __init__(self, ledger: Ledger, anchor: AnchorKeeper, on_commit: Callable[[list[Notice]], None]) -> None:
+    def __init__(self, ledger: Ledger, housekeeper: Housekeeper, on_commit: Callable[[list[Notice]], None]) -> None:
         self._ledger = ledger
-        self._anchor = anchor
+        self._housekeeper = housekeeper
         self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Entry] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
         self._bytes = 0
         self._guard = threading.Lock()
-        self._wake = threading.Event()
-        self._callers_ran = threading.Event()
-        self._callers_ran.set()
+        self._wake = Signal()
+        self._rests = False  # nobody but the next caller wakes the thread
+        self._callers_run = False  # the loop is running callers that may queue more; it wakes the thread behind them
         self._closing = False
         self._backlog: deque[Entry] = deque()
         self._backlog_bytes = 0
@@ -76,7 +78,7 @@ class Writer:
     @property
     def anchor_problem(self) -> str:
         """Why the newest head could not be anchored, or nothing."""
-        return self._anchor.problem
+        return self._housekeeper.problem
 
     async def close(self) -> None:
         """Write what is queued, then end. What cannot be written is refused."""
@@ -95,18 +97,22 @@ class Writer:
                 self._bytes += size
         if full or self._closing:
             self._refuse_at_once(entry, "the queue of the run log is full" if full else "the run log is closing")
-        elif not self._wake.is_set():
-            self._callers_ran.clear()
+        elif self._rests:
+            self._rests = False
+            self._callers_run = True
             self._loop.call_soon(self._look_again, len(self._queue))  # what is queued next is in the same group
-            self._wake.set()
+            self._wake.set()  # now, because this caller may not give the loop its turn back
 
     def _look_again(self, known: int) -> None:
         """Wait another turn of the loop while many callers run and each turn queues more: they share a commit."""
         now = len(self._queue)
         if now > known and now >= MANY_EVENTS:
             self._loop.call_soon(self._look_again, now)
-        else:
-            self._callers_ran.set()
+            return
+        self._callers_run = False
+        self._rests = not now
+        if now:
+            self._wake.set()
 
     async def call(self, work: Callable[[Ledger], T]) -> T:
         """Run *work* in the writer's thread, between two groups."""
@@ -136,11 +142,10 @@ class Writer:
             self._keep(entry)
 
     def _work(self) -> None:
+        self._ledger.checkpoint_from(WAL_PAGES)
+        self._housekeeper.start()
         while True:
-            idle = not self._queue and not self._wake.wait(self._patience())
-            if len(self._queue) < LINGER_BELOW_EVENTS:
-                self._callers_ran.wait(LINGER_S)
-            self._wake.clear()
+            idle = self._gather()
             group = self._take()
             if group or self._backlog:
                 self._write(group)
@@ -151,11 +156,24 @@ class Writer:
             self._make_copies(idle=idle)
             while self._jobs:
                 self._jobs.popleft()()
-            self._anchor_if_due()
+            self._housekeeper.look(self._ledger.head, self._ledger.commits)
             if self._closing and not self._queue and not self._jobs:
                 self._index_if_idle()
-                self._anchor_if_due(at_once=True)
+                self._housekeeper.look(self._ledger.head, self._ledger.commits)
+                self._housekeeper.close()
                 return
+
+    def _gather(self) -> bool:
+        """Wait for events, then for the callers that are about to queue more; True if there was nothing for long."""
+        idle = False
+        if not self._callers_run:
+            self._rests = True
+            idle = not self._queue and not self._wake.wait(self._patience())
+            self._rests = False
+        while self._callers_run and len(self._queue) < LINGER_BELOW_EVENTS:
+            if not self._wake.wait(LINGER_S):
+                self._callers_run = False  # the loop is held up; what it queued does not wait for it
+        return idle
 
     def _patience(self) -> float | None:
         if self._backlog or self._failing:
@@ -164,7 +182,7 @@ class Writer:
             return IDLE_S
         if (self._ledger.sheets.is_due or self._ledger.filters.is_due) and not self._copies_failed:
             return IDLE_S
-        return self._anchor.due_in_s(self._ledger.head.count)
+        return None
 
     def _take(self) -> list[Entry]:
         with self._guard:
@@ -191,6 +209,7 @@ class Writer:
                 self._backlog_bytes -= self._backlog.popleft().size
         self._index_failed = self._copies_failed = False
         self._tell(group, notices)
+        self._ledger.read_words()  # while their callers go on
 
     def _probe(self) -> None:
         """Find out whether the log can be written again, though nobody asks for anything."""
@@ -205,11 +224,6 @@ class Writer:
         if failing != self._failing:
             self._failing = failing
             self._ledger.wait_for_lock(BUSY_TIMEOUT_UNAVAILABLE_S if failing else BUSY_TIMEOUT_S)
-
-    def _anchor_if_due(self, *, at_once: bool = False) -> None:
-        due_s = self._anchor.due_in_s(self._ledger.head.count)
-        if due_s is not None and (at_once or due_s == 0):
-            self._anchor.keep(self._ledger.head)
 
     def _refuse(self, group: list[Entry], error: LogUnavailable) -> None:
         for entry in group:
@@ -235,7 +249,7 @@ class Writer:
                 self._on_commit(notices)
             self._loop.call_soon(self._look_again, 0)  # behind the callers that were just woken
 
-        self._callers_ran.clear()
+        self._callers_run = True
         self._loop.call_soon_threadsafe(settle)
 
     def _index_if_idle(self) -> None:
