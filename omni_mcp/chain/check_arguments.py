@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.errors import InvalidArguments
 from omni_mcp.contracts.hosts import NO_HOST
@@ -16,7 +18,7 @@ class CheckArguments:
     def __init__(self, schemas: Schemas) -> None:
         self._schemas = schemas
 
-    async def __call__(self, call: Call, proceed: Handler) -> Result:
+    def __call__(self, call: Call, proceed: Handler) -> Awaitable[Result]:
         if call.tool is not None and is_withheld(call.tool.server, call.arguments):
             raise InvalidArguments(
                 "do_not_store is set, so nothing was kept, and the text is not on record. Do not send what must not be "
@@ -26,7 +28,7 @@ class CheckArguments:
             raise InvalidArguments(
                 f"the arguments of {call.name!r} do not fit: " + "; ".join(problems), data={"problems": problems}
             )
-        return await proceed(call)
+        return proceed(call)
 
     def _problems(self, call: Call, tool: Entry) -> list[str]:
         if call.kind == "tool":

@@ -1,4 +1,8 @@
-"""Stages become one handler: each stage gets the call and the rest of the chain."""
+"""Stages become one handler: each stage gets the call and the rest of the chain.
+
+A stage that has nothing to do on the way back returns what the rest of the chain returned, without awaiting it: it is
+an ordinary function then, and no wait of the call passes through it.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 
 from omni_mcp.contracts.call import (
@@ -118,7 +118,7 @@ class Decide:
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
 
-    async def __call__(self, call: Call, proceed: Handler) -> Result:
+    def __call__(self, call: Call, proceed: Handler) -> Awaitable[Result]:
         approval = carried_approval(call)
         decision, recorded = self._decisions.decide(call, approval=approval)
         intents = (*call.intents, recorded)
@@ -131,10 +131,10 @@ class Decide:
             )
         if decision.verdict == "allow":
             granted = call.but(intents=intents, grant=grant_for(call, call.tool, decision, approval))
-            return carry(await proceed(granted), approval)
+            return proceed(granted) if approval is None else _carried(proceed(granted), approval)
         question = decision.question or Question(rules=decision.rules)
         question = replace(question, policy_version=decision.policy_version)
-        return await proceed(call.but(intents=intents, question=question))
+        return proceed(call.but(intents=intents, question=question))
 
 
 def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFacts | None) -> Grant:
@@ -149,9 +149,13 @@ def grant_for(call: Call, tool: Entry, decision: Decision, approval: ApprovalFac
     )
 
 
-def carry(result: Result, approval: ApprovalFacts | None) -> Result:
+async def _carried(ending: Awaitable[Result], approval: ApprovalFacts) -> Result:
+    return carry(await ending, approval)
+
+
+def carry(result: Result, approval: ApprovalFacts) -> Result:
     """A multi-round call keeps its approval through its rounds: one approval, one call."""
-    if approval is None or not isinstance(result, InputRequired):
+    if not isinstance(result, InputRequired):
         return result
     facts = {"id": approval.id, "by": approval.by, "arguments_digest": approval.arguments_digest}
     return replace(result, carry={**result.carry, "approval": facts})

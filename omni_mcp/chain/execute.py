@@ -91,9 +91,23 @@ class Execute:
                 self._slots.pop(tool.digest, None)
 
     async def _run(self, executor: Executor, call: Call, tool: Entry) -> Result:
-        ready = await self._ready(call, tool)
+        call = await self._ready(call, tool)
         reach("intent_durable")
-        return await self._dispatch(executor, ready, tool)
+        call.trail.dispatched = True
+        try:
+            if isinstance(executor, KeepsDeadlines):
+                result = await executor.execute(call)
+            else:
+                with self._limits.within(tool.limits.timeout_s + GRACE_S):
+                    result = await executor.execute(call)
+        except Refused:
+            call.trail.dispatched = False
+            raise
+        except TimeoutError as error:
+            raise TimedOut(f"{call.name!r} did not answer within {tool.limits.timeout_s:g} s") from error
+        if isinstance(result, InputRequired):
+            return replace(result, carry={**result.carry, "definition": tool.digest})
+        return _checked(result)
 
     async def _ready(self, call: Call, tool: Entry) -> Call:
         """Wait until everything is on disk, then look whether what was decided still holds."""
@@ -123,23 +137,6 @@ class Execute:
         if found is None or found.digest != tool.digest:
             raise NotAllowed(call.name, detail="the definition changed while the call waited")
         return self._decisions.renewed(call)
-
-    async def _dispatch(self, executor: Executor, call: Call, tool: Entry) -> Result:
-        call.trail.dispatched = True
-        try:
-            if isinstance(executor, KeepsDeadlines):
-                result = await executor.execute(call)
-            else:
-                with self._limits.within(tool.limits.timeout_s + GRACE_S):
-                    result = await executor.execute(call)
-        except Refused:
-            call.trail.dispatched = False
-            raise
-        except TimeoutError as error:
-            raise TimedOut(f"{call.name!r} did not answer within {tool.limits.timeout_s:g} s") from error
-        if isinstance(result, InputRequired):
-            return replace(result, carry={**result.carry, "definition": tool.digest})
-        return _checked(result)
 
     def _slots_of(self, tool: Entry) -> FairSlots:
         slots = self._slots.get(tool.digest)

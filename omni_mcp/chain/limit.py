@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.errors import Draining, RateLimited
@@ -70,7 +70,7 @@ class Limit:
         return (
             self.closed
             or self._pending.get(who, 0) >= self._pending_per_principal
-            or self._calls.is_over(who, self._now_s())
+            or self._calls.used(who, self._now_s()) >= self._calls.per_minute
         )
 
     def left(self, who: str) -> JsonObject:
@@ -103,9 +103,6 @@ class _Rate:
         self.per_minute = per_minute
         self._recent: dict[str, deque[float]] = {}
 
-    def is_over(self, who: str, now: float) -> bool:
-        return self.used(who, now) >= self.per_minute
-
     def used(self, who: str, now: float) -> int:
         """Return how often it was within the last minute."""
         recent = self._recent.get(who)
@@ -116,7 +113,7 @@ class _Rate:
         return len(recent)
 
     def admit(self, who: str, now: float, *, what: str) -> None:
-        if self.is_over(who, now):
+        if self.used(who, now) >= self.per_minute:
             wait_s = round(self._recent[who][0] + WINDOW_S - now, 1)
             raise RateLimited(
                 f"more than {self.per_minute} {what} in a minute; try again in {wait_s} s",
@@ -141,7 +138,7 @@ class Shed:
         self._now_s = now_s
         self._told: dict[str, float] = {}
 
-    async def __call__(self, call: Call, proceed: Handler) -> Result:
+    def __call__(self, call: Call, proceed: Handler) -> Awaitable[Result]:
         who = call.principal.key
         if call.round is None and self._limit.is_over(who):
             now = self._now_s()
@@ -155,4 +152,4 @@ class Shed:
             if len(self._told) >= PRINCIPALS_KEPT:
                 self._told.clear()
             self._told[who] = now
-        return await proceed(call)
+        return proceed(call)

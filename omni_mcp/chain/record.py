@@ -13,7 +13,7 @@ from omni_mcp.chain.crashpoint import reach
 from omni_mcp.chain.decide import LOG_SERVER
 from omni_mcp.chain.witness import Witness
 from omni_mcp.contracts.artifact import INLINE_LIMIT_BYTES, ArtifactRef, answer_name
-from omni_mcp.contracts.call import Answer, Call, Durable, Handler, InputRequired, Result
+from omni_mcp.contracts.call import Answer, Call, Durable, Handler, InputRequired, Result, Round
 from omni_mcp.contracts.errors import (
     Cancelled,
     Internal,
@@ -73,17 +73,23 @@ class Record:
         reach("before_intent")
         entry = self._catalog.find(call.profile, call.kind, call.name)
         quiet = entry is not None and entry.server == LOG_SERVER
-        known = call.but(run=self._gateway_run, asked_in=call.run) if quiet else call
         meant = entry or self._catalog.find(ALL_NAMES, call.kind, call.name)  # a tool that this profile does not show
         withheld = meant is not None and is_withheld(meant.server, call.arguments)
         sealed = not quiet and not withheld and self._keeps_bodies(call.principal.project)
         witness = Witness(call.link) if sealed else None
-        known = known.but(
-            bound_to=self._log.arguments_hmac(call.arguments), arguments_bytes=len(canonical(call.arguments)),
-            link=call.link if witness is None else witness,
+        run, bound_to = self._gateway_run if quiet else call.run, self._log.arguments_hmac(call.arguments)
+        size_bytes = len(canonical(call.arguments))
+        if call.round is None:
+            asked = _asked(call, bound_to, size_bytes, quiet=quiet, withheld=withheld)
+            event = draft(asked, actor=call.principal.key, call=call.id, body=asked_body(call, witness))
+            intent = self._log.append(run, event, quiet=quiet)
+        else:
+            intent = self._append_round(call, call.round, run, witness)
+        known = call.but(
+            run=run, asked_in=call.run if quiet else call.asked_in, bound_to=bound_to, arguments_bytes=size_bytes,
+            link=call.link if witness is None else witness, intents=(intent,),
+            parent=intent if call.round is None else call.round.intent_seq,
         )  # fmt: skip
-        intent, parent = self._append_intent(known, witness, quiet=quiet, withheld=withheld)
-        known = known.but(parent=parent, intents=(intent,))
         reach("intent_unsynced")
         started = time.perf_counter()
         try:
@@ -91,7 +97,13 @@ class Record:
             reach("result_received")
             if isinstance(result, InputRequired):
                 return await self._suspend(known, result, witness)
-            payload = await self._answer_payload(known, result, _ms_since(started), quiet=quiet)
+            encoded = canonical(result.body)
+            kept: ArtifactRef | None = None
+            # What was read of the log is not kept a second time: it would outlive the erasure of what was read.
+            shown: JsonValue = None if quiet else result.body
+            if len(encoded) > INLINE_LIMIT_BYTES and not quiet:
+                kept, shown = await self._kept_apart(known, encoded)
+            payload = _answer_payload(result, shown, kept, len(encoded), _ms_since(started))
         except asyncio.CancelledError:
             gone = _cancelled(known, _ms_since(started))
             body = failed_body(Cancelled(gone.message), witness)
@@ -125,59 +137,20 @@ class Record:
         for call_id in list(self._rounds):
             self.end_round(call_id, OutcomeUnknown("the gateway stopped while the call waited for input"))
 
-    def _append_intent(
-        self, call: Call, witness: Witness | None, *, quiet: bool, withheld: bool
-    ) -> tuple[Durable, Durable | int]:
-        """Append what is asked. A round of a call that waits for none is not let in: that call has its outcome."""
-        if call.round is not None:
-            waiting = self._rounds.pop(call.id, None)
-            if waiting is None:
-                raise OutcomeUnknown("this call is over; its outcome is on record")
-            waiting.timer.cancel()
-            answered = RoundAnswered(round=call.round.number, responses=call.round.responses)
-            parent = call.round.intent_seq
-            body = round_answered_body(call.round.responses, witness)
-            event = draft(answered, actor=call.principal.key, call=call.id, body=body)
-            return self._log.append(call.run, event, parent=parent), parent
-        asked = stated(
-            ToolCall,
-            call_kind=call.kind,
-            name=call.name,
-            arguments=_recorded(call.arguments, quiet=quiet, withheld=withheld),
-            arguments_hmac=call.bound_to,
-            arguments_bytes=call.arguments_bytes,
-            principal=call.principal.key,
-            profile=call.profile,
-            client={"name": call.client.name, "version": call.client.version, "era": call.client.era,
-                    "protocol": call.client.protocol_version, "transport": call.client.transport},
-            model=None if withheld else _reported_model(call),
-            trace_id=call.trace,
-        )  # fmt: skip
-        event = draft(asked, actor=call.principal.key, call=call.id, body=asked_body(call, witness))
-        intent = self._log.append(call.run, event, quiet=quiet)
-        return intent, intent
+    def _append_round(self, call: Call, later: Round, run: str, witness: Witness | None) -> Durable:
+        """Append what its caller came back with. A call that waits for nothing has its outcome.
 
-    async def _answer_payload(self, call: Call, answer: Answer, duration_ms: float, *, quiet: bool) -> ToolResult:
-        """Return what is recorded of an answer; a large one is stored apart, which can fail or be cancelled.
-
-        What somebody read of the log is not kept a second time: it would outlive the erasure of what was read.
+        Raises:
+            OutcomeUnknown: it waits for nothing.
         """
-        body = canonical(answer.body)
-        kept: ArtifactRef | None = None
-        result: JsonValue = None if quiet else answer.body
-        if len(body) > INLINE_LIMIT_BYTES and not quiet:
-            kept, result = await self._kept_apart(call, body)
-        return ToolResult(  # validated: an executor may be a plugin's
-            is_error=answer.is_error,
-            result=result,
-            artifact=kept,
-            artifacts=tuple(ArtifactRef.model_validate(ref) for ref in answer.artifacts),
-            where=answer.where,
-            isolation=answer.isolation,
-            usage=answer.usage,
-            duration_ms=duration_ms,
-            bytes_out=len(body),
-        )
+        waiting = self._rounds.pop(call.id, None)
+        if waiting is None:
+            raise OutcomeUnknown("this call is over; its outcome is on record")
+        waiting.timer.cancel()
+        answered = RoundAnswered(round=later.number, responses=later.responses)
+        body = round_answered_body(later.responses, witness)
+        event = draft(answered, actor=call.principal.key, call=call.id, body=body)
+        return self._log.append(run, event, parent=later.intent_seq)
 
     async def _kept_apart(self, call: Call, body: bytes) -> tuple[ArtifactRef | None, JsonValue]:
         """Store a large answer; where its owner has no room left, its digest and the reason stand in its place.
@@ -269,6 +242,40 @@ def _honest(call: Call, error: OmniError) -> OmniError:
 def _ran(call: Call) -> bool:
     """Whether anything of the call was dispatched, be it in an earlier round."""
     return call.trail.dispatched or call.round is not None
+
+
+def _asked(call: Call, bound_to: str, size_bytes: int, *, quiet: bool, withheld: bool) -> ToolCall:
+    client = call.client
+    return stated(
+        ToolCall,
+        call_kind=call.kind,
+        name=call.name,
+        arguments=_recorded(call.arguments, quiet=quiet, withheld=withheld),
+        arguments_hmac=bound_to,
+        arguments_bytes=size_bytes,
+        principal=call.principal.key,
+        profile=call.profile,
+        client={"name": client.name, "version": client.version, "era": client.era,
+                "protocol": client.protocol_version, "transport": client.transport},
+        model=None if withheld else _reported_model(call),
+        trace_id=call.trace,
+    )  # fmt: skip
+
+
+def _answer_payload(
+    answer: Answer, shown: JsonValue, kept: ArtifactRef | None, size_bytes: int, duration_ms: float
+) -> ToolResult:
+    return ToolResult(  # validated: an executor may be a plugin's
+        is_error=answer.is_error,
+        result=shown,
+        artifact=kept,
+        artifacts=tuple(ArtifactRef.model_validate(ref) for ref in answer.artifacts),
+        where=answer.where,
+        isolation=answer.isolation,
+        usage=answer.usage,
+        duration_ms=duration_ms,
+        bytes_out=size_bytes,
+    )
 
 
 def _error_payload(call: Call, error: OmniError, duration_ms: float) -> ToolError:

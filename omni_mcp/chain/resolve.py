@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from omni_mcp.contracts.call import Call, Handler, Result
 from omni_mcp.contracts.ports import Catalog
 
@@ -12,9 +14,9 @@ class Resolve:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    async def __call__(self, call: Call, proceed: Handler) -> Result:
+    def __call__(self, call: Call, proceed: Handler) -> Awaitable[Result]:
         entry = self._catalog.find(call.profile, call.kind, call.name, project=call.principal.project)
         if entry is None or entry.state == "quarantined":
-            return await proceed(call)
+            return proceed(call)
         call.trail.server = entry.server
-        return await proceed(call.but(tool=entry))
+        return proceed(call.but(tool=entry))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, Protocol, TypeAlias
 
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
@@ -168,6 +168,22 @@ class Call:
     grant: Grant | None = None  # Decide or Approve
     question: Question | None = None  # Decide, when a person has to answer first
 
+    @classmethod
+    def of(cls, **known: Any) -> Call:
+        """Return a call of which only this is known: as the constructor, which takes three times as long.
+
+        Raises:
+            TypeError: a field without a default is missing, or a call has no such field.
+        """
+        made = object.__new__(cls)
+        fields = made.__dict__
+        fields.update(_AT_FIRST)
+        fields["trail"] = Trail()
+        fields.update(known)
+        if len(fields) != _FIELDS:
+            raise TypeError(f"these are not the fields of a call: {', '.join(sorted(known))}")
+        return made
+
     def but(self, **known: Any) -> Call:
         """Return a copy that knows this too: as `dataclasses.replace`, which takes seven times as long.
 
@@ -181,6 +197,12 @@ class Call:
         if len(fields) != len(self.__dict__):
             raise TypeError(f"a call has no field {', '.join(sorted(known.keys() - self.__dict__.keys()))}")
         return copy
+
+
+_FIELDS = len(fields(Call))
+_AT_FIRST: JsonObject = {
+    "link": NoLink(), "meta": {}, **{one.name: one.default for one in fields(Call) if one.default is not MISSING}
+}  # fmt: skip
 
 
 def grant_digest(call: Call, tool: Entry) -> str:

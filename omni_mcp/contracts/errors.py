@@ -365,7 +365,7 @@ CATALOGUE: dict[str, CatalogueEntry] = dict(
             "after_change",
             403,
             "The definition is new or changed and not accepted.",
-            "Look at the change and accept it: `omni-mcp servers accept SERVER`.",
+            "Look at the change and accept it: `omni-mcp accept SERVER`.",
         ),
         _entry(
             "rate_limited",
@@ -451,7 +451,8 @@ CATALOGUE: dict[str, CatalogueEntry] = dict(
             "later",
             504,
             "The deadline passed and the tool was stopped; it may have taken effect.",
-            "Check the effect before sending it again; the limit is `limits.timeout_s` of the manifest.",
+            "Check the effect before sending it again. The limit is `limits.timeout_s` of a manifest, or of a server its "
+            "`timeout_s`: `omni-mcp servers set SERVER --timeout SECONDS`.",
         ),
         _entry(
             "cancelled",

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from functools import cache, lru_cache
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 from pydantic import Field
 
@@ -520,7 +520,7 @@ CONVERSATION_KINDS = frozenset({"user_message", "assistant_message_delta", "assi
 OUTCOME_KINDS = frozenset({"tool_result", "tool_error"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which takes twice as long to make: each call has three
 class Draft:
     """An event before the log gives it a run, a seq, a time and a place in the chain."""
 
@@ -534,6 +534,11 @@ class Draft:
     def code(self) -> str | None:
         """The code of a `system_event`, else None."""
         return self.payload.code if self.kind == "system_event" else None
+
+    @property
+    def names_are_ours(self) -> bool:
+        """Whether no name in the payload is a client's, a tool's or an operator's word: then none names a secret."""
+        return type(self.payload) is PolicyDecided
 
 
 def draft(
@@ -578,15 +583,27 @@ def _defaults_of(kind: type[Closed]) -> tuple[JsonObject, int]:
 def told_by(payload: Closed) -> JsonObject:
     """Return *payload* as JSON; not to be changed. Nearly always its fields hold nothing but JSON as they are."""
     fields: JsonObject = payload.__dict__
-    for value in fields.values():
-        kind = type(value)
-        if kind not in _PLAIN and not (kind is tuple and _PLAIN.issuperset(map(type, value))):
+    for name in _not_plain(type(payload)):
+        if fields[name]:
             found: JsonObject = payload.__pydantic_serializer__.to_python(payload)
             return found
     return fields
 
 
-_PLAIN = frozenset({str, int, float, bool, type(None), dict, list})
+@cache  # as many as there are kinds of payloads
+def _not_plain(kind: type[Closed]) -> tuple[str, ...]:
+    """Return the fields of a payload that may hold something else than JSON as it is, such as another model."""
+    return tuple(name for name, field in kind.model_fields.items() if not _is_plain(field.annotation))
+
+
+def _is_plain(annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return True
+    parts = [part for part in get_args(annotation) if part is not Ellipsis]
+    return all(map(_is_plain, parts)) if parts else annotation in _PLAIN
+
+
+_PLAIN = (str, int, float, bool, type(None), dict, list, tuple, Any)
 _KIND_OF: dict[type[Closed], Kind] = {
     RunCreated: "run_created",
     ToolCall: "tool_call",

@@ -53,7 +53,8 @@ class Mount:
     """One host directory or file that a job may see, at *inside*.
 
     `most_bytes` and `most_entries` are what a writable directory may hold while the job runs; None: as much as fits.
-    `as_owner` is the operator's word that a job may run as whoever owns the source, if that is not root.
+    `as_owner` is the operator's word that a job may run as whoever owns the source, if that is not root. `identity` is
+    the device and inode that was judged: nothing else is mounted in its place.
     """
 
     source: Path
@@ -62,6 +63,7 @@ class Mount:
     most_bytes: int | None = None
     most_entries: int | None = None
     as_owner: bool = False
+    identity: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

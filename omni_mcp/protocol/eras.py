@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from omni_mcp.contracts.call import Era
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.protocol.rpc import INVALID_PARAMS, UNSUPPORTED_VERSION, RpcError
@@ -43,17 +41,6 @@ def at_least(version: str, wanted: str) -> bool:
     return version in KNOWN_VERSIONS and KNOWN_VERSIONS.index(version) >= KNOWN_VERSIONS.index(wanted)
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What every modern request says of its client, in `params._meta`."""
-
-    version: str
-    name: str = ""
-    client_version: str = ""
-    capabilities: JsonObject = field(default_factory=dict)
-    log_level: str | None = None
-
-
 def era_of(method: str, params: JsonObject) -> Era:
     """Tell the era of a request that comes without headers: both may share one connection."""
     meta = params.get("_meta")
@@ -83,7 +70,8 @@ def check_envelope(params: JsonObject) -> JsonObject:
     meta = params.get("_meta")
     if not isinstance(meta, dict):
         raise RpcError(INVALID_PARAMS, f"params._meta must be an object with {META_VERSION} and {META_CAPABILITIES}")
-    if missing := [key for key in (META_VERSION, META_CAPABILITIES) if key not in meta]:
+    if META_VERSION not in meta or META_CAPABILITIES not in meta:
+        missing = [key for key in (META_VERSION, META_CAPABILITIES) if key not in meta]
         raise RpcError(INVALID_PARAMS, f"params._meta lacks {' and '.join(missing)}")
     if not isinstance(meta[META_VERSION], str):
         raise RpcError(INVALID_PARAMS, f"params._meta[{META_VERSION!r}] must be a string")
@@ -93,24 +81,6 @@ def check_envelope(params: JsonObject) -> JsonObject:
     if level is not None and level not in LOG_LEVELS:
         raise RpcError(INVALID_PARAMS, f"params._meta[{META_LOG_LEVEL!r}] must be one of {', '.join(LOG_LEVELS)}")
     return meta
-
-
-def open_envelope(meta: JsonObject) -> Envelope:
-    """Return the envelope of a request whose `_meta` passed `check_envelope`.
-
-    Raises:
-        RpcError: -32022, the version is not served.
-    """
-    check_version(meta[META_VERSION])
-    client = meta.get(META_CLIENT)
-    client = client if isinstance(client, dict) else {}
-    return Envelope(
-        version=meta[META_VERSION],
-        name=short_text(client.get("name")),
-        client_version=short_text(client.get("version")),
-        capabilities=meta[META_CAPABILITIES],
-        log_level=meta.get(META_LOG_LEVEL),
-    )
 
 
 def check_version(version: str) -> None:

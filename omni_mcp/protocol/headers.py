@@ -61,7 +61,8 @@ def check_headers(method: str, params: JsonObject, meta: JsonObject, headers: Ma
         raise RpcError(HEADER_MISMATCH, "the header Mcp-Method does not equal the body's method")
     key = MIRRORED.get(method)
     wanted = params.get(key) if key else None
-    if wanted is not None and decode_value(headers.get(NAME_HEADER, "")) != wanted:
+    said = headers.get(NAME_HEADER, "")
+    if wanted is not None and (said != wanted or said.startswith("=?")) and decode_value(said) != wanted:
         raise RpcError(HEADER_MISMATCH, f"the header Mcp-Name does not equal the body's params.{key}")
 
 

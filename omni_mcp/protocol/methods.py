@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from omni_mcp.contracts.call import Era
@@ -48,11 +48,10 @@ class Method:
     handler: str | None
     action: tuple[Action, ...] = ()
     recorded: Recorded = "counted"
+    rated: bool = field(init=False)  # each counts against a rate: it leaves a record, and the chain never sees it
 
-    @property
-    def rated(self) -> bool:
-        """Whether each request counts against a rate: it leaves something on record, and the chain never sees it."""
-        return self.recorded == "refusal" or self.name == "initialize"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rated", self.recorded == "refusal" or self.name == "initialize")
 
 
 _CURSOR = Param("cursor", str, required=False, limit=CURSOR_LIMIT)

@@ -46,7 +46,7 @@ class RpcError(Exception):
         self.recorded = recorded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """One encoded JSON-RPC answer; `code` is set if it is an error."""
 

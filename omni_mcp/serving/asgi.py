@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import orjson
@@ -21,7 +23,7 @@ HeaderList: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 JSON_TYPE = (b"content-type", b"application/json")
 ON_GONE = "omni.on_gone"  # an ASGI extension of our own server: `tell` says who is told when the client has gone
-AT_ONCE = "omni.at_once"  # another: `answer` writes a whole answer, which ASGI has two messages for
+AT_ONCE = "omni.at_once"  # another: `body` takes a whole body, `answer` writes a whole answer; ASGI does both in parts
 # Headers of which a second one could make two readers disagree.
 SINGLE = frozenset({
     "host", "origin", "authorization", "x-api-key", "content-type", "content-length", "mcp-session-id", "last-event-id",
@@ -43,12 +45,13 @@ def headers_of(scope: Scope) -> dict[str, str]:
     Raises:
         DoubleHeader: one that decides something was sent twice.
     """
-    found: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name = raw_name.decode("latin-1").lower()
-        if name in found and (name in SINGLE or name.startswith("mcp-param-")):
-            raise DoubleHeader(name)
-        found[name] = raw_value.decode("latin-1").strip(" \t")
+    pairs = scope["headers"]
+    found = {name.decode("latin-1").lower(): value.decode("latin-1").strip(" \t") for name, value in pairs}
+    if len(found) < len(pairs):
+        names = Counter(name.decode("latin-1").lower() for name, _ in pairs)
+        for name, count in names.items():
+            if count > 1 and (name in SINGLE or name.startswith("mcp-param-")):
+                raise DoubleHeader(name)
     return found
 
 
@@ -90,6 +93,13 @@ class Exchange:
         declared = self.headers.get("content-length", "0")
         if declared.isdigit() and int(declared[:20]) > limit_bytes:
             raise await self._too_large(limit_bytes)
+        extensions = self.scope.get("extensions")
+        if extensions and AT_ONCE in extensions:
+            whole: bytes | None = extensions[AT_ONCE]["body"](self.scope)
+            if whole is not None:
+                if len(whole) > limit_bytes:
+                    raise TooLarge(f"the body is over {limit_bytes} bytes")
+                return whole
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             data: bytes = message.get("body", b"")
@@ -160,13 +170,19 @@ class Exchange:
         await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
         await self.chunk(body, more=False)
 
-    async def answer_json(self, status: int, body: bytes, headers: HeaderList = ()) -> None:
-        """Send a whole answer that is JSON."""
-        await self.answer(status, body, [JSON_TYPE, *headers])
+    async def answer_until_taken(self, status: int, body: bytes, headers: HeaderList = ()) -> None:
+        """Send a whole answer, and return when the client has taken most of it."""
+        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        await self.chunk(body)
+        await self.chunk(b"", more=False)  # a chunk is sent when the one before it has left
 
-    async def refuse(self, status: int, detail: str, headers: HeaderList = ()) -> None:
+    def answer_json(self, status: int, body: bytes, headers: HeaderList = ()) -> Awaitable[None]:
+        """Send a whole answer that is JSON."""
+        return self.answer(status, body, [JSON_TYPE, *headers])
+
+    def refuse(self, status: int, detail: str, headers: HeaderList = ()) -> Awaitable[None]:
         """Send an error in the form that everything off the protocol's own routes has."""
-        await self.answer_json(status, json_bytes({"detail": detail}), headers)
+        return self.answer_json(status, json_bytes({"detail": detail}), headers)
 
 
 async def refuse_room(exchange: Exchange, error: OmniError) -> None:
@@ -182,8 +198,11 @@ def json_bytes(value: JsonValue) -> bytes:
 def accepts(headers: dict[str, str]) -> tuple[bool, bool]:
     """Return (takes JSON, takes an event stream). No Accept header takes both (RFC 9110, 12.5.1)."""
     value = headers.get("accept")
-    if value is None:
-        return True, True
+    return (True, True) if value is None else _accepted(value)
+
+
+@lru_cache  # a client sends the same one with each request
+def _accepted(value: str) -> tuple[bool, bool]:
     kinds = {part.partition(";")[0].strip().lower() for part in value.split(",")}
     anything = "*/*" in kinds
     return (

@@ -26,7 +26,15 @@ from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, digest
 from omni_mcp.contracts.ports import Policy
 from omni_mcp.contracts.tool import CallKind
-from omni_mcp.protocol.eras import ASKS, Envelope, may_ask
+from omni_mcp.protocol.eras import (
+    ASKS,
+    META_CAPABILITIES,
+    META_CLIENT,
+    META_VERSION,
+    check_version,
+    may_ask,
+    short_text,
+)
 from omni_mcp.protocol.outcome import answered, failed_call
 from omni_mcp.protocol.rpc import INVALID_PARAMS, MISSING_CAPABILITY, RpcError
 from omni_mcp.serving.link import Link
@@ -51,7 +59,7 @@ def fresh_id(principal: Principal, kind: CallKind, name: str, arguments: JsonObj
     return new_id()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which takes four times as long to make: each request has one
 class Asked:
     """One request, checked: what every handler of the edge gets."""
 
@@ -108,9 +116,11 @@ class Calls:
         call_id, outcome = None, "internal"
         try:
             async with self._run_of(asked) as run:
-                call = await self._call(asked, kind, name, arguments, run)
+                call = self._call(asked, kind, name, arguments, run)
                 call_id = call.id
-                result = await self._drive(asked, call)
+                result = await self._handle(call)
+                if isinstance(result, InputRequired) and asked.era == "handshake":
+                    result = await self._drive(call, result)
                 outcome = _outcome_of(result)
                 return self._wire(asked, call, result)
         except OmniError as error:
@@ -125,7 +135,7 @@ class Calls:
         finally:
             self._metrics.call_ended(kind, outcome, time.perf_counter() - started)
 
-    async def _call(self, asked: Asked, kind: CallKind, name: str, arguments: JsonObject, run: str) -> Call:
+    def _call(self, asked: Asked, kind: CallKind, name: str, arguments: JsonObject, run: str) -> Call:
         token = asked.meta.get("progressToken")
         link = Link(
             asked.session,
@@ -135,7 +145,7 @@ class Calls:
             log_level=asked.log_level,
         )
         resumes = asked.era == "modern" and asked.params.get("requestState") is not None
-        call = Call(
+        call = Call.of(
             id="" if resumes else self._id_of(asked.session.principal, kind, name, arguments),
             run=run,
             principal=asked.session.principal,
@@ -150,11 +160,11 @@ class Calls:
         )
         return self._resumed(asked, call) if resumes else call
 
-    async def _drive(self, asked: Asked, call: Call) -> Result:
-        """Run the call; for a handshake client, push what the tool asks and go on until it answers."""
-        result = await self._handle(call)
+    async def _drive(self, call: Call, asking: InputRequired) -> Result:
+        """For a handshake client: push what the tool asks, and go on until it answers."""
+        result: Result = asking
         number = 1
-        while isinstance(result, InputRequired) and asked.era == "handshake":
+        while isinstance(result, InputRequired):
             number += 1
             if number > ROUNDS_LIMIT:
                 raise self._ended(call, InvalidResult(f"{call.name!r} asked for input more than {ROUNDS_LIMIT} times"))
@@ -274,9 +284,18 @@ def _outcome_of(result: Result) -> str:
     return "tool_error" if result.is_error else "ok"
 
 
-def modern_client(envelope: Envelope, transport: Transport) -> ClientFacts:
-    """Return the client facts of one modern request."""
+def modern_client(meta: JsonObject, transport: Transport) -> ClientFacts:
+    """Return what a modern request says of its client in a `_meta` that passed `check_envelope`.
+
+    Raises:
+        RpcError: -32022, the version is not served.
+    """
+    check_version(meta[META_VERSION])
+    client = meta.get(META_CLIENT)
+    name, version = "", ""
+    if isinstance(client, dict):
+        name, version = short_text(client.get("name")), short_text(client.get("version"))
     return ClientFacts(
-        name=envelope.name, version=envelope.client_version, era="modern", protocol_version=envelope.version,
-        transport=transport, capabilities=envelope.capabilities,
+        name=name, version=version, era="modern", protocol_version=meta[META_VERSION], transport=transport,
+        capabilities=meta[META_CAPABILITIES],
     )  # fmt: skip

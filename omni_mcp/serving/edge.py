@@ -22,12 +22,12 @@ from omni_mcp.contracts.tool import CallKind, Entry
 from omni_mcp.protocol.capabilities import ServerInfo, discover_result, initialize_result
 from omni_mcp.protocol.eras import (
     LOG_LEVELS,
+    META_LOG_LEVEL,
     META_SUBSCRIPTION,
     check_envelope,
     era_of,
     meta_of,
     negotiate,
-    open_envelope,
     short_text,
 )
 from omni_mcp.protocol.frames import BadFrame, Notification, Request, Response
@@ -48,7 +48,7 @@ from omni_mcp.protocol.rpc import (
     error_reply,
     result_reply,
 )
-from omni_mcp.serving.calls import KINDS, Asked, Calls, EndRound, IdOf, fresh_id, modern_client
+from omni_mcp.serving.calls import Asked, Calls, EndRound, IdOf, fresh_id, modern_client
 from omni_mcp.serving.changes import Changes, ListKind, Release
 from omni_mcp.serving.listen_stream import ListenStream
 from omni_mcp.serving.lists import Lists
@@ -207,12 +207,16 @@ class Edge:
         self._sessions.discard(session)
         session.hang_up()
         self.changes.leave(session)
-        session.cancel_calls()
         if session.calls:
+            session.cancel_calls()
             await asyncio.wait(list(session.calls.values()))
         if session.run is not None:
             self._runbook.close(session.run, session.principal, reason)
             session.run = None
+
+    def meant(self, principal: Principal, name: str, arguments: JsonObject) -> JsonObject | None:
+        """Return `name` and `arguments` of the tool that a call of `call_tool` means; None where it means itself."""
+        return self._surfaces.meant(principal, name, arguments)
 
     def has_profile(self, name: str) -> bool:
         """Whether there is such a profile, or anything is named in it."""
@@ -350,9 +354,6 @@ class Edge:
         """Count a request; returns why it is not answered now."""
         known = request.method if request.method in REQUESTS else "other"
         self.metrics.request_seen(known, era, session.transport)
-        return self._busy(session, request)
-
-    def _busy(self, session: Session, request: Request) -> RpcError | None:
         earlier = session.calls.get(request.id)
         if earlier is not None and not earlier.done():
             return RpcError(INVALID_REQUEST, "another request with this id is under way")
@@ -424,10 +425,9 @@ class Edge:
         meta = check_envelope(params)
         if headers is not None:
             check_headers(request.method, params, meta, headers)
-        envelope = open_envelope(meta)
-        client = modern_client(envelope, session.transport)
+        client = modern_client(meta, session.transport)
         return Asked(session=session, id=request.id, method=request.method, params=params, meta=meta, outlet=outlet,
-                     era=era, client=client, log_level=envelope.log_level)  # fmt: skip
+                     era=era, client=client, log_level=meta.get(META_LOG_LEVEL))  # fmt: skip
 
     def _check_param_headers(self, asked: Asked, headers: Mapping[str, str]) -> None:
         session = asked.session
@@ -439,7 +439,8 @@ class Edge:
             declared = self._declared[entry.digest] = declared_headers(entry.definition.get("inputSchema"))
             while len(self._declared) > 4096:
                 self._declared.popitem(last=False)
-        check_param_headers(declared, asked.params.get("arguments") or {}, headers)
+        if declared:
+            check_param_headers(declared, asked.params.get("arguments") or {}, headers)
 
     def _admit_run(self, asked: Asked) -> None:
         """Count a run that has to be opened, as a new session is counted; else each new trace would open one.
@@ -489,9 +490,8 @@ class Edge:
         surface = self._surfaces.wanted(session.profile, asked.client.name)
         return await self._lists.page(asked.method, session.principal, session.profile, asked.era, cursor, surface)
 
-    async def _call(self, asked: Asked) -> JsonObject:
-        string_at(asked.params[KINDS[asked.method][1]], path=f"params.{KINDS[asked.method][1]}", limit=URI_LIMIT)
-        return await self._calls.serve(self._surfaces.turned(asked))
+    def _call(self, asked: Asked) -> Awaitable[JsonObject]:
+        return self._calls.serve(self._surfaces.turned(asked))
 
     async def _set_level(self, asked: Asked) -> JsonObject:
         level = asked.params["level"]

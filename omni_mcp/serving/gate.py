@@ -21,6 +21,7 @@ class Stop:
 
 BAD_HOST = Stop(421, "this Host is not served here; the operator lists hosts in omni.toml", "bad_host")
 BAD_ORIGIN = Stop(403, "this Origin may not send requests here; the operator lists origins in omni.toml", "bad_origin")
+TWO_CREDENTIALS = Stop(400, "Authorization and X-API-Key differ: send one of them", "two_credentials")
 NO_TOKEN = Stop(
     401, "send Authorization: Bearer TOKEN or X-API-Key: TOKEN; `omni-mcp keys create NAME` makes one",
     "unauthenticated", ((b"www-authenticate", b'Bearer realm="omni-mcp"'),),
@@ -36,7 +37,7 @@ class Gate:
         self._origins = frozenset(origin.lower() for origin in origins)
 
     def check_sender(self, headers: dict[str, str]) -> Stop | None:
-        """Refuse a request for another host (DNS rebinding) or from a web page that is not listed."""
+        """Refuse a request for another host (DNS rebinding), from a web page that is not listed, or of two senders."""
         if headers.get("host", "").lower() not in self._hosts:
             return BAD_HOST
         origin = headers.get("origin")
@@ -44,7 +45,7 @@ class Gate:
             return BAD_ORIGIN
         if origin is None and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return BAD_ORIGIN
-        return None
+        return TWO_CREDENTIALS if "x-api-key" in headers and _are_two(headers) else None
 
     def principal_of(self, headers: dict[str, str]) -> Principal | None:
         """Return who sent the request; None without a valid token."""
@@ -55,6 +56,12 @@ class Gate:
                 return None
         token = token.strip()
         return self._identities.principal_of(token) if token else None
+
+
+def _are_two(headers: dict[str, str]) -> bool:
+    """Whether both ways to send a token are used, for two different ones."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and token.strip() != headers["x-api-key"].strip()
 
 
 def local_hosts(port: int) -> tuple[str, ...]:

@@ -40,7 +40,6 @@ from omni_mcp.serving.gate import NO_TOKEN, Gate, Stop, local_hosts, local_origi
 from omni_mcp.serving.handshake_http import HandshakeHttp
 from omni_mcp.serving.modern_http import ModernHttp
 from omni_mcp.serving.parsing import parsed
-from omni_mcp.serving.room import Claim
 from omni_mcp.serving.sse import MESSAGES_PATH, SseHttp
 from omni_mcp.serving.web_server import serve_http
 
@@ -132,7 +131,8 @@ class HttpFace:
         exchange = Exchange(scope, receive, send, {}, new_id())
         try:
             exchange.headers = headers_of(scope)
-            stop = await self._serve(exchange)
+            led = self._lead(exchange)
+            stop = led if isinstance(led, Stop) else await led
         except DoubleHeader as twice:
             stop = Stop(400, f"the header {twice} was sent more than once", "double_header")
         except ClientGone:
@@ -149,8 +149,8 @@ class HttpFace:
                 return
             await exchange.refuse(stop.status, stop.detail, stop.headers)
 
-    async def _serve(self, exchange: Exchange) -> Stop | None:
-        """Gate first, then the route."""
+    def _lead(self, exchange: Exchange) -> Stop | Awaitable[Stop | None]:
+        """Gate first, then the route: returns what serves the request, or why nothing does."""
         gate = self._gate(exchange.scope)
         if (stop := gate.check_sender(exchange.headers)) is not None:
             return stop
@@ -161,10 +161,9 @@ class HttpFace:
                 return NO_TOKEN
             exchange.still_valid = partial(_same_principal, gate, exchange.headers, exchange.principal)
         if route is None and is_api(exchange.path):
-            await self.api.serve(exchange)
-            return None
+            return self.api.serve(exchange)
         if route is None:
-            return await self._mounted(exchange)
+            return self._mounted(exchange)
         if exchange.principal is not None and route.profiled and not self._edge.has_profile(profile):
             return Stop(404, "there is no such profile", "unknown_profile")
         serve = route.methods.get(exchange.method)
@@ -175,8 +174,7 @@ class HttpFace:
             return NOT_OPERATOR
         if exchange.method == "POST" and not _is_json(exchange.headers):
             return Stop(415, "send Content-Type: application/json", "content_type")
-        await serve(exchange, profile)
-        return None
+        return serve(exchange, profile)
 
     def _gate(self, scope: Scope) -> Gate:
         """The gate for the port that the request came in on; the client has no say in which that is."""
@@ -218,31 +216,27 @@ class HttpFace:
 
     async def _post_mcp(self, exchange: Exchange, profile: str) -> None:
         assert exchange.principal is not None  # the gate let it pass
+        limit_bytes = self._settings.request_limit_bytes
         with self._edge.room.claim(exchange.principal.key) as claim:
             try:
-                claim.grow(exchange.expected_bytes(self._settings.request_limit_bytes))
+                claim.grow(exchange.expected_bytes(limit_bytes))
             except (RateLimited, Overloaded) as error:
                 self._edge.rejections.note("http", "no_room")
                 await refuse_room(exchange, error)
                 return
-            await self._message(exchange, profile, claim)
-
-    async def _message(self, exchange: Exchange, profile: str, claim: Claim) -> None:
-        """Read, parse and serve one body; what it is smaller than it could have been is given back."""
-        limit_bytes = self._settings.request_limit_bytes
-        try:
-            data = await exchange.body(limit_bytes)
-            claim.shrink_to(len(data))
-            value = await parsed(data, limit_bytes=limit_bytes)
-            del data
-            if _is_modern(exchange.headers, value):
-                if isinstance(value, list):
-                    raise BadFrame(INVALID_REQUEST, "batch", "send one message at a time")
-                await self._modern.serve(exchange, profile, frame_of(value))
-            else:
-                await self._handshake.post(exchange, profile, value)
-        except BadFrame as fault:
-            await exchange.answer_json(400, self._edge.reject("http", fault).body)
+            try:
+                data = await exchange.body(limit_bytes)
+                claim.shrink_to(len(data))  # what it is smaller than it could have been
+                value = await parsed(data, limit_bytes=limit_bytes)
+                del data
+                if _is_modern(exchange.headers, value):
+                    if isinstance(value, list):
+                        raise BadFrame(INVALID_REQUEST, "batch", "send one message at a time")
+                    await self._modern.serve(exchange, profile, frame_of(value))
+                else:
+                    await self._handshake.post(exchange, profile, value)
+            except BadFrame as fault:
+                await exchange.answer_json(400, self._edge.reject("http", fault).body)
 
     async def _get_mcp(self, exchange: Exchange, profile: str) -> None:
         if not _handshake_header(exchange.headers):
@@ -305,7 +299,10 @@ def _same_principal(gate: Gate, headers: dict[str, str], principal: Principal) -
 
 def _is_json(headers: dict[str, str]) -> bool:
     """Exactly JSON: what a web page can send without asking first (text/plain, forms) is refused."""
-    kind, _, rest = headers.get("content-type", "").partition(";")
+    value = headers.get("content-type", "")
+    if value == "application/json":
+        return True
+    kind, _, rest = value.partition(";")
     return kind.strip().lower() == "application/json" and rest.strip().lower() in ("", "charset=utf-8")
 
 

@@ -5,6 +5,8 @@ Source: MCP 2026-07-28, basic/transports, "Streamable HTTP".
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.protocol.eras import check_version
 from omni_mcp.protocol.frames import BadFrame, Frame, Notification, Request, Response
@@ -28,20 +30,17 @@ class ModernHttp:
         self._limits = TimeLimits()
         self._quiet_s = quiet_s  # a call that says nothing for this long gets its stream, so that proxies keep it open
 
-    async def serve(self, exchange: Exchange, profile: str, frame: Frame) -> None:
+    def serve(self, exchange: Exchange, profile: str, frame: Frame) -> Awaitable[None]:
         """Answer one POST."""
         if isinstance(frame, Notification):
-            await self._notified(exchange)
-            return
+            return self._notified(exchange)
         if isinstance(frame, Response):
             fault = BadFrame(INVALID_REQUEST, "answer", "clients send no answers in this version")
-            await _send_reply(exchange, self._edge.reject("http", fault))
-            return
+            return _send_reply(exchange, self._edge.reject("http", fault))
         takes_json, takes_events = accepts(exchange.headers)
         if not takes_json or (frame.method == "subscriptions/listen" and not takes_events):
-            await exchange.refuse(406, "accept application/json and text/event-stream")
-            return
-        await self._request(exchange, profile, frame, takes_events=takes_events)
+            return exchange.refuse(406, "accept application/json and text/event-stream")
+        return self._request(exchange, profile, frame, takes_events=takes_events)
 
     async def _notified(self, exchange: Exchange) -> None:
         """The version has no notifications from clients over HTTP; they are taken and dropped."""
@@ -76,5 +75,5 @@ class ModernHttp:
             await self._edge.close(session)
 
 
-async def _send_reply(exchange: Exchange, reply: Reply) -> None:
-    await exchange.answer_json(reply.http_status, reply.body)
+def _send_reply(exchange: Exchange, reply: Reply) -> Awaitable[None]:
+    return exchange.answer_json(reply.http_status, reply.body)

@@ -10,7 +10,7 @@ from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import QuotaExceeded
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.serving.calls import Asked
-from omni_mcp.serving.runbook import Runbook, trace_id_of
+from omni_mcp.serving.runbook import Joined, Runbook, trace_id_of
 
 ThreadOf = Callable[[Principal, JsonObject], Awaitable[str | None]]
 AdmitRun = Callable[[Asked], None]
@@ -31,7 +31,7 @@ class RunOf(AbstractAsyncContextManager[str]):
         self._thread_of = thread_of
         self._admit = admit
         self._asked = asked
-        self._joined: AbstractAsyncContextManager[str] | None = None
+        self._joined: Joined | None = None
 
     async def __aenter__(self) -> str:
         asked, session = self._asked, self._asked.session
@@ -41,7 +41,7 @@ class RunOf(AbstractAsyncContextManager[str]):
             if not self._runbook.is_open(session.principal, trace, thread):
                 self._admit(asked)
             joined = self._runbook.joined(session.principal, asked.client, trace, thread)
-            run = await joined.__aenter__()
+            run = joined.enter() or await joined.opened()
             self._joined = joined
             return run
         if session.run is None:
@@ -56,7 +56,7 @@ class RunOf(AbstractAsyncContextManager[str]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._joined is not None:
-            await self._joined.__aexit__(kind, error, trace)
+            self._joined.leave(error)
             return
         session, run = self._asked.session, self._run
         if isinstance(error, QuotaExceeded) and session.run == run:

@@ -134,13 +134,13 @@ class Runbook:
 
     def joined(
         self, principal: Principal, client: ClientFacts, trace_id: str | None, thread: str | None = None
-    ) -> AbstractAsyncContextManager[str]:
+    ) -> Joined:
         """Enter the run of a modern request; it cannot be closed as idle while somebody is inside.
 
         Raises:
             LogUnavailable: a new run was needed and could not be recorded.
         """
-        return _Joined(self, (principal.key, trace_id, thread), principal, client)
+        return Joined(self, (principal.key, trace_id, thread), principal, client)
 
     def is_open(self, principal: Principal, trace_id: str | None, thread: str | None = None) -> bool:
         """Whether `joined` would find a run, and open none."""
@@ -216,8 +216,8 @@ class Runbook:
         return len(self._open)
 
 
-class _Joined(AbstractAsyncContextManager[str]):
-    """One use of a run. Written out, because each call has one."""
+class Joined(AbstractAsyncContextManager[str]):
+    """One use of a run. Written out, because each call has one; `enter` and `leave` are its parts without a wait."""
 
     __slots__ = ("_book", "_client", "_found", "_key", "_principal")
 
@@ -227,20 +227,30 @@ class _Joined(AbstractAsyncContextManager[str]):
         self._principal = principal
         self._client = client
 
-    async def __aenter__(self) -> str:
+    def enter(self) -> str | None:
+        """Return the run where it is open; else it is being opened, and `opened` waits for it."""
         found = self._found = self._book.enter(self._key, self._principal, self._client)
-        if _is_made(found.run):
-            return found.run.result()
+        return found.run.result() if _is_made(found.run) else None
+
+    async def opened(self) -> str:
+        """Wait for the run; whoever waits in vain has left it."""
         try:
-            return await asyncio.shield(found.run)
+            return await asyncio.shield(self._found.run)
         except BaseException as error:
-            self._book.leave(self._key, found, is_full=isinstance(error, QuotaExceeded))
+            self.leave(error)
             raise
+
+    def leave(self, error: BaseException | None) -> None:
+        """Leave the run; *error* is why, if anything went wrong."""
+        self._book.leave(self._key, self._found, is_full=isinstance(error, QuotaExceeded))
+
+    async def __aenter__(self) -> str:
+        return self.enter() or await self.opened()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._book.leave(self._key, self._found, is_full=isinstance(error, QuotaExceeded))
+        self.leave(error)
 
 
 def _key_of(principal: Principal, run: str) -> Key:

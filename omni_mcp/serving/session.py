@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from omni_mcp.contracts.call import AskRefused, ClientFacts, Principal
@@ -48,7 +49,7 @@ class Session:
         self.transport: Transport = transport
         self.outlet = outlet
         self.version = ""  # set by the handshake
-        self.client = ClientFacts(transport=transport)
+        self.client = _nothing_said(transport)
         self.log_level = "info"
         self.run: str | None = None
         self.thread: str | None = None  # which its runs belong to
@@ -141,6 +142,11 @@ class Session:
         on_close, self.on_close = self.on_close, None  # it refers to what refers to this: let both go now
         if on_close is not None:
             on_close()
+
+
+@lru_cache
+def _nothing_said(transport: Transport) -> ClientFacts:
+    return ClientFacts(transport=transport)
 
 
 def _reason(error: JsonValue) -> str:

@@ -97,10 +97,13 @@ class Surfaces:
         """
         if asked.method != "tools/call" or asked.params.get("name") != CALL_TOOL:
             return asked
-        inner = _inner(asked.params.get("arguments"))
-        if inner is None or not self._visible(asked.session.principal, [OWN[CALL_TOOL]])[0]:
-            return asked
-        return replace(asked, params={**asked.params, **inner})
+        inner = self.meant(asked.session.principal, CALL_TOOL, asked.params.get("arguments"))
+        return asked if inner is None else replace(asked, params={**asked.params, **inner})
+
+    def meant(self, principal: Principal, name: str, arguments: JsonValue) -> JsonObject | None:
+        """Return `name` and `arguments` of the call that a call of `call_tool` means; None where it means itself."""
+        inner = _inner(arguments) if name == CALL_TOOL else None
+        return inner if inner is not None and self._visible(principal, [OWN[CALL_TOOL]])[0] else None
 
     def _visible(self, principal: Principal, entries: list[Entry]) -> list[bool]:
         return self._policy.visible(action="call_tool", principal=principal, entries=entries)

@@ -9,9 +9,11 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from omni_mcp.deadline import Deadline
@@ -29,6 +31,10 @@ STOP_TIMEOUT_S = 2
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_WHOLE_URL = (  # whose host could be another than the one that Host names
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 51\r\n"
+    b"connection: close\r\n\r\nbegin the request with a path, such as: POST /mcp\r\n"
+)
 _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -46,8 +52,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     _deadline: Deadline | None = None
     _stall_timer: asyncio.TimerHandle | None = None
-    _header_bytes = 0
+    _head_bytes = 0  # of a head that is not complete, without what came together with its beginning
+    _extensions: dict[str, dict[object, object]]  # of every request of this connection
     _answered: RequestResponseCycle | None = None  # what is being answered; `cycle` is what came last
+    _is_in_head = False
+    _awaited = ""  # the part of a request whose deadline counts
     _is_receiving = False  # a request is there in part: its own deadline counts, whatever was answered meanwhile
     _hearers: set[Callable[[], None]]
 
@@ -60,6 +69,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         super().connection_made(transport)
         self._hearers = set()
+        self._extensions = {ON_GONE: {"tell": self.on_gone}, AT_ONCE: {"body": self.body, "answer": self.answer}}
         self._deadline = Deadline()
         self._arm(self.header_deadline_s)
 
@@ -76,8 +86,7 @@ class BoundedHttp(HttpToolsProtocol):
         hearers, self._hearers = self._hearers, set()
         for told in hearers:
             told()
-        if self.scope is not None:
-            self.scope["extensions"] = {}  # it refers to what refers to it
+        self._extensions.clear()  # they refer to what refers to them
 
     def on_gone(self, told: Callable[[], None]) -> Callable[[], None]:
         """Call *told* when the client has closed the connection; returns how to stop hearing of that."""
@@ -87,8 +96,25 @@ class BoundedHttp(HttpToolsProtocol):
         return partial(self._hearers.discard, told)
 
     def data_received(self, data: bytes) -> None:
-        if self in self.connections:
-            super().data_received(data)
+        if self not in self.connections:
+            return
+        super().data_received(data)
+        if self._is_receiving:
+            self._await_rest(len(data))
+
+    def _await_rest(self, size_bytes: int) -> None:
+        """A request is there in part: what is left of its head, or of its body, has to come in time."""
+        part = "head" if self._is_in_head else "body"
+        if part != self._awaited:
+            self._awaited = part
+            if part == "head":
+                self._arm(self.header_deadline_s)
+            elif not self.pipeline:  # else its body is not read before its turn comes
+                self._arm(self.body_deadline_s)
+        elif part == "head":
+            self._head_bytes += size_bytes
+            if self._head_bytes > HEADER_LIMIT_BYTES:
+                self._give_up(_LARGE)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -107,6 +133,16 @@ class BoundedHttp(HttpToolsProtocol):
             self._stall_timer.cancel()
             self._stall_timer = None
 
+    def body(self, scope: Scope) -> bytes | None:
+        """Take the whole body of the request of *scope*; None where it has to be waited for."""
+        cycle = self.cycle
+        if cycle.scope is not scope or cycle.more_body or cycle.disconnected or cycle.response_complete:
+            return None
+        data, cycle.body = bytes(cycle.body), bytearray()
+        cycle.message_event.clear()
+        self.flow.resume_reading()
+        return data
+
     def answer(self, scope: Scope, status: int, headers: HeaderList, body: bytes) -> bool:
         """Write the whole answer to the request of *scope*; False where it has to take the usual way."""
         cycle = self.cycle
@@ -116,13 +152,13 @@ class BoundedHttp(HttpToolsProtocol):
         if cycle.disconnected:
             return True
         lines = [b"%b: %b" % pair for pair in (*self.server_state.default_headers, *headers)]
-        lines.append(b"content-length: %d" % len(body))
-        if not cycle.keep_alive or any(name == b"connection" for name, _ in headers):
+        head = b"\r\n".join((STATUS_LINE[status][:-2], *lines, b"content-length: %d\r\n\r\n" % len(body)))
+        ends = len(lines) + 3
+        if not cycle.keep_alive or b"\r\nconnection: " in head:
             return False
-        head = b"\r\n".join(lines)
-        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+        if head.count(b"\n") != ends or head.count(b"\r") != ends:
             return False  # uvicorn refuses it by its own rules
-        self.transport.write(b"%b%b\r\n\r\n%b" % (STATUS_LINE[status], head, body))
+        self.transport.write(head + body)
         cycle.waiting_for_100_continue = False
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
@@ -130,51 +166,55 @@ class BoundedHttp(HttpToolsProtocol):
         return True
 
     def on_message_begin(self) -> None:
-        self._header_bytes = 0
-        self._is_receiving = True
-        self._arm(self.header_deadline_s)
+        self._head_bytes = 0
+        self._is_in_head = self._is_receiving = True
+        self._awaited = ""
         super().on_message_begin()
-        self.scope["extensions"] = {ON_GONE: {"tell": self.on_gone}, AT_ONCE: {"answer": self.answer}}
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._header_bytes += len(url)
-        if self._header_bytes > HEADER_LIMIT_BYTES:
-            self._give_up(_LARGE)
+        self.scope["extensions"] = self._extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > HEADER_LIMIT_BYTES or len(self.headers) > HEADER_COUNT_LIMIT:
-            self._give_up(_LARGE)
+        if self._is_in_head:  # what comes behind a body changes nothing
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self.transport.is_closing():
             return
-        self._arm(self.body_deadline_s)
+        self._is_in_head = False
+        size_bytes = len(self.url) + len(b"".join(chain.from_iterable(self.headers)))
+        if size_bytes > HEADER_LIMIT_BYTES or len(self.headers) > HEADER_COUNT_LIMIT:
+            self._give_up(_LARGE)
+            return
+        if self.url[:1] != b"/":
+            self._give_up(_WHOLE_URL)
+            return
+        self.expect_100_continue = dict(self.headers).get(b"expect", b"").lower() == b"100-continue"
         super().on_headers_complete()
         if self.pipeline:
-            self._disarm()  # its body is not read before its turn comes
+            self._disarm()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        if self.cycle is not None:
-            super().on_body(body)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         self._is_receiving = False
-        if self.cycle is not None and self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is not None and cycle.response_complete:
             self._await_next()  # it was answered before all of it was there
-        else:
-            self._disarm()
-        if self.cycle is not None:
-            super().on_message_complete()
+            return
+        self._disarm()
+        if cycle is not None:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """As uvicorn's, with this connection's one timer in place of a new one for each answer."""

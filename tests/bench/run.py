@@ -242,7 +242,7 @@ async def measure(*, quick: bool, said: Callable[[str], None]) -> list[Row]:
     rows += await proxied.measure(calls=int(proxied.CALLS * share))
     said("a thousand tools")
     rows += await catalog_scale.measure(starts=2 if quick else 5)
-    rows += await neighbours.measure(seconds=1.0 if quick else 4.0, said=said)
+    rows += await neighbours.measure(seconds=1.0 if quick else neighbours.SECONDS, said=said)
     return rows
 
 

@@ -33,3 +33,19 @@ def test_nothing_can_be_known_that_a_call_has_no_field_for() -> None:
 def test_a_copy_cannot_be_changed_either() -> None:
     with pytest.raises(FrozenInstanceError):
         CALL.but(run="s").run = "t"  # type: ignore[misc]
+
+
+def test_a_call_of_which_only_this_is_known_is_as_the_constructor_makes_it() -> None:
+    known = {field.name: getattr(CALL, field.name) for field in fields(Call) if field.name not in ("link", "trail")}
+    made = Call.of(**known)
+    assert replace(made, link=CALL.link) == CALL
+    assert made.trail is not Call.of(**known).trail, "each call leaves its own"
+
+
+def test_a_call_is_not_made_of_other_fields() -> None:
+    known = {field.name: getattr(CALL, field.name) for field in fields(Call)}
+    with pytest.raises(TypeError, match="granted"):
+        Call.of(**known, granted=True)
+    del known["profile"]
+    with pytest.raises(TypeError, match="not the fields"):
+        Call.of(**known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,9 @@ from omni_mcp.config import Settings
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result
 from omni_mcp.contracts.errors import UpstreamProtocol
 from omni_mcp.contracts.manifest import Limits
-from omni_mcp.testing import ALLOW_ALL, Canary, LocalGateway, error_of, local_gateway
+from omni_mcp.engines.identity.keys import mint_first_token
+from omni_mcp.paths import make_private_dir
+from omni_mcp.testing import ALLOW_ALL, Canary, LocalGateway, error_of, home_in, local_gateway
 
 SECRET = 'S3cr3t "value"/with+odd&chars?é-4711'
 RAW = SECRET.encode()
@@ -161,6 +164,23 @@ async def test_the_search_finds_a_secret_that_nobody_registered(tmp_path: Path) 
     async with guarded(tmp_path, registered=False) as found:
         assert len([said for said in found.said if leaks(strings_of(said))]) >= 30
     assert any("runlog.db" in name for name in files_with_leaks(found.here.home.data))
+
+
+async def test_the_gateways_own_token_is_masked_like_any_secret(tmp_path: Path) -> None:
+    home = home_in(tmp_path)
+    make_private_dir(home.data)
+    assert mint_first_token(home.keys_file, home.token_file, uid=os.getuid())
+    token = home.token_file.read_text().strip()
+    canary = Canary(tmp_path / "touched")
+    canary.tool("echo", echo)
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path, cells=False) as here, here.client() as client:
+        answers = [
+            await client.call("canary__echo", {"form": form}) for form in (f"it is {token}!", token.encode().hex())
+        ]
+    said = [answer["content"][0]["text"] for answer in answers]
+    assert said == ["<it is [masked:omni-mcp token]!>", "<[masked:omni-mcp token]>"]
+    left = [file for file in home.data.rglob("*") if file.is_file() and token.encode() in file.read_bytes()]
+    assert left == [home.token_file]
 
 
 def files_with_leaks(directory: Path) -> list[str]:

@@ -64,6 +64,84 @@ async def test_a_client_that_does_not_finish_its_request_is_let_go(sent: bytes, 
             assert (await asyncio.wait_for(reader.read(), WAIT_S)).startswith(b"HTTP/1.1 200"), "the next one is served"
 
 
+async def test_a_head_that_goes_on_and_on_is_refused_before_it_ends() -> None:
+    async with serve_http(hello, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        reading = asyncio.create_task(reader.read())
+        sent = 0
+        while not reading.done() and sent < 8 * 1024 * 1024:
+            writer.write(b"a: " + b"b" * 1000 + b"\r\n")
+            sent += 1005
+            with suppress(ConnectionError):
+                await writer.drain()
+            await asyncio.wait({reading}, timeout=0.001)
+        with suppress(ConnectionError):  # what it writes after the end can cost it the answer
+            assert (await asyncio.wait_for(reading, WAIT_S)).startswith(b"HTTP/1.1 431")
+
+
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+
+
+async def test_a_body_may_come_in_parts() -> None:
+    async with serve_http(hello, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
+        for parts in ((POST, b"12", b"34"), (POST + b"1234",), (POST[:9], POST[9:] + b"1", b"234")):
+            for part in parts:
+                writer.write(part)
+                await asyncio.sleep(0)
+            assert (await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), WAIT_S)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("late", [POST[:9], POST, POST + b"12"])
+async def test_a_request_that_does_not_come_whole_is_let_go_also_after_one_that_came_in_parts(late: bytes) -> None:
+    came = asyncio.Event()
+
+    class Watched(BoundedHttp):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            came.set()
+
+    async with serve_http(hello, "127.0.0.1", 0, protocol=Watched) as port, connected(port) as (reader, writer):
+        for part in (POST[:9], POST[9:], b"12", b"34"):
+            came.clear()
+            writer.write(part)
+            await asyncio.wait_for(came.wait(), WAIT_S)
+        assert (await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), WAIT_S)).startswith(b"HTTP/1.1 200")
+        Watched.header_deadline_s = Watched.body_deadline_s = 0.1
+        writer.write(late)
+        assert (await asyncio.wait_for(reader.read(), WAIT_S)).startswith(b"HTTP/1.1 408")
+
+
+async def test_a_head_may_begin_in_the_piece_in_which_a_large_body_ends() -> None:
+    first = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n\r\n" + b"y" * 150_000 + POST[:9]
+
+    class InOnePiece(BoundedHttp):
+        held = b""
+
+        def data_received(self, data: bytes) -> None:
+            self.held += data
+            if len(self.held) >= len(first):
+                super().data_received(self.held[: len(first)])
+                super().data_received(self.held[len(first) :])
+
+    async with serve_http(hello, "127.0.0.1", 0, protocol=InOnePiece) as port, connected(port) as (reader, writer):
+        writer.write(first + POST[9:] + b"1234")
+        assert (await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), WAIT_S)).startswith(b"HTTP/1.1 200")
+        assert (await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), WAIT_S)).startswith(b"HTTP/1.1 200")
+
+
+async def test_what_comes_behind_a_body_is_no_header() -> None:
+    seen: list[Any] = []
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        await hello(scope, receive, send)
+        seen.extend(name for name, _ in scope["headers"])
+
+    async with serve_http(listening, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nLate: 1\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), WAIT_S)).startswith(b"HTTP/1.1 200")
+    assert seen == [b"host", b"transfer-encoding"]
+
+
 async def test_a_client_that_drips_its_headers_is_let_go() -> None:
     """One byte now and then does not start the deadline again."""
     async with serve_http(hello, "127.0.0.1", 0, protocol=Hasty) as port, connected(port) as (reader, writer):

@@ -17,6 +17,7 @@ from omni_mcp.serving.api.access import Access
 from omni_mcp.serving.api.asking import Asking
 from omni_mcp.serving.api.streaming import StreamRoutes
 from omni_mcp.serving.asgi import Exchange
+from omni_mcp.serving.room import Room
 from omni_mcp.serving.run_sources import Places
 from omni_mcp.testing import ANN, BOB, WAIT_S
 from tests.streams.listening import eraser
@@ -59,7 +60,9 @@ async def stuck_stream(world: World, run: str) -> AsyncIterator[tuple[Client, Ru
     routes = StreamRoutes(log, streams, Places("x"), cast(Access, rules), asyncio.Event())
     exchange = Exchange({"method": "GET", "path": "/"}, client.receive, client.send, {}, "request")
     exchange.still_valid = lambda: client.may_read
-    asking = Asking(exchange=exchange, principal=ANN, place={"run": run}, query=StreamQuery())
+    asking = Asking(
+        exchange=exchange, principal=ANN, claim=Room().claim(ANN.key), place={"run": run}, query=StreamQuery()
+    )
     work = asyncio.ensure_future(routes.handlers()["stream_run"](asking))
     try:
         await asyncio.wait_for(client.stuck.wait(), WAIT_S)

@@ -20,6 +20,7 @@ from omni_mcp.serving.api.asking import Asking
 from omni_mcp.serving.api.streaming import HEARTBEAT_S, PORTION_BYTES, StreamRoutes
 from omni_mcp.serving.asgi import Exchange
 from omni_mcp.serving.messages import Messages
+from omni_mcp.serving.room import Room
 from omni_mcp.serving.run_sources import Places
 from omni_mcp.serving.run_streams import STREAMS_PER_PRINCIPAL
 from omni_mcp.serving.runbook import Runbook
@@ -356,7 +357,9 @@ async def served(world: World, run: str, **bounds: float) -> AsyncIterator[tuple
         gateway.log, gateway.run_streams, Places("x"), cast(Access, Allowed()), asyncio.Event(), **bounds
     )
     exchange = Exchange({"method": "GET", "path": "/"}, wire.receive, wire.send, {}, "request")
-    asking = Asking(exchange=exchange, principal=ANN, place={"run": run}, query=StreamQuery())
+    asking = Asking(
+        exchange=exchange, principal=ANN, claim=Room().claim(ANN.key), place={"run": run}, query=StreamQuery()
+    )
     work = asyncio.ensure_future(routes.handlers()["stream_run"](asking))
     try:
         yield wire, work

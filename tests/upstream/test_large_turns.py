@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -34,6 +35,18 @@ class Turns:
     async def take(self) -> None:
         while True:
             self.count += 1
+            await asyncio.sleep(0)
+
+
+class BusyTurns(Turns):
+    """Each of them takes a while."""
+
+    async def take(self) -> None:
+        while True:
+            self.count += 1
+            ends_s = time.perf_counter() + 0.001
+            while time.perf_counter() < ends_s:
+                pass
             await asyncio.sleep(0)
 
 
@@ -79,8 +92,8 @@ class Heard:
 
 
 @asynccontextmanager
-async def another_task() -> AsyncIterator[Turns]:
-    turns = Turns()
+async def another_task(turns: Turns | None = None) -> AsyncIterator[Turns]:
+    turns = turns or Turns()
     task = asyncio.create_task(turns.take())
     try:
         yield turns
@@ -101,6 +114,20 @@ async def test_a_long_line_that_is_there_all_at_once_holds_nobody_up_for_longer_
 
     assert len(child.had) == CHUNKS + 1
     assert all(before < after for before, after in pairwise(child.had))
+
+
+async def test_whoever_has_much_to_do_gets_more_than_one_turn_between_two_chunks_of_a_long_line() -> None:
+    large, heard = LargeParser(), Heard()
+    async with another_task(BusyTurns()) as turns:
+        child = FastChild(iter([CHUNK] * 20), turns)
+        wire = LinesWire(child, large=large)
+        await wire.open(heard)
+        await heard.gone.wait()
+    await wire.close()
+    await large.close()
+
+    assert len(child.had) == 21
+    assert all(before + 1 < after for before, after in pairwise(child.had))
 
 
 async def test_a_long_answer_over_http_is_taken_in_pieces_between_which_others_run() -> None:

@@ -12,7 +12,7 @@ from omni_mcp.contracts.json import digest
 from omni_mcp.contracts.ports import Source
 from omni_mcp.contracts.tool import CallKind, Entry
 from omni_mcp.engines.catalog.gradual import Gradual
-from omni_mcp.engines.catalog.names import is_canonical_uri, template_matches
+from omni_mcp.engines.catalog.names import is_canonical_uri, is_server_name, template_matches
 from omni_mcp.engines.catalog.shelf import Key, Shelf, label, shelf_of
 from omni_mcp.engines.catalog.versions import Pins, Versions, versions_of
 from omni_mcp.engines.catalog.views import NO_VIEW, ProfileSpec, View, view_of
@@ -46,13 +46,23 @@ class CatalogDiff:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """One state of the whole catalog; never changed after it was made."""
+    """One state of the whole catalog; never changed after it was made, but for views that are made late."""
 
     version: str
     shelves: Mapping[str, Shelf] = field(default_factory=dict)
     views: Mapping[str, View] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     versions: Versions = field(default_factory=Versions)
+    alone: dict[str, View] = field(default_factory=dict)  # servers by themselves, made when somebody first asks
+
+    def view(self, profile: str) -> View | None:
+        """Return a profile, or else the server of that name by itself, under its own names."""
+        found = self.views.get(profile)
+        if found is None and (shelf := self.shelves.get(profile)) is not None and is_server_name(profile):
+            found = self.alone.get(profile)
+            if found is None:
+                found = self.alone[profile] = view_of(ProfileSpec(servers=(profile,), names="identity"), [shelf])
+        return found
 
     def find(self, key: Key) -> Entry | None:
         """Return what is in force under a key."""
@@ -65,6 +75,8 @@ class MemoryCatalog:
 
     A reader sees one state or the next, never a mixture. Two definitions that claim one name are both dropped and
     reported: picking one would let a newcomer take the place of a tool that somebody trusts.
+
+    Where no profile has the name of a server, that server by itself can be asked for by it.
 
     Args:
         pins: asked at each reload which project sees which version.
@@ -92,7 +104,7 @@ class MemoryCatalog:
     @property
     def profiles(self) -> Mapping[str, ProfileSpec]:
         """The profiles by name."""
-        return dict(self._profiles)
+        return self._profiles
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -165,7 +177,7 @@ class MemoryCatalog:
         A tool's name may end in `@1.2.0`, `@latest` or `@` and a tag of its manifest.
         """
         now = self._now
-        view = now.views.get(profile)
+        view = now.view(profile)
         if view is None:
             return None
         found = view.named.get((kind, name))
@@ -175,12 +187,12 @@ class MemoryCatalog:
             base, _, wanted = name.rpartition("@")
             found = view.named.get((kind, base))
             return now.versions.named(project, found, wanted) if found is not None else None
-        return now.versions.seen_by(project, found) if found is not None else None
+        return found if found is None or not now.versions.pinned else now.versions.seen_by(project, found)
 
     def entries(self, profile: str, kind: str, *, project: str = "") -> list[tuple[str, Entry]]:
         """Return (public name, URI or URI template; entry) of everything accepted, sorted by the first."""
         now = self._now
-        view = now.views.get(profile)
+        view = now.view(profile)
         listed = view.listed.get(kind, ()) if view is not None else ()
         if not now.versions.pinned.get(project):
             return list(listed)

@@ -29,6 +29,7 @@ from omni_mcp.engines.policy.request import (
     people_of,
     request_of,
     resource_facts,
+    standing_of,
     uid,
 )
 from omni_mcp.engines.policy.slices import Head
@@ -76,6 +77,19 @@ class _InForce:
     lists: dict[tuple[Action, Principal], dict[str, bool]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pair:
+    """A principal and an entry, as rules see them. `alone` is without people who said yes."""
+
+    principal: Principal
+    entry: Entry
+    action: Action
+    facts: ResourceFacts
+    head: Head
+    alone: tuple[Entities, list[JsonObject]]
+    request: JsonObject
+
+
 class CedarPolicy:
     """Rules of a directory and the guardrails, behind the port `Policy`.
 
@@ -104,7 +118,7 @@ class CedarPolicy:
         self._cpu_ns = cpu_ns
         self._schema = Schema.from_str(shipped.schema_text)
         self._entities = lru_cache(maxsize=ENTITY_CACHE)(self._build_entities)
-        self._facts: dict[int, tuple[Entry, Action, ResourceFacts | None]] = {}  # by the very object: it never changes
+        self._pairs: dict[tuple[int, int], _Pair] = {}  # by the very objects: they never change
         self._reloading = threading.Lock()
         self._in_force = self._load_first()
 
@@ -144,9 +158,7 @@ class CedarPolicy:
     ) -> Decision:
         """Decide one request; see the port. Never raises."""
         now = self._in_force
-        started = self._cpu_ns()
-
-        def by_rules(standing: StandingFacts | None) -> Decision:
+        try:
             context = context_of(
                 project=principal.project,
                 run=run,
@@ -155,15 +167,12 @@ class CedarPolicy:
                 arguments_bytes=arguments_bytes,
                 egress=egress,
                 approval=approval,
-                standing=standing,
             )
-            return self._decide(now, action, principal, entry, name, context)
-
-        try:
-            decision = by_rules(None)
+            decision = self._decide(now, action, principal, entry, name, context)
             if standing is not None and decision.verdict == "ask":
                 # Only here: a standing grant stands for a person's yes, and a yes allows nothing by itself.
-                under_grant = by_rules(standing)
+                granted = {**context, "standing": standing_of(standing)}
+                under_grant = self._decide(now, action, principal, entry, name, granted)
                 if under_grant.verdict == "allow":
                     decision = replace(under_grant, standing=standing.id)
         except BaseException as error:
@@ -171,7 +180,7 @@ class CedarPolicy:
             if isinstance(error, _NOT_OURS):
                 raise
             return Decision(verdict="deny", policy_version=now.version, errors=(f"{type(error).__name__}: {error}",))
-        return self._in_time(decision, self._cpu_ns() - started)
+        return decision
 
     def _in_time(self, decision: Decision, spent_ns: int) -> Decision:
         if spent_ns <= self._budget_ns:
@@ -188,20 +197,22 @@ class CedarPolicy:
         name: str,
         context: JsonObject,
     ) -> Decision:
-        facts = self._facts_of(action, entry) if entry is not None else None
-        if facts is None:
+        pair = self._pair_of(action, principal, entry) if entry is not None else None
+        if pair is None:
             request = request_of(principal, action, uid(RESOURCE_TYPE[action], name), context)
             canonical(request)  # what cannot be recorded is an error here, not in the log
             return Decision(verdict="deny", policy_version=now.version, request={**request, "known": False})
-        people = tuple((user, tuple(sorted(set(self._roles_of(user))))) for user in people_of(context))
-        handle, entities = self._entities(principal, facts, people)
-        request = request_of(principal, action, uid(facts.type, facts.id), context)
+        handle, entities = pair.alone
+        if people := people_of(context):
+            with_roles = tuple((user, tuple(sorted(set(self._roles_of(user))))) for user in people)
+            handle, entities = self._entities(principal, pair.facts, with_roles)
+        request = {**pair.request, "context": context}
         record = {**request, "entities": entities}
         if now.rules is None:
             errors = tuple(str(problem) for problem in now.problems)
             return Decision(verdict="deny", policy_version=now.version, errors=errors, request=record)
-        judgement = now.rules.judge(request, handle, _head(principal, facts))
-        return Decision(
+        judgement = now.rules.judge(request, handle, pair.head, cpu_ns=self._cpu_ns)
+        decision = Decision(
             verdict=judgement.verdict,
             policy_version=now.version,
             rules=judgement.rules,
@@ -209,16 +220,25 @@ class CedarPolicy:
             question=judgement.question,
             request=record,
         )
+        return self._in_time(decision, judgement.spent_ns)
 
-    def _facts_of(self, action: Action, entry: Entry) -> ResourceFacts | None:
-        known = self._facts.get(id(entry))
-        if known is not None and known[0] is entry and known[1] == action:
-            return known[2]
-        if len(self._facts) >= ENTITY_CACHE:
-            self._facts.clear()
+    def _pair_of(self, action: Action, principal: Principal, entry: Entry) -> _Pair | None:
+        """Return what is the same in all requests of *principal* for *entry*; None if there can be none."""
+        key = id(principal), id(entry)
+        known = self._pairs.get(key)
+        if known is not None and known.principal is principal and known.entry is entry and known.action == action:
+            return known
         facts = resource_facts(action, entry)
-        self._facts[id(entry)] = entry, action, facts
-        return facts
+        if facts is None:
+            return None
+        if len(self._pairs) >= ENTITY_CACHE:
+            self._pairs.clear()
+        made = self._pairs[key] = _Pair(
+            principal=principal, entry=entry, action=action, facts=facts, head=_head(principal, facts),
+            alone=self._entities(principal, facts, ()),
+            request=request_of(principal, action, uid(facts.type, facts.id), {}),
+        )  # fmt: skip
+        return made
 
     def _build_entities(
         self, principal: Principal, facts: ResourceFacts, people: People

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cedarpy
@@ -29,12 +30,13 @@ _OF_ONE_CALL = "args_digest"  # a rule that looks at it is asked anew for each c
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the rules say to one request."""
+    """What the rules say to one request. `spent_ns` is the processor time of asking them: none where it was known."""
 
     verdict: Verdict
     rules: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     question: Question | None = None
+    spent_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,10 @@ class PolicySet:
     by_id: dict[str, Rule] = field(repr=False)
     known: dict[Hashable, Judgement] = field(repr=False, compare=False, default_factory=dict)
 
-    def judge(self, request: JsonObject, entities: Entities, head: Head | None = None) -> Judgement:
+    def judge(
+        self, request: JsonObject, entities: Entities, head: Head | None = None, *,
+        cpu_ns: Callable[[], int] = time.thread_time_ns,
+    ) -> Judgement:  # fmt: skip
         """Decide one request by all the rules.
 
         Any evaluation error is a deny: Cedar leaves out a rule that fails, and a forbid left out would be an allow.
@@ -70,19 +75,19 @@ class PolicySet:
 
         Args:
             head: whom and what the request is about, to leave out rules that cannot match; None looks at all.
+            cpu_ns: this thread's processor time in nanoseconds.
         """
         key = None if head is None else self._key_of(request, entities, head)
-        if key is None:
-            return self._judge(request, entities, head)
-        known = self.known.get(key)
+        known = self.known.get(key) if key is not None else None
         if known is not None:
             return known
+        started = cpu_ns()
         fresh = self._judge(request, entities, head)
-        if not fresh.errors:
+        if key is not None and not fresh.errors:
             if len(self.known) >= JUDGEMENTS_KEPT:
                 self.known.clear()
             self.known[key] = fresh
-        return fresh
+        return replace(fresh, spent_ns=cpu_ns() - started)
 
     def _key_of(self, request: JsonObject, entities: Entities, head: Head) -> Hashable:
         """Return all that the judgement follows from; None where that is different for each call.

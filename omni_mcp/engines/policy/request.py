@@ -143,19 +143,26 @@ def context_of(
         "name": name,
         "args_digest": arguments_digest,
         "args_bytes": min(max(int(arguments_bytes), 0), MAX_LONG),
-        "egress_hosts": sorted(set(egress)),
+        "egress_hosts": sorted(set(egress)) if egress else [],
         "history": {},
     }
     if approval is not None and approval.arguments_digest == arguments_digest:
         by = {"__entity": uid("Omni::User", approval.by)}
         context["approval"] = {"id": approval.id, "by": by, "digest": approval.arguments_digest}
     if standing is not None:
-        context["standing"] = {"id": standing.id, "by": {"__entity": uid("Omni::User", standing.by)}}
+        context["standing"] = standing_of(standing)
     return context
+
+
+def standing_of(standing: StandingFacts) -> JsonObject:
+    """Return a standing grant as the context holds it."""
+    return {"id": standing.id, "by": {"__entity": uid("Omni::User", standing.by)}}
 
 
 def people_of(context: JsonObject) -> list[str]:
     """Return the users that *context* names, each once."""
+    if "approval" not in context and "standing" not in context:
+        return []
     named = [context[fact]["by"]["__entity"]["id"] for fact in ("approval", "standing") if fact in context]
     return list(dict.fromkeys(named))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from cedarpy import PolicySet as CedarSet
 from cedarpy import pst
@@ -21,8 +22,7 @@ HANDLES_CACHED = 1024  # most pairs share the same few rules
 SIGHTS_CACHED = 4  # of one slice: a context has two optional fields
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Whom and what a request is about. `resource_in` is the server's id."""
 
     principal: tuple[str, str]

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class Stuck:
     questions: tuple[Question, ...]
 
 
-async def converse(call: Call, talk: Talk, exchange: Exchange, *, may_park: bool) -> Answered | Stuck:
+async def converse(call: Call, talk: Talk, exchange: Exchange, *, may_park: Callable[[], bool]) -> Answered | Stuck:
     """Pass on what is said during one request until its answer comes, or until only another round helps.
 
     Raises:
@@ -58,7 +59,7 @@ async def converse(call: Call, talk: Talk, exchange: Exchange, *, may_park: bool
                 talk.refuse(exchange, news.id, *fault)
             elif call.link.can_ask(news.method):
                 asking[news.id] = asyncio.create_task(_ask(call, talk, exchange, news))
-            elif call.client.era == "modern" and may_park:
+            elif call.client.era == "modern" and may_park():
                 stuck[news.id] = news
             else:
                 talk.refuse(exchange, news.id, METHOD_NOT_FOUND, f"the caller cannot be asked {news.method} now")

@@ -103,6 +103,7 @@ class Connection:
         self._nudge = asyncio.Event()
         self._changed_uris: list[str] = []
         self._stopping = False
+        self._now_s = asyncio.get_running_loop().time
         self._used_s = 0.0
         self._held = 0
         self._free = asyncio.Event()
@@ -116,17 +117,27 @@ class Connection:
         """Whether calls are under way."""
         return self._held > 0 or (self._talk is not None and self._talk.pending > 0)
 
+    def open_talk(self) -> Talk | None:
+        """Return the talk that is open; None if there is none.
+
+        Raises:
+            UpstreamUnavailable: the server does not answer now; nothing was sent.
+        """
+        self._used_s = self._now_s()
+        if self._talk is None or self._talk.ended.is_set():
+            return None
+        if self._talk.wire.outlives_its_server:
+            self.health.admit()
+        return self._talk
+
     async def talk(self) -> Talk:
         """Return an open talk, connecting first where there is none.
 
         Raises:
             UpstreamUnavailable: the server cannot be had now; nothing was sent.
         """
-        self._used_s = asyncio.get_running_loop().time()
-        if self._talk is not None and not self._talk.ended.is_set():
-            if self._talk.wire.outlives_its_server:
-                self.health.admit()
-            return self._talk
+        if (found := self.open_talk()) is not None:
+            return found
         if self._stopping:
             raise UpstreamUnavailable("the server behind it was stopped", detail=f"{self.server} is closed")
         self.health.admit()
@@ -158,7 +169,7 @@ class Connection:
             if not loosed:
                 loosed = True
                 self._held -= 1
-                self._used_s = asyncio.get_running_loop().time()
+                self._used_s = self._now_s()
                 if not self._held:
                     self._free.set()
 
@@ -166,9 +177,7 @@ class Connection:
 
     def answered(self, latency_ms: float) -> None:
         """A call was answered, be it with an error of the server's own."""
-        failing = self.health.failures_in_a_row > 0
-        self.health.answered(latency_ms)
-        if failing:
+        if self.health.answered(latency_ms):
             self._on_health("it answers again")
 
     def call_failed(self, reason: str) -> None:
@@ -303,7 +312,7 @@ class Connection:
         self._talk = talk
         self.health.connected()
         self._eras.remember(self._definition, talk.peer.era)
-        self._used_s = asyncio.get_running_loop().time()
+        self._used_s = self._now_s()
         self._changed_uris.clear()
         self._become("ready", f"{talk.peer.era} {talk.peer.version}")
         waiters, self._waiters = self._waiters, []
@@ -346,7 +355,7 @@ class Connection:
         idle_s = self._timing.idle_s
         if idle_s is None or self.busy or self.watched or self._keep:
             return False
-        return asyncio.get_running_loop().time() - self._used_s >= idle_s
+        return self._now_s() - self._used_s >= idle_s
 
     def _cared_for(self) -> bool:
         return bool(self._keep or len(self.watched) or self._waiters)

@@ -47,7 +47,7 @@ class ClientInfo:
         return {"name": self.name, "version": self.version}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which takes longer to make: each call has one
 class Caller:
     """What a server may know of the one for whom a request is made."""
 
@@ -63,22 +63,29 @@ NOBODY = Caller()
 
 def caller_of(call: Call) -> Caller:
     """Return what may be told of the caller of *call*."""
-    level = call.meta.get(META_LOG_LEVEL) if call.client.era == "modern" else LOWEST_LEVEL
+    meta = call.meta
+    level = meta.get(META_LOG_LEVEL) if call.client.era == "modern" else LOWEST_LEVEL
     return Caller(
         principal=call.principal.key,
         capabilities=forwarded_capabilities(call.client.capabilities),
-        trace={
-            key: value
-            for key in TRACE_KEYS
-            if isinstance(value := call.meta.get(key), str) and 0 < len(value) <= TRACE_LIMIT
-        },
+        trace={} if _TRACED.isdisjoint(meta) else _trace_of(meta),
         log_level=level if level in LOG_LEVELS else None,
-        wants_progress="progressToken" in call.meta,
+        wants_progress="progressToken" in meta,
     )
+
+
+_TRACED = frozenset(TRACE_KEYS)
+
+
+def _trace_of(meta: JsonObject) -> JsonObject:
+    given = ((key, meta.get(key)) for key in TRACE_KEYS)
+    return {key: value for key, value in given if isinstance(value, str) and 0 < len(value) <= TRACE_LIMIT}
 
 
 def forwarded_capabilities(declared: JsonObject) -> JsonObject:
     """Return the capabilities of a client in the form that a modern server reads."""
+    if not declared:
+        return {}
     found: JsonObject = {name: declared[name] for name in FORWARDED if isinstance(declared.get(name), dict)}
     if isinstance(declared.get("roots"), dict):
         found["roots"] = {}

@@ -51,7 +51,7 @@ class Logged:
     logger: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which takes longer to make: each call has one
 class Answered:
     """The answer; nothing comes after it. With `large`, `result` shows only what kind of result it is."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result
 from omni_mcp.contracts.errors import (
@@ -90,25 +91,24 @@ class UpstreamExecutor(KeepsDeadlines):
         connection = self._connection_of(tool.server, call.principal.key)
         let_go = connection.hold()
         try:
-            return await self._at(connection, call, tool)
+            for last in (False, True):
+                try:
+                    talk = connection.open_talk() or await connection.talk()
+                except OmniError as error:
+                    call.trail.dispatched = call.round is not None
+                    if isinstance(error, UpstreamUnavailable):
+                        raise _about(call, error) from error
+                    raise
+                try:
+                    return await self._attempt(call, tool, connection, talk)
+                except WireFault as fault:
+                    if fault.status is None and talk.wire.outlives_its_server and not fault.session_lost:
+                        connection.call_failed(fault.reason)
+                    if last or not _may_repeat(tool, fault):
+                        raise self._lost(call, tool, fault) from fault
+            raise AssertionError("the last attempt returns or raises")
         finally:
             let_go()
-
-    async def _at(self, connection: Connection, call: Call, tool: Entry) -> Result:
-        for last in (False, True):
-            try:
-                talk = await connection.talk()
-            except OmniError:
-                call.trail.dispatched = call.round is not None
-                raise
-            try:
-                return await self._attempt(call, tool, connection, talk)
-            except WireFault as fault:
-                if fault.status is None and talk.wire.outlives_its_server and not fault.session_lost:
-                    connection.call_failed(fault.reason)
-                if last or not _may_repeat(tool, fault):
-                    raise self._lost(call, tool, fault) from fault
-        raise AssertionError("the last attempt returns or raises")
 
     async def _attempt(self, call: Call, tool: Entry, connection: Connection, talk: Talk) -> Result:
         exchange = await talk.start(
@@ -121,7 +121,8 @@ class UpstreamExecutor(KeepsDeadlines):
         started = time.perf_counter()
         parked = False
         try:
-            said = await converse(call, talk, exchange, may_park=self._parking.has_room(call.principal.key))
+            may_park = partial(self._parking.has_room, call.principal.key)
+            said = await converse(call, talk, exchange, may_park=may_park)
             if isinstance(said, Stuck):
                 parked = True
                 return self._park(call, tool, connection, talk, exchange, keyed(said.questions))
@@ -230,6 +231,11 @@ def _may_repeat(tool: Entry, fault: WireFault) -> bool:
     if fault.session_lost:
         return True  # the server did nothing: it did not know who asked
     return fault.status is None and fault.retry_after_s is None and (not fault.sent or _is_repeatable(tool))
+
+
+def _about(call: Call, error: UpstreamUnavailable) -> UpstreamUnavailable:
+    """Return *error* with the name that its caller knows: a connection knows of no tools."""
+    return UpstreamUnavailable(f"{call.name!r}: {error.message}", detail=error.detail, data=error.data)
 
 
 def _refused_by_server(call: Call, tool: Entry, error: RemoteError) -> Answer:

@@ -68,7 +68,7 @@ class Health:
         if now < self._open_until_s:
             wait_s = round(self._open_until_s - now, 1)
             raise UpstreamUnavailable(
-                "the server behind it does not answer; try again later", data={"retry_after_s": wait_s},
+                f"the server behind it does not answer; try again in {wait_s:g} s", data={"retry_after_s": wait_s},
                 detail=f"{self._server}: {self._failures} failures in a row, the last: {self.last_fault}",
             )  # fmt: skip
         self._open_until_s = now + self._open_for()
@@ -105,13 +105,14 @@ class Health:
         if self._failures >= self._patience.failures_to_open:
             self._open_until_s = now + self._open_for()
 
-    def answered(self, latency_ms: float) -> None:
-        """A call was answered, be it with an error of the server's own."""
-        self._failures = 0
+    def answered(self, latency_ms: float) -> bool:
+        """A call was answered, be it with an error of the server's own; returns whether there were failures before."""
+        had_failed, self._failures = self._failures > 0, 0
         self._next_s = 0.0
         self.calls += 1
         before = self.latency_ms
         self.latency_ms = latency_ms if before is None else before + 0.1 * (latency_ms - before)
+        return had_failed
 
     def heard(self) -> None:
         """Something other than a call was answered: the next call may try at once."""

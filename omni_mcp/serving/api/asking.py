@@ -12,6 +12,7 @@ from omni_mcp.contracts.call import ClientFacts, Principal
 from omni_mcp.contracts.errors import CATALOGUE, OmniError
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.serving.asgi import Exchange, HeaderList, json_bytes
+from omni_mcp.serving.room import Claim
 
 NO_STORE = (b"cache-control", b"no-store")
 CLIENT = ClientFacts(name="api", era="modern", transport="http")
@@ -19,10 +20,11 @@ CLIENT = ClientFacts(name="api", era="modern", transport="http")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """Who asks for what. `query` and `body` are instances of what the route takes."""
+    """Who asks for what. `query` and `body` are instances of what the route takes; `claim` is on the room for it."""
 
     exchange: Exchange
     principal: Principal
+    claim: Claim
     place: JsonObject = field(default_factory=dict)  # the names in the path
     query: Any = None
     body: Any = None

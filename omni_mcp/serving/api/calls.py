@@ -93,6 +93,8 @@ class CallRoutes:
             OmniError: how it ended without an answer; `data` holds the id of the call once there is one.
             ClientGone: nobody waits for the answer any more.
         """
+        inner = self._edge.meant(asking.principal, wanted.name, wanted.arguments) if wanted.kind == "tool" else None
+        wanted = wanted if inner is None else wanted.model_copy(update=inner)
         work = self._edge.attend(self._call(asking, wanted))
         leaving = asyncio.ensure_future(asking.exchange.gone())
         try:

@@ -108,8 +108,9 @@ class ApiFace:
             if route.shape is not None:
                 body = validated(route.shape, sent, "body")
             asking = Asking(
-                exchange=exchange, principal=principal, place=place, query=query_of(exchange, route), body=body
-            )
+                exchange=exchange, principal=principal, claim=claim, place=place, query=query_of(exchange, route),
+                body=body,
+            )  # fmt: skip
             if route.reads_log:
                 assert self._access is not None
                 await self._access.note_reading(principal, " ".join([route.operation, *place.values()]))

@@ -12,6 +12,7 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.runlog.store import SqliteRunLog
 from omni_mcp.engines.state.threads import StoredThreads, Thread
 from omni_mcp.serving.api.asking import CLIENT, NO_STORE, Asking, Handler
+from omni_mcp.serving.asgi import JSON_TYPE
 from omni_mcp.serving.messages import NO_RUN, Messages
 from omni_mcp.serving.runbook import Runbook
 
@@ -65,14 +66,16 @@ class RunRoutes:
         await self._runbook.end(asking.principal, run).durable()
 
     async def _list_events(self, asking: Asking) -> None:
-        """Answer an `EventPage` from bytes: its events are stored as they are shown."""
+        """Answer an `EventPage` from bytes: its events are stored as they are shown. It may be a megabyte, and counts
+        until the client has taken it."""
         query: api.EventQuery = asking.query
         run = asking.place["run"]
         await own_run(self._log, run, asking.principal)
         page = await self._log.page_of_run(run, after=seq_in(query.cursor), limit=query.limit)
         following = b'"%d"' % page.last if page.more else b"null"
         body = b'{"items":[%b],"next":%b}' % (page.text, following)
-        await asking.exchange.answer_json(200, body, [NO_STORE])
+        asking.claim.grow(len(body))
+        await asking.exchange.answer_until_taken(200, body, [JSON_TYPE, NO_STORE])
 
     async def _report_events(self, asking: Asking) -> api.EventsStored:
         run, wanted = asking.place["run"], asking.body

@@ -6,7 +6,7 @@ An item carries them as taint. They are kept for as long as the process lives, b
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from typing import get_args
 
@@ -33,9 +33,12 @@ class Readings:
         self._under_way: dict[str, list[tuple[Call, frozenset[Taint]]]] = {}
         self._forgotten_up_to = ""
 
-    async def __call__(self, call: Call, proceed: Handler) -> Result:
+    def __call__(self, call: Call, proceed: Handler) -> Awaitable[Result]:
         if call.tool is None or call.tool.server == SERVER or not (labels := taints_of(call.tool.labels)):
-            return await proceed(call)
+            return proceed(call)
+        return self._noted(call, proceed, labels)
+
+    async def _noted(self, call: Call, proceed: Handler, labels: frozenset[Taint]) -> Result:
         run, mine = call.asked_in or call.run, (call, labels)
         self._under_way.setdefault(run, []).append(mine)
         try:

@@ -29,6 +29,7 @@ from omni_mcp.protocol.rpc import INVALID_REQUEST
 LONG_TEXT = 64 * 1024  # characters; what is shorter stays where it is
 MEMORY_BYTES = 3 * 1024 * 1024 * 1024
 NICENESS = 5  # callers that wait for something small go first
+ASK, GIVE_BACK = b"?", b"!"
 DONE, FAILED = b"+", b"-"
 MEMBERS = ("content", "contents", "messages")
 
@@ -124,7 +125,11 @@ def serve(channel: socket.socket, handlers: Mapping[str, Handle]) -> None:
         os.nice(NICENESS)
     while True:
         word, files, _, _ = socket.recv_fds(channel, 64, 3)
-        if not word or len(files) != 3:
+        if word == GIVE_BACK:  # the last descriptor of it, where others wait for nothing
+            for file in files:
+                os.close(file)
+            continue
+        if word != ASK or len(files) != 3:
             return
         try:
             _handle(handlers, *files)

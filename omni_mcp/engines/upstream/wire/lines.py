@@ -8,6 +8,7 @@ from typing import Protocol
 
 from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.wire.large import LargeParser
+from omni_mcp.engines.upstream.wire.pace import others_turn
 from omni_mcp.engines.upstream.wire.reading import FrameReader
 from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Outgoing, Receiver, WireFault
 from omni_mcp.engines.upstream.wire.splitting import Line, LineSplitter, TooLong
@@ -152,7 +153,7 @@ class LinesWire:
 async def _hand_on(reader: FrameReader, lines: list[Line]) -> None:
     """Hand on what one chunk ended; a function of its own, so that no large line is kept until the next one comes."""
     if not lines:  # the next chunk may be there already: others get a turn between two of them
-        await asyncio.sleep(0)
+        await others_turn()
     for line in lines:
         if isinstance(line, TooLong):
             await reader.refuse(line.head, line.tail)

@@ -52,16 +52,6 @@ class FrameReader:
         for frame in frames:
             await self._pace(wanted=self._receiver.take(frame, within))
 
-    def take_small(self, data: bytes, within: int) -> None:
-        """As `take`, for the one message of an answer of its own that is not large."""
-        try:
-            frames = frames_of(parse(data, limit_bytes=OFF_LOOP_BYTES))
-        except BadFrame as fault:
-            self._receiver.junk(fault.reason, fault.id if fault.id is not None else claimed_id(*ends_of(data)))
-            return
-        for frame in frames:
-            self._receiver.take(frame, within)
-
     async def take_last(self, data: bytes | Spool) -> None:
         """As `take`, where the wire has ended: what was cut off is no message, and no junk either."""
         try:
@@ -94,6 +84,17 @@ class FrameReader:
         self._counted_s = now
         if self._unasked > UNASKED_PER_S:
             await asyncio.sleep(0.05)
+
+
+def hand_on_small(receiver: Receiver, data: bytes, within: int) -> None:
+    """As `FrameReader.take`, for the one message of an answer of its own that is not large."""
+    try:
+        frames = frames_of(parse(data, limit_bytes=OFF_LOOP_BYTES))
+    except BadFrame as fault:
+        receiver.junk(fault.reason, fault.id if fault.id is not None else claimed_id(*ends_of(data)))
+        return
+    for frame in frames:
+        receiver.take(frame, within)
 
 
 def frames_of(value: JsonValue) -> list[Frame]:

@@ -35,7 +35,7 @@ class WireFault(Exception):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which takes longer to make: each call has one
 class Outgoing:
     """One encoded message, and what a transport with headers wants to know of it.
 

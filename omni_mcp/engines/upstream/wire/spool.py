@@ -79,7 +79,7 @@ class Spool:
 
     def close(self) -> None:
         """Give the memory back: 100 MB take 15 ms. Safe to call twice."""
-        file = self._let_go()
+        file = self.let_go()
         if file >= 0:
             os.close(file)
 
@@ -88,21 +88,22 @@ class Spool:
         if self.size_bytes <= AT_ONCE_BYTES:
             self.close()
             return
-        file = self._let_go()
+        file = self.let_go()
         if file >= 0:
             try:
                 threading.Thread(target=os.close, args=(file,), name="spool").start()
             except RuntimeError:  # there are no more threads
                 os.close(file)
 
-    def __del__(self) -> None:
-        self.drop()
-
-    def _let_go(self) -> int:
+    def let_go(self) -> int:
+        """Return the file, for the caller to close, and give the room back; -1 if that was done before."""
         file, self.file = self.file, -1
         if file >= 0:
             self._room.give_back(self._taken)
         return file
+
+    def __del__(self) -> None:
+        self.drop()
 
 
 class Gathering:

@@ -13,7 +13,7 @@ from functools import partial
 from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.wire.events import Event, EventParser
 from omni_mcp.engines.upstream.wire.large import LargeParser
-from omni_mcp.engines.upstream.wire.reading import FrameReader
+from omni_mcp.engines.upstream.wire.reading import FrameReader, hand_on_small
 from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Outgoing, Receiver, WireFault
 from omni_mcp.engines.upstream.wire.spool import Spool, ends_of, gathered
 from omni_mcp.engines.upstream.wire.web import Asked, Reply, Web, place_of
@@ -132,25 +132,24 @@ class StreamableWire:
         if message.method == "initialize":
             return False
         try:
-            asked = self._web.post_at_once(self._head(message), message.data)
+            asked = self._web.post_at_once(self._head(message), message.data, partial(self._heard, id, message))
         except WireFault:
             return False  # the task tells of it
         if asked is None:
             return False
         self._asked[id] = asked
-        asked.told(partial(self._heard, id, message, asked))
         return True
 
-    def _heard(self, id: int, message: Outgoing, asked: Asked, is_complete: bool) -> None:
+    def _heard(self, id: int, message: Outgoing, is_complete: bool) -> None:
         assert self._receiver is not None
-        reply = asked.begun if is_complete else None
-        if reply is None or reply.status != 200 or reply.media_type != "application/json":
-            self._ask(id, message, asked)
+        body = self._asked[id].taken_json() if is_complete else None
+        if body is None:
+            self._ask(id, message, self._asked[id])
             return
-        self._asked.pop(id, None)
+        del self._asked[id]
         watch = _Watch(self._receiver, id)
         try:
-            FrameReader(watch, large=self._large, limit_bytes=self._limit).take_small(reply.taken(), id)
+            hand_on_small(watch, body, id)
         except Exception as error:  # a fault of ours must not leave the caller waiting
             self._receiver.failed(id, WireFault(f"{type(error).__name__}: {error}", sent=True))
             return

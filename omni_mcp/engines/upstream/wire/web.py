@@ -10,12 +10,14 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
 from omni_mcp.deadline import Deadline
+from omni_mcp.engines.upstream.wire.pace import others_turn
 from omni_mcp.engines.upstream.wire.seam import WireFault
 
 CONNECT_TIMEOUT_S = 10.0
@@ -73,7 +75,7 @@ class Reply:
     @property
     def media_type(self) -> str:
         """The media type without its parameters, in lower case."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return _media_type(self.headers.get("content-type", ""))
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes, in pieces; between two of them others get a turn.
@@ -81,10 +83,12 @@ class Reply:
         Raises:
             WireFault: it ended early.
         """
+        is_first = True
         while (chunk := await self._connection.next_chunk()) is not None:
             for at in range(0, len(chunk), PIECE_BYTES):
-                if at:
-                    await asyncio.sleep(0)
+                if not is_first:
+                    await others_turn()
+                is_first = False
                 yield chunk[at : at + PIECE_BYTES]
         self.close()
 
@@ -99,13 +103,6 @@ class Reply:
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def taken(self) -> bytes:
-        """Return the body of an answer that is there in full, and let go of it."""
-        body = self._connection.taken()
-        self._is_over = True
-        self._connection.release()
-        return body
-
     def close(self) -> None:
         """Let go of the answer: its connection is kept if the body is complete, else closed. Safe to call twice."""
         if not self._is_over:
@@ -114,21 +111,21 @@ class Reply:
 
 
 class Asked:
-    """A request that was sent at once; its answer is told of. One of `reply` and `forget` ends it."""
+    """A request that was sent at once; its answer is told of. `taken_json` with a body, `reply` or `forget` ends it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def told(self, told: Callable[[bool], None]) -> None:
-        """Call *told*, once: with True when the whole answer is there, with False when more has to be done for it:
-        it is large, comes in parts, or broke off.
-        """
-        self._connection.on_answer = told
-
-    @property
-    def begun(self) -> Reply:
-        """The answer, when its head is there."""
-        return Reply(self._connection)
+    def taken_json(self) -> bytes | None:
+        """Return the body of an answer that is there in full, and let go of it; None where it is no success in JSON."""
+        connection = self._connection
+        kind = connection.headers.get("content-type", "")
+        is_json = kind == "application/json" or _media_type(kind) == "application/json"
+        if connection.status != 200 or not is_json:
+            return None
+        body = connection.taken()
+        connection.release()
+        return body
 
     async def reply(self) -> Reply:
         """Return the answer, once its head is there.
@@ -172,11 +169,18 @@ class Web:
         connection.ask(data)
         return await _begun(connection)
 
-    def post_at_once(self, head: bytes, body: bytes) -> Asked | None:
-        """Send a POST request over a kept connection; None if there is none. *head* is from `head_of`."""
+    def post_at_once(self, head: bytes, body: bytes, told: Callable[[bool], None]) -> Asked | None:
+        """Send a POST request over a kept connection; None if there is none.
+
+        Args:
+            head: from `head_of`.
+            told: called once, in a later turn of the loop: with True when the whole answer is there, with False when
+                more has to be done for it: it is large, comes in parts, or broke off.
+        """
         connection = self._kept()
         if connection is None:
             return None
+        connection.on_answer = told
         connection.ask(b"%b\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         return Asked(connection)
 
@@ -275,7 +279,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.headers: dict[str, str] = {}
         self.status = 0
-        self._headers_bytes = 0
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0  # of a head that is not complete
         self._has_head = False
         self._complete = False
         self._reusable = False
@@ -380,6 +385,10 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, _Refused) as error:
             cause = error.__context__ if isinstance(error.__context__, _Refused) else error
             self._fail(f"no HTTP answer: {cause}")
+        if not self._has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEADERS_LIMIT_BYTES:
+                self._fail(f"no HTTP answer: headers over {HEADERS_LIMIT_BYTES} bytes")
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -402,12 +411,13 @@ class Connection(asyncio.Protocol):
             raise _Refused("bytes that belong to no answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers_bytes += len(name) + len(value)
-        if self._headers_bytes > HEADERS_LIMIT_BYTES:
-            raise _Refused(f"headers over {HEADERS_LIMIT_BYTES} bytes")
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
+        if not self._has_head:  # what comes behind the body changes nothing
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if len(b"".join(chain.from_iterable(self._fields))) > HEADERS_LIMIT_BYTES:
+            raise _Refused(f"headers over {HEADERS_LIMIT_BYTES} bytes")
+        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in self._fields}
         self.status = self._parser.get_status_code()
         if self.status < 200:
             return
@@ -423,9 +433,13 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.status < 200:
-            self.headers, self._headers_bytes = {}, 0
+            self._fields = []
             return
         self._complete = True
+
+
+def _media_type(value: str) -> str:
+    return value.partition(";")[0].strip().lower()
 
 
 class _Refused(Exception):
