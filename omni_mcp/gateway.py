@@ -169,7 +169,7 @@ class Gateway:
             end_round=self._record.end_round,
             id_of=stand_ins.id_of if stand_ins is not None else fresh_id,
             surfaces=Surfaces(engines.policy, lambda profile: surface_of(settings, profile)),
-            is_profile=self.has_profile,
+            is_profile=self._is_profile,
             thread_of=ThreadNames(engines.threads).of,
         )
 
@@ -257,8 +257,11 @@ class Gateway:
         return self._engines.masker.mask_text(text)
 
     def has_profile(self, name: str) -> bool:
-        """Whether `/mcp/NAME` exists."""
-        return name in self._engines.catalog.profiles
+        """Whether `/mcp/NAME` exists: a profile, or else a server by itself."""
+        return self.edge.has_profile(name)
+
+    def _is_profile(self, name: str) -> bool:
+        return name in self._engines.catalog.profiles or self._engines.behind.defines(name)
 
     def status(self) -> JsonObject:
         """One snapshot of what runs, what waits and what is in force."""

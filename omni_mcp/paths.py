@@ -173,8 +173,17 @@ def write_private(file: Path, data: bytes) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_directory(file.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have what was made, renamed or removed in *directory* survive a power cut.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)

@@ -203,6 +203,20 @@ class ServerDefinition(Closed):
             found[name] = secret[0] + values[secret[1]] if secret else value
         return found
 
+    def changed(self, fields: Mapping[str, object]) -> ServerDefinition:
+        """Return a copy that says *fields* instead.
+
+        Raises:
+            BadRequest: with them it is no definition.
+        """
+        try:
+            return ServerDefinition.model_validate({**self.as_json(), **fields})
+        except ValidationError as error:
+            fault = error.errors()[0]
+            path = ".".join(str(part) for part in fault["loc"])
+            reason = fault["msg"].removeprefix("Value error, ")
+            raise BadRequest(f"that is no server: {f'{path}: ' if path else ''}{reason}") from error
+
     def as_json(self) -> JsonObject:
         """Return what was said, without defaults."""
         fields = self.model_dump(mode="json", exclude_defaults=True)

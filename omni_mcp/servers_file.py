@@ -14,14 +14,16 @@ import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from omni_mcp.contracts.errors import ConfigError, Problem
-from omni_mcp.paths import Home, write_private
-from omni_mcp.server_definition import Servers
+from omni_mcp.contracts.errors import BadRequest, ConfigError, Problem
+from omni_mcp.host_places import HostPlaces
+from omni_mcp.paths import Home, find_home, write_private
+from omni_mcp.server_definition import ServerDefinition, Servers
 from omni_mcp.toml_writer import toml_key, toml_value
 
 FILE_NAME = "servers.toml"
@@ -72,10 +74,14 @@ def edit_servers(file: Path, change: Callable[[Servers], Servers]) -> Servers:
 
     Raises:
         ConfigError: as `load_servers` and `save_servers`.
+        BadRequest: *change* would show a server what no cell may be shown.
     """
+    shown = HostPlaces(replace(find_home(), config=file.parent))
     with _locked(file):
         before = load_servers(file)
         after = change(before)
+        for name, definition in after.servers.items():
+            check_mounts(name, definition, shown, before=before.servers.get(name))
         if after != before or list(after.servers) != list(before.servers):
             save_servers(file, after)
     return after
@@ -102,6 +108,27 @@ def check_disjoint(file: Path, servers: Servers, by_hand: frozenset[str]) -> Non
         raise ConfigError(
             [Problem(file=str(file), line=0, path=f"$.servers.{name}", message=f"{message} {name}") for name in both]
         )
+
+
+def check_mounts(
+    name: str, definition: ServerDefinition, shown: HostPlaces, *, before: ServerDefinition | None = None
+) -> None:
+    """Refuse what *definition* names and no cell may be shown, unless it said so *before* and is in use no more than
+    then.
+
+    Raises:
+        BadRequest: with the reason and what to name instead.
+    """
+    if before is not None and before.mounts == definition.mounts and before.enabled >= definition.enabled:
+        return
+    if fault := mount_fault(definition, shown):
+        raise BadRequest(f"{name!r} cannot be given a directory: {fault}; with --dir name only what it works on")
+
+
+def mount_fault(definition: ServerDefinition, shown: HostPlaces) -> str:
+    """Return why no cell may be shown a directory that *definition* names; nothing if all of them may."""
+    faults = (shown.fault(mount.source, writable=mount.writable) for mount in definition.mounts)
+    return next(filter(None, faults), "")
 
 
 def read_reference(reference: str, environment: Mapping[str, str]) -> str:

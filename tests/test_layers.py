@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "contracts": set(),
     "paths": set(),
+    "host_places": {"paths"},
     "turns": set(),
     "config": {"contracts", "server_definition"},
     "datalock": {"contracts", "paths"},
@@ -24,8 +25,8 @@ MAY_IMPORT = {
     "sqlite_settings": set(),
     "toml_writer": set(),
     "server_definition": {"contracts"},
-    "servers_file": {"contracts", "paths", "server_definition", "toml_writer"},
-    "clients": {"contracts", "paths", "server_definition", "servers_file", "toml_writer"},
+    "servers_file": {"contracts", "host_places", "paths", "server_definition", "toml_writer"},
+    "clients": {"contracts", "host_places", "paths", "server_definition", "servers_file", "toml_writer"},
     "logs": {"contracts"},
     "chain": {"contracts", "time_limits"},
     "protocol": {"contracts"},
@@ -34,6 +35,7 @@ MAY_IMPORT = {
         "contracts",
         "deadline",
         "endings",
+        "host_places",
         "migrations",
         "paths",
         "protocol",
@@ -50,6 +52,7 @@ MAY_IMPORT = {
         "contracts",
         "engines",
         "filewatch",
+        "host_places",
         "paths",
         "plugins",
         "server_definition",
@@ -71,12 +74,19 @@ MAY_IMPORT = {
     },
 }
 MAY_IMPORT["gateway"] = MAY_IMPORT["running"] | {"running"}
-MAY_IMPORT["opening"] = MAY_IMPORT["running"] | {"running", "server_definition"}
+MAY_IMPORT["opening"] = MAY_IMPORT["running"] | {"running", "host_places", "server_definition"}
 MAY_IMPORT["assembly"] = MAY_IMPORT["gateway"] | {"gateway", "opening", "server_definition"}
 MAY_IMPORT["replay"] = MAY_IMPORT["assembly"] | {"assembly", "datalock", "__init__"}
 MAY_IMPORT["daemon"] = MAY_IMPORT["assembly"] | {"assembly", "replay", "datalock", "logs", "__init__"}
 MAY_IMPORT["testing"] = MAY_IMPORT["daemon"]
-MAY_IMPORT["cli"] = MAY_IMPORT["daemon"] | {"daemon", "replay", "clients", "server_definition", "servers_file"}
+MAY_IMPORT["cli"] = MAY_IMPORT["daemon"] | {
+    "daemon",
+    "replay",
+    "clients",
+    "host_places",
+    "server_definition",
+    "servers_file",
+}
 MAY_IMPORT["reference"] = MAY_IMPORT["cli"] | {"cli"}
 MAY_IMPORT["__init__"] = {"assembly", "client", "config", "contracts"}
 

@@ -12,7 +12,9 @@ from typing import Literal
 import click
 import orjson
 
+from omni_mcp.cli.look import look_at
 from omni_mcp.cli.person import json_option, yes_option
+from omni_mcp.cli.relabel import change_line, changes_as_json, changes_of, vouch_anew
 from omni_mcp.contracts.errors import BadRequest, NotFound
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
@@ -22,9 +24,11 @@ from omni_mcp.engines.catalog.difference import Difference
 from omni_mcp.engines.catalog.difference_text import definition_lines, difference_lines, one_line
 from omni_mcp.engines.catalog.lock_listing import KeptListing, get_listing, listings_dir, load_listings, names_by_server
 from omni_mcp.engines.catalog.lockfile import LockFile
+from omni_mcp.engines.catalog.relabelling import Relabelled
 from omni_mcp.engines.identity.keys import local_user
 from omni_mcp.paths import Home, find_home
 from omni_mcp.servers_file import load_servers, names_in_settings, servers_file_of
+from omni_mcp.upstreams.definitions import launch_of
 
 READ_ONLY = Labels(read_only=True, destructive=False)
 _REASONS = {
@@ -44,12 +48,14 @@ class Outcome:
     answers: list[Answer] = field(default_factory=list)
     skipped: list[Waiting] = field(default_factory=list)
     refused: list[Waiting] = field(default_factory=list)
+    broken_off: bool = False  # nobody answered the last question
 
 
 @click.command("accept")
 @click.argument("server", metavar="NAME")
 @click.argument("names", metavar="[TOOL]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Everything that waits; also prompts and resources.")
+@click.option("--again", is_flag=True, help="With --all: also what is accepted already, with the labels given here.")
 @click.option("--read-only", is_flag=True, help="Vouch that it changes nothing.")
 @click.option(
     "--labels", "words", metavar="LABEL=yes|no,…",
@@ -59,15 +65,17 @@ class Outcome:
 @click.option("--accept-risks", is_flag=True, help="With --yes: also what holds severe findings.")
 @json_option
 def accept_command(
-    server: str, names: tuple[str, ...], everything: bool, read_only: bool, words: str | None, yes: bool,
+    server: str, names: tuple[str, ...], everything: bool, again: bool, read_only: bool, words: str | None, yes: bool,
     accept_risks: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Accept what the server NAME offers: all of it, or only TOOL.
 
     Shows each definition that is new or changed, what is different, and what stands out, and asks. What was never
     accepted is not listed and cannot be called. TOOL is a name, or prompt/NAME, resource/URI, resource_template/URI.
+    A server that no gateway has seen yet is started once.
 
-    Labels say what you vouch for, whatever the server says of itself; policies decide by them.
+    Labels say what you vouch for, whatever the server says of itself; policies decide by them. A TOOL that is accepted
+    already gets the labels that you give now.
     """
     labels = labels_of(words, read_only)
     home = find_home()
@@ -76,8 +84,13 @@ def accept_command(
     lock = lock_file.read()
     waiting = _wanted(waiting_in(lock_file, listing, home), listing, names, everything)
     changed = launch_changes(lock, server, listing.launch)
+    said = read_only or words is not None
+    other = changes_of(lock_file, listing, names, labels) if said and (names or (everything and again)) else ()
+    anew = vouch_anew(lock_file, other, yes=yes) if other else ()
     if not waiting:
-        click.echo(orjson.dumps(_as_json(Outcome())) if as_json else f"Nothing of {server} waits for you.")
+        _report(server, Outcome(), anew, as_json=as_json)
+        if not other and not as_json:
+            click.echo(f"Nothing of {server} waits for you.{_about_labels(server, said)}")
         return
     if yes:
         if not names and not everything:
@@ -89,24 +102,35 @@ def accept_command(
         _show_launch(server, changed)
         outcome = ask_all(waiting, labels, changed)
     write_down(outcome, lock_file)
-    _report(server, outcome, as_json=as_json)
+    _report(server, outcome, anew, as_json=as_json)
+    if outcome.broken_off:
+        raise click.Abort
 
 
 def _listing_of(home: Home, server: str) -> KeptListing:
+    """Return what is known of the server's lists; one of servers.toml that was not seen as it is now is started."""
+    known = load_servers(servers_file_of(home)).servers
     try:
-        return get_listing(listings_dir(home.data), server)
+        kept = get_listing(listings_dir(home.data), server)
+        if server not in known or not known[server].enabled or kept.launch == launch_of(known[server]):
+            return kept
     except NotFound:
-        by_hand = names_in_settings(home.settings_file, "servers")
-        known = load_servers(servers_file_of(home)).servers
-        if server not in known and server not in by_hand:
+        if server not in known and server not in names_in_settings(home.settings_file, "servers"):
             text = f"there is no server {server!r}; see: omni-mcp servers list, omni-mcp plugins"
             raise NotFound(text) from None
         if server in known and not known[server].enabled:
             raise NotFound(f"{server} is disabled; first: omni-mcp servers enable {server}") from None
-        raise NotFound(
-            f"nothing is known of what {server!r} offers; run the gateway (omni-mcp serve), or see why it is not "
-            f"reached: omni-mcp servers test {server}"
-        ) from None
+    _, found, listing = look_at(home, server)
+    if listing is None:
+        why = one_line(found.fault)
+        raise NotFound(f"what {server!r} offers is not known: {why}; see: omni-mcp servers test {server}")
+    return listing
+
+
+def _about_labels(server: str, said: bool) -> str:
+    if not said:
+        return ""
+    return f" To change the labels of all that is accepted: omni-mcp accept {server} --all --again, with the labels"
 
 
 def write_down(outcome: Outcome, lock_file: LockFile) -> None:
@@ -177,7 +201,10 @@ def ask_all(waiting: Sequence[Waiting], labels: Labels, changed: Sequence[str]) 
     for number, one in enumerate(waiting):
         found = one.difference()
         click.echo(f"\n({number + 1} of {len(waiting)}) {_full_text(one, found)}", err=True)
-        word = _ask(one, found)
+        try:
+            word = _ask(one, found)
+        except click.Abort:
+            outcome.broken_off, word = True, "quit"
         if word == "quit":
             outcome.skipped += waiting[number:]
             break
@@ -220,10 +247,12 @@ def _full_text(one: Waiting, found: Difference) -> str:
     return "\n".join(map(one_line, lines))
 
 
-def _report(server: str, outcome: Outcome, *, as_json: bool) -> None:
+def _report(server: str, outcome: Outcome, anew: Sequence[Relabelled], *, as_json: bool) -> None:
     if as_json:
-        click.echo(orjson.dumps(_as_json(outcome)))
+        click.echo(orjson.dumps(_as_json(outcome) | {"relabelled": changes_as_json(anew)}))
     else:
+        for one in anew:
+            click.echo(f"vouched for anew: {server} {change_line(one)}")
         for answer in outcome.answers:
             click.echo(one_line(f"accepted: {server} {answer.waiting.item}"))
     if outcome.refused:

@@ -13,19 +13,20 @@ from pathlib import Path
 import click
 import orjson
 
-from omni_mcp.cli.importing import is_secret_variable, make_home, secrets_dir_of
+from omni_mcp.cli.connect_direct import Direct, direct_as_json, direct_lines, direct_of, still_direct
 from omni_mcp.cli.person import json_option, printable
-from omni_mcp.clients.candidate import Translator
+from omni_mcp.cli.planning import is_secret_variable, make_home
 from omni_mcp.clients.connection import DEFAULT_ENTRY, Connector, Outcome, entry_of
 from omni_mcp.clients.places import CLIENTS, ClientName, Place, Scope, Surroundings, place_to_write, surroundings_of
-from omni_mcp.clients.plan import Planner
-from omni_mcp.clients.reading import read_place
 from omni_mcp.clients.records import Records
 from omni_mcp.clients.secret_values import shown_file
+from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.paths import Home, find_home
-from omni_mcp.servers_file import load_servers, servers_file_of
 
 CONTEXT_LINES = 2
+_WAYS = {
+    "unchanged": "unchanged", "written": "written", "removed": "our entry is taken out", "restored": "as it was before",
+}  # fmt: skip
 LONGEST_LINE = 2000
 _HOME_VARIABLES = ("OMNI_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
 
@@ -56,18 +57,26 @@ def connect(
 ) -> None:  # fmt: skip
     """Write this gateway into CLIENT's configuration.
 
-    Everything else in the file stays as it is. The file as it was is kept beside it.
+    Everything else in the file stays as it is. The file as it was is kept beside it. With --move only what can come
+    through the gateway now is taken out; what is disabled, lacks its secret or is not accepted yet stays, and is named.
     """
     home, around = find_home(), _around(scope, project)
     place = place_to_write(client, scope, around)
-    imported = _imported(place, around, home) if move else []
+    try:
+        direct = direct_of(place, around, home)
+    except ConfigError:
+        if move:
+            raise
+        direct = []  # a broken servers.toml keeps nobody from connecting
+    movable = [one.name for one in direct if move and not one.hindrance]
     entry = entry_of(
         place, own_executable(), agent=agent or client, profile=profile, environment=needed_environment(os.environ)
     )
     if not dry_run:
         make_home(home)
-    outcome = _connector(place, home).connect(name, entry, move=imported, dry_run=dry_run)
-    _tell(outcome, place, dry_run=dry_run, as_json=as_json)
+    outcome = _connector(place, home).connect(name, entry, move=movable, dry_run=dry_run)
+    rest = still_direct(direct, outcome.moved, outcome.left)
+    _tell(outcome, place, rest, dry_run=dry_run, as_json=as_json)
 
 
 @click.command()
@@ -84,7 +93,7 @@ def disconnect(client: ClientName, scope: Scope, project: Path | None, dry_run: 
     """
     place = place_to_write(client, scope, _around(scope, project))
     outcome = _connector(place, find_home()).disconnect(dry_run=dry_run)
-    _tell(outcome, place, dry_run=dry_run, as_json=as_json)
+    _tell(outcome, place, [], dry_run=dry_run, as_json=as_json)
 
 
 def own_executable() -> list[str]:
@@ -156,35 +165,32 @@ def _connector(place: Place, home: Home) -> Connector:
     return Connector(place, Records(home.data), stamp=lambda: datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
 
 
-def _imported(place: Place, around: Surroundings, home: Home) -> list[str]:
-    """Return the entries of *place* that stand in servers.toml already."""
-    translator = Translator(environment=os.environ, home=around.home, is_secret_name=is_secret_variable)
-    planner = Planner(translator, secrets_dir=secrets_dir_of(home), environment=os.environ)
-    plan = planner.plan([read_place(place, around)], load_servers(servers_file_of(home)))
-    same = [found for server in plan.servers if server.state == "same" for found in server.found]
-    return [found.name for found in same if found.place.path == place.path]
-
-
-def _tell(outcome: Outcome, place: Place, *, dry_run: bool, as_json: bool) -> None:
+def _tell(outcome: Outcome, place: Place, direct: Sequence[Direct], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         backup = str(outcome.backup) if outcome.backup else None
         facts = {
             "client": place.client, "scope": place.scope, "file": str(outcome.file), "change": outcome.way,
             "dry_run": dry_run, "backup": backup, "moved": outcome.moved, "left": outcome.left,
-            "diff": diff_of(outcome) if dry_run else None,
+            "diff": diff_of(outcome) if dry_run else None, "direct": direct_as_json(direct),
         }  # fmt: skip
         click.echo(orjson.dumps(facts))
         return
     if dry_run:
         click.echo(diff_of(outcome) or f"{outcome.file}: nothing to change")
+        _tell_of(direct, place)
         return
-    click.echo(f"{outcome.file}: {outcome.way}")
+    click.echo(f"{outcome.file}: {_WAYS[outcome.way]}")
     if outcome.backup:
         click.echo(f"  as it was: {outcome.backup}")
     if outcome.moved:
         verb = "taken out" if outcome.way == "written" else "back"
         click.echo(f"  {verb}: {', '.join(map(printable, outcome.moved))}")
-    for name in outcome.left:
-        click.echo(f"  left in place, not written as a table of its own: {printable(name)}")
+    _tell_of(direct, place)
     if outcome.way != "unchanged":
         click.echo(f"  restart {place.client} to make it read the file")
+
+
+def _tell_of(direct: Sequence[Direct], place: Place) -> None:
+    scope = "" if place.scope == "user" else f" --scope {place.scope} --project {place.project}"
+    for line in direct_lines(direct, f"omni-mcp connect {place.client}{scope} --move"):
+        click.echo(line)

@@ -10,21 +10,37 @@ from pathlib import Path
 import click
 import orjson
 
+from omni_mcp.cli.packages import (
+    Fetched,
+    allowed_lines,
+    fetched_of,
+    hosts_of,
+    let_fetch,
+    may_fetch,
+    missing_lines,
+    packages_as_json,
+    packages_option,
+)
 from omni_mcp.cli.person import confirm, json_option, printable, yes_option
-from omni_mcp.clients.candidate import Translator, input_key
+from omni_mcp.cli.planning import make_home, planner_of, secrets_dir_of, server_lines, shown_target
+from omni_mcp.cli.servers_setup import (
+    Accepts,
+    Answers,
+    Lets,
+    accept_option,
+    accept_risks_option,
+    go_on,
+    let_option,
+)
+from omni_mcp.clients.candidate import input_key
 from omni_mcp.clients.found import Reading
 from omni_mcp.clients.places import CLIENTS, TRAITS, ClientName, Place, Surroundings, places_of, surroundings_of
-from omni_mcp.clients.plan import ImportPlan, PlannedServer, Planner, carry_out
+from omni_mcp.clients.plan import ImportPlan, PlannedServer, carry_out
 from omni_mcp.clients.reading import read_client_file, read_place
-from omni_mcp.clients.secret_values import secret_variables, shown_text, shown_words
 from omni_mcp.contracts.errors import BadRequest
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.engines.secrets.key_names import is_secret_name
-from omni_mcp.paths import Home, find_home, make_private_dir
-from omni_mcp.server_definition import ServerDefinition
-from omni_mcp.servers_file import load_servers, names_in_settings, servers_file_of
-
-is_secret_variable = secret_variables(is_secret_name)
+from omni_mcp.paths import Home, find_home
+from omni_mcp.servers_file import load_servers, servers_file_of
 
 
 @click.command("import")
@@ -36,87 +52,77 @@ is_secret_variable = secret_variables(is_secret_name)
     "--project", type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Read the files of this project, too. They are only read if named: a checkout can hold anything.",
 )  # fmt: skip
+@packages_option
+@click.option("--allow", "hosts", multiple=True, metavar="HOST:PORT", help="The added commands may reach this host.")
+@accept_option
+@accept_risks_option
+@let_option
 @click.option("--dry-run", is_flag=True, help="Show what would be added and add nothing.")
 @yes_option
 @json_option
 def import_servers(
-    clients: tuple[ClientName, ...], file: Path | None, project: Path | None, dry_run: bool, yes: bool, as_json: bool
-) -> None:
+    clients: tuple[ClientName, ...], file: Path | None, project: Path | None, packages: bool, hosts: tuple[str, ...],
+    accepts: Accepts | None, accept_risks: bool, lets: Lets | None, dry_run: bool, yes: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Add the servers of CLIENT (claude-desktop, claude-code, cursor, vscode, codex; by default all) to servers.toml.
 
-    Secrets are written to files of their own and never shown. What is added is in quarantine until it is accepted. Exit
-    code 1 if something could not be taken.
+    Secrets are written to files of their own and never shown. What is added is in quarantine until it is accepted: on a
+    terminal you are asked now, --accept and --let answer beforehand. Exit code 1 if something could not be taken, or
+    did not start.
+
+    \b
+    omni-mcp import --packages
+    omni-mcp import --yes --packages --accept all --let all
     """
+    answers = Answers.of(accepts, lets, accepts_risks=accept_risks, as_json=as_json)
     home = find_home()
     directory = Path(os.path.abspath(project)) if project else None
     around = surroundings_of(os.environ, platform=sys.platform, project=directory)
     readings = _readings(clients, file, around)
     plan = _plan(readings, home, around, {})
-    if not dry_run and not yes and sys.stdin.isatty():
+    asks = not dry_run and not yes and sys.stdin.isatty()
+    if asks:
         plan = _plan(readings, home, around, _answers(plan))
+    plan = plan.open_to(hosts)
     shown = "\n".join(_lines(plan, readings))
+    fetched = fetched_of({server.name: server.definition for server in plan.new}, home)
     if plan.new and not dry_run:
         if not yes:
             confirm(shown, f"Add {len(plan.new)} to {servers_file_of(home)}?", look="look with --dry-run")
+        packages = packages or (asks and may_fetch(fetched))
         make_home(home)
         carry_out(plan, file=servers_file_of(home), secrets_dir=secrets_dir_of(home))
+        if packages:
+            let_fetch(home, fetched)
     if as_json:
-        click.echo(orjson.dumps(_as_json(plan, readings, servers_file_of(home), dry_run=dry_run)))
+        found = _as_json(plan, readings, servers_file_of(home), dry_run=dry_run)
+        click.echo(orjson.dumps(found | {"packages": packages_as_json(fetched, allowed=packages)}))
     elif dry_run or yes or not plan.new:
         click.echo(shown)
-    sys.exit(1 if plan.not_taken or not all(reading.readable for reading in readings) else 0)
+    if not as_json:
+        for line in _lines_about_packages(plan, fetched, home, packages=packages):
+            click.echo(line)
+    startable = [] if dry_run else _startable(plan, () if packages else fetched)
+    if startable and answers.accepts == "none" and not as_json:
+        click.echo("next, to say what clients may call: " + "; ".join(f"omni-mcp accept {name}" for name in startable))
+    faults = go_on(home, startable, answers)
+    sys.exit(1 if faults or plan.not_taken or not all(reading.readable for reading in readings) else 0)
 
 
-def make_home(home: Home) -> None:
-    """Make the operator's directories if they are missing.
-
-    Raises:
-        BadRequest: others can write to one of them, or it cannot be made.
-    """
-    try:
-        for directory in (home.config, home.data):
-            make_private_dir(directory)
-    except OSError as error:
-        raise BadRequest(str(error)) from error
+def _startable(plan: ImportPlan, fetched: Sequence[Fetched]) -> list[str]:
+    """Return the names of those that can be started now."""
+    waiting = {one.name for one in fetched}
+    return [server.name for server in plan.new if server.definition.enabled and server.name not in waiting]
 
 
-def secrets_dir_of(home: Home) -> Path:
-    """Return where the secrets of servers are kept, a file each."""
-    return home.secrets / "servers"
-
-
-def planner_of(home: Home, around: Surroundings, answers: dict[str, str] | None = None) -> Planner:
-    """Return what makes definitions of what was found."""
-    translator = Translator(
-        environment=os.environ, home=around.home, is_secret_name=is_secret_variable, answers=answers
-    )  # fmt: skip
-    return Planner(
-        translator,
-        secrets_dir=secrets_dir_of(home),
-        environment=os.environ,
-        names_taken=names_in_settings(home.settings_file, "servers"),
-        secrets_taken=names_in_settings(home.settings_file, "secrets"),
-    )
-
-
-def shown_target(definition: ServerDefinition) -> str:
-    """Return the command or URL of *definition* for people, without secrets."""
-    if definition.url is not None:
-        return printable(shown_text(definition.url, is_secret_variable))
-    words = shown_words([definition.command, *definition.args], is_secret_variable)
-    return printable(" ".join(f'"{word}"' if " " in word or not word else word for word in words))
-
-
-def server_lines(server: PlannedServer) -> Iterator[str]:
-    """Say what is to be known about a planned server, a line each."""
-    state = "" if server.definition.enabled else ", disabled"
-    yield f"{server.name} ({server.state}{state}): {shown_target(server.definition)}"
-    if server.state == "same":
-        return
-    for secret in server.secrets:
-        yield f"    secret {printable(secret.used_for)}: {secret.reference}"
-    for note in server.notes:
-        yield f"    {printable(note)}"
+def _lines_about_packages(plan: ImportPlan, fetched: Sequence[Fetched], home: Home, *, packages: bool) -> Iterator[str]:
+    if packages:
+        yield from missing_lines([one for one in fetched if not one.source.hosts])
+        yield from allowed_lines(home, hosts_of(fetched))
+        same = fetched_of({server.name: server.definition for server in plan.servers if server.state == "same"}, home)
+        yield from missing_lines(same)
+    else:
+        yield from missing_lines(fetched)
 
 
 def _readings(clients: Sequence[ClientName], file: Path | None, around: Surroundings) -> list[Reading]:

@@ -8,16 +8,18 @@ from typing import Literal
 import click
 import orjson
 
-from omni_mcp.cli.person import json_option
+from omni_mcp.cli.person import json_option, printable
 from omni_mcp.cli.policy import policy_dir
 from omni_mcp.cli.trial import entries_of, somebody, try_call
 from omni_mcp.contracts.errors import BadRequest
+from omni_mcp.contracts.tool import Entry
 from omni_mcp.engines.policy.files import PolicyFile, read_policy_files
 from omni_mcp.engines.policy.policy import open_policy
 from omni_mcp.engines.policy.policy_set import compile_policies, read_shipped
 from omni_mcp.engines.policy.request import resource_id
 from omni_mcp.paths import bundled, find_home, write_private
 
+SOME_HOST = "host.invalid:443"  # RFC 6761, 6.4: nobody has it, so no rule means it alone
 Starter = Literal["desktop", "team", "ci"]
 STARTERS: dict[Starter, str] = {
     "desktop": "what you accepted as read-only runs, and clients may remember; the rest is asked about, call by call",
@@ -44,19 +46,36 @@ def init(starter: Starter, force: bool, as_json: bool) -> None:
     policy = open_policy(home.policies, bundled("policies"))
     somebodys = somebody(agent="any-client")
     verdicts = {
-        resource_id(entry.server, entry.name): try_call(policy, somebodys, entry, action="call_tool").verdict
+        resource_id(entry.server, entry.name): try_call(policy, somebodys, entry, hosts=_some_host(entry)).verdict
         for entry in entries_of(home, "call_tool", None, None)
     }
+    beside = sorted(one.name for one in read_policy_files(file.parent) if one.name != file.name)
     if as_json:
-        facts = {"file": str(file), "starter": starter, "written": written, "means": STARTERS[starter]}
+        facts = {
+            "file": str(file),
+            "starter": starter,
+            "written": written,
+            "means": STARTERS[starter],
+            "beside": beside,
+        }
         click.echo(orjson.dumps({**facts, "tools": verdicts, "next": NEXT[starter]}))
         return
     click.echo(f"{file}{'' if written else ' (as it was)'}\n  {STARTERS[starter]}")
+    if beside:
+        click.echo(f"  in force beside it, and what they allow is allowed: {', '.join(map(printable, beside))}")
+        for name in [name for name in beside if name.removesuffix(".cedar") in STARTERS]:
+            click.echo(f"    {name} is another starter; to be rid of it: rm {file.with_name(name)}")
     for verdict, word in (("allow", "runs"), ("ask", "is asked about"), ("deny", "is refused")):
         names = sorted(name for name, found in verdicts.items() if found == verdict)
         if names:
             click.echo(f"  {word}: {', '.join(names)}")
     click.echo("next:\n" + "\n".join(f"  {step}" for step in NEXT[starter]))
+
+
+def _some_host(entry: Entry) -> tuple[str, ...]:
+    """Return a host for a tool whose calls name one: without it a call of it is not what its calls are."""
+    names_one = entry.manifest is not None and entry.manifest.binding.egress_argument is not None
+    return (SOME_HOST,) if names_one else ()
 
 
 def _write(file: Path, text: str, *, force: bool) -> bool:

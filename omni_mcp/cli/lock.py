@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -34,14 +35,18 @@ class _Known:
 
 
 @click.command("lock")
-@click.option("--check", is_flag=True, help="Print only what waits; exit 1 if anything does.")
+@click.option("--check", is_flag=True, help="Print only what waits; exit 1 if anything but a new resource does.")
+@click.option("--strict", is_flag=True, help="With --check: also fail for new resources.")
 @click.option("--server", metavar="NAME", help="Only this server.")
 @json_option
-def lock_command(check: bool, server: str | None, as_json: bool) -> None:
+def lock_command(check: bool, strict: bool, server: str | None, as_json: bool) -> None:
     """Show what of the servers' definitions is accepted and what waits; changes nothing.
 
     What waits is shown as what it adds to the accepted definition. It compares omni.lock with what the gateway was
     offered last, so no gateway and no server has to run. Accept with: omni-mcp accept NAME
+
+    Servers make and drop resources while they run, so a new one is no change of what was accepted: it stays closed to
+    every client until somebody accepts it, and does not fail --check. A changed one does.
     """
     home = find_home()
     lock = LockFile(home.lock_file).read()
@@ -52,9 +57,9 @@ def lock_command(check: bool, server: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(_as_json(known)))
     else:
-        for line in _lines(known, check=check):
+        for line in _lines(known, check=check, strict=strict):
             click.echo(one_line(line))
-    if check and known.waiting:
+    if check and any(strict or not _is_new_resource(one) for one in known.waiting):
         sys.exit(1)
 
 
@@ -120,18 +125,27 @@ def _known(lock: Lock, listings: Mapping[str, KeptListing], only: str | None) ->
     return known
 
 
-def _lines(known: _Known, *, check: bool) -> Iterator[str]:
+def _lines(known: _Known, *, check: bool, strict: bool) -> Iterator[str]:
     if not check:
         for one in known.accepted:
             yield f"accepted  {one['server']} {one['item']} (version {one['version']}): {_label_words(one['labels'])}"
         for one in known.gone:
             yield f"gone      {one['server']} {one['item']} (version {one['version']}): accepted, not offered any more"
     for waiting in known.waiting:
+        if check and not strict and _is_new_resource(waiting):
+            continue
         yield f"waits     {waiting.server} {waiting.item}: {waiting.reason.replace('_', ' ')}"
         for line in difference_lines(waiting.difference()):
             yield f"    {line}"
+    if check and not strict and (made := Counter(one.server for one in known.waiting if _is_new_resource(one))):
+        counts = ", ".join(f"{count} of {server}" for server, count in sorted(made.items()))
+        yield f"closed    new resources, which nobody can read until they are accepted: {counts}"
     if not check and not (known.accepted or known.waiting or known.gone):
         yield "Nothing is accepted and nothing waits. Servers are asked for their lists when the gateway runs."
+
+
+def _is_new_resource(waiting: Waiting) -> bool:
+    return waiting.kind == "resource" and waiting.reason == "new"
 
 
 def _label_words(labels: JsonObject) -> str:

@@ -14,7 +14,7 @@ import orjson
 from omni_mcp.cli.memory_forget import Forgotten, forget_items, operator_memory, sweep
 from omni_mcp.cli.memory_import import import_command
 from omni_mcp.cli.memory_recall import recall_command
-from omni_mcp.cli.person import confirm, json_option, printable, yes_option
+from omni_mcp.cli.person import confirm, json_option, printable, printable_lines, yes_option
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.memory import MemoryItem, MemoryScope
@@ -73,7 +73,7 @@ def show(item: str, as_json: bool) -> None:
     for name, value in _told(found).items():
         if name != "text":
             click.echo(f"{name}: {printable(value if isinstance(value, str) else orjson.dumps(value).decode())}")
-    click.echo(f"\n{printable(found.text)}")
+    click.echo(f"\n{printable_lines(found.text)}")
 
 
 @memory.command(epilog="There is no way back. Shown first, then asked about; --yes does not ask.")
@@ -155,7 +155,7 @@ def _told(item: MemoryItem) -> JsonObject:
 
 
 def _line(item: MemoryItem) -> str:
-    text = " ".join(printable(item.text).split())
+    text = printable(" ".join(item.text.split()))
     short = text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1] + "…"
     taint = f"  [{', '.join(item.taint)}]" if item.taint else ""
     return f"{item.id}  {iso_time(item.created_at_ns)[:16]}  {item.scope:<7}  {printable(item.owner)}{taint}  {short}"

@@ -29,5 +29,13 @@ def confirm(text: str, question: str, *, look: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would act on or not show, such as text that turns around; line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+    """Escape what a terminal would act on or not show, such as text that turns around, and line ends: it is one line.
+
+    Whatever others wrote goes through this before a person sees it, or it could say things in our name.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, for a text whose line ends are ours."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -14,6 +14,7 @@ import orjson
 
 from omni_mcp import __version__
 from omni_mcp.cli.launch import StartFailed, connect_or_start
+from omni_mcp.cli.person import printable
 from omni_mcp.contracts.errors import BadRequest, OutcomeUnknown
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.paths import find_home
@@ -137,7 +138,7 @@ def print_result(result: JsonObject) -> None:
     """
     if result.get("resultType") == "input_required":
         asked = [question.get("params", {}).get("message") for question in result.get("inputRequests", {}).values()]
-        texts = "; ".join(str(text) for text in asked if text)
+        texts = "; ".join(printable(str(text)) for text in asked if text)
         click.echo(f"the tool asks for input, which this command cannot give: {texts}", err=True)
         raise click.exceptions.Exit(EXIT_FAILED)
     failed = bool(result.get("isError"))

@@ -121,7 +121,7 @@ def check(directory: Path | None, as_json: bool) -> None:
     except ConfigError as error:
         problems = [str(problem) for problem in error.problems]
         click.echo(
-            orjson.dumps({"ok": False, "problems": problems}) if as_json else printable("\n".join(problems)),
+            orjson.dumps({"ok": False, "problems": problems}) if as_json else "\n".join(map(printable, problems)),
             err=not as_json,
         )
         raise SystemExit(1) from None
@@ -255,6 +255,7 @@ def story_of(events: Iterable[RunEvent], policies: PolicySet | None) -> JsonObje
     decided = story.pop("decision", None)
     if decided:
         story["isolation_demanded"] = decided.get("isolation_demanded")
+        story["executor"], story["server"] = decided.get("executor"), decided.get("server")
         story["standing"] = decided.get("standing")
         story["policy_version"] = decided.get("policy_version")
         story.update(asdict(explain_decision(_recorded(decided), policies)))
@@ -288,11 +289,17 @@ def _verdict_lines(story: JsonObject) -> Iterator[str]:
         yield printable(story["next_step"])
 
 
+def _isolation_line(story: JsonObject) -> str:
+    if story["executor"] == "mcp_remote":
+        return f"isolation: that of its server; see: omni-mcp servers test {printable(str(story['server']))}"
+    return f"isolation demanded: {story['isolation_demanded'] or 'none'}"
+
+
 def _story_text(story: JsonObject) -> str:
     lines = [f"call {story['call']} of {printable(story['name'])} by {printable(story['principal'])}"]
     if "verdict" in story:
         lines += _verdict_lines(story)
-        lines.append(f"isolation demanded: {story['isolation_demanded'] or 'none'}")
+        lines.append(_isolation_line(story))
     else:
         lines.append("no decision is on record: the call ended before it was decided")
     for step in story["approvals"]:

@@ -10,6 +10,7 @@ import click
 
 from omni_mcp.cli.commands import COMMANDS
 from omni_mcp.cli.lazy import LazyGroup
+from omni_mcp.cli.person import printable
 from omni_mcp.contracts.errors import ConfigError, OmniError, SandboxUnavailable
 
 EXIT_FAILED, EXIT_NOT_HERE, EXIT_INTERRUPTED = 1, 3, 130
@@ -28,9 +29,10 @@ class Root(LazyGroup):
         try:
             return super().main(args, *rest, **extra)
         except OmniError as error:
-            click.echo(f"omni-mcp: {error.message}", err=True)
+            lines = map(str, error.problems) if isinstance(error, ConfigError) else [error.message]
+            click.echo("omni-mcp: " + "\n".join(map(printable, lines)), err=True)
             if error.detail != error.message and not isinstance(error, ConfigError):
-                click.echo(f"  {error.detail}", err=True)
+                click.echo(f"  {printable(error.detail)}", err=True)
             sys.exit(EXIT_NOT_HERE if isinstance(error, SandboxUnavailable) else EXIT_FAILED)
 
 

@@ -178,6 +178,4 @@ def _checking(offline: Offline, runs: Sequence[RecordedRun], *, accept_changes: 
 
 
 def _told(found: Sequence[Changed]) -> str:
-    return "\n".join(
-        [*(printable(str(one)) for one in found), "the run cannot be given again as it was; --accept-changes goes on"]
-    )
+    return "; ".join([*map(str, found), "the run cannot be given again as it was; --accept-changes goes on"])

@@ -8,18 +8,17 @@ from pathlib import Path
 import click
 import orjson
 
-from omni_mcp.cli.importing import secrets_dir_of
 from omni_mcp.cli.lazy import LazyGroup
 from omni_mcp.cli.person import json_option, printable
 from omni_mcp.cli.servers_facts import facts_of, get_definition
-from omni_mcp.clients.plan import remove_secret_files
 from omni_mcp.contracts.errors import BadRequest
-from omni_mcp.engines.catalog.lock_listing import forget_listing, listings_dir
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home, find_home
 from omni_mcp.server_definition import ServerDefinition, Servers
 from omni_mcp.servers_file import (
     edit_servers,
     load_servers,
+    mount_fault,
     names_in_settings,
     read_server_secrets,
     servers_file_of,
@@ -34,6 +33,8 @@ from omni_mcp.servers_file import (
         "list": ("omni_mcp.cli.servers_list", "list_command", "List the servers, and how each of them stands."),
         "test": ("omni_mcp.cli.servers_test", "test_command", "Start a server once and say what it offers."),
         "drain": ("omni_mcp.cli.servers_drain", "drain_command", "Pause a server and wait for the calls at it."),
+        "set": ("omni_mcp.cli.servers_set", "set_command", "Change what a server may reach and see."),
+        "remove": ("omni_mcp.cli.servers_remove", "remove_command", "Remove a server, and what was allowed of it."),
         "accept": ("omni_mcp.cli.accept", "accept_command", "Accept what a server offers, after a look."),
     },
 )
@@ -48,35 +49,15 @@ def get(name: str, as_json: bool) -> None:
     """Show the server NAME; secrets are named and never shown."""
     home = find_home()
     found = load_servers(servers_file_of(home))
-    get_definition(found, name)
+    refused = mount_fault(get_definition(found, name), HostPlaces(home))
     _, lacking = read_server_secrets(found, os.environ, known=_known_secrets(home))
-    facts = facts_of(name, found, lacking.get(name))
+    facts = facts_of(name, found, lacking.get(name) or refused)
     if as_json:
         click.echo(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
         return
     for key, value in facts.items():
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
         click.echo(f"{key:<12} {printable(text)}")
-
-
-@servers.command()
-@click.argument("name")
-@json_option
-def remove(name: str, as_json: bool) -> None:
-    """Remove the server NAME, and the secrets that were kept for it alone."""
-    home = find_home()
-    seen: list[Servers] = []
-
-    def change(now: Servers) -> Servers:
-        seen.append(now)
-        return now.without_server(name)
-
-    after = edit_servers(servers_file_of(home), change)
-    [before] = seen
-    remove_secret_files(before, after, secrets_dir_of(home))
-    forget_listing(listings_dir(home.data), name)
-    if as_json:
-        click.echo(orjson.dumps({"removed": name, "secrets": sorted(before.secrets.keys() - after.secrets.keys())}))
 
 
 @servers.command()

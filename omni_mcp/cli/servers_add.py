@@ -11,12 +11,30 @@ from typing import Any
 
 import click
 import orjson
-from pydantic import ValidationError
 
-from omni_mcp.cli.importing import is_secret_variable, make_home, planner_of, secrets_dir_of, server_lines
+from omni_mcp.cli.packages import (
+    allowed_lines,
+    fetched_of,
+    hosts_of,
+    let_fetch,
+    may_fetch,
+    missing_lines,
+    packages_as_json,
+    packages_option,
+)
 from omni_mcp.cli.person import json_option
+from omni_mcp.cli.planning import is_secret_variable, make_home, mount_of, planner_of, secrets_dir_of, server_lines
 from omni_mcp.cli.servers_facts import facts_of
-from omni_mcp.cli.servers_setup import Accepts, Answers, Lets, say_next, set_up
+from omni_mcp.cli.servers_setup import (
+    Accepts,
+    Answers,
+    Lets,
+    accept_option,
+    accept_risks_option,
+    let_option,
+    say_next,
+    set_up_or_say,
+)
 from omni_mcp.clients.candidate import Candidate, SecretSource, Translator
 from omni_mcp.clients.found import FoundServer
 from omni_mcp.clients.places import Place, Surroundings, surroundings_of
@@ -25,9 +43,10 @@ from omni_mcp.clients.reading import server_from_json
 from omni_mcp.clients.template import Template, Unclear
 from omni_mcp.contracts.errors import BadRequest, Conflict
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import find_home
 from omni_mcp.server_definition import ServerDefinition, Servers
-from omni_mcp.servers_file import edit_servers, names_in_settings, servers_file_of
+from omni_mcp.servers_file import check_mounts, edit_servers, load_servers, names_in_settings, servers_file_of
 
 # What a person may say in JSON beside what clients know.
 _OUR_KEYS = frozenset({"profile", "hosts", "mounts", "stateful", "description", "timeout_s"})
@@ -55,21 +74,15 @@ replace_option = click.option("--replace", "replaces", is_flag=True, help="Repla
 @click.option("--stateful", is_flag=True, help="It keeps state for each caller: each gets a connection of its own.")
 @click.option("--description", default="", help="For people.")
 @click.option("--disabled", is_flag=True, help="Add it, but do not use it yet.")
-@click.option(
-    "--accept", "accepts", type=click.Choice(["ask", "read-only", "all", "none"]),
-    help="Start it once and accept what it offers: each after a look, all as read-only, all, or nothing.  "
-    "[default: ask on a terminal, else none]",
-)  # fmt: skip
-@click.option("--accept-risks", is_flag=True, help="With --accept read-only or all: also what has severe findings.")
-@click.option(
-    "--let", "lets", type=click.Choice(["ask", "read-only", "all", "none"]),
-    help="Write a rule that lets every client call what was accepted of it.  [default: ask on a terminal, else none]",
-)  # fmt: skip
+@packages_option
+@accept_option
+@accept_risks_option
+@let_option
 @replace_option
 @json_option
 def add(
-    name: str, command: tuple[str, ...], url: str | None, as_json: bool, replaces: bool, accepts: Accepts | None,
-    accept_risks: bool, lets: Lets | None, **said: Any,
+    name: str, command: tuple[str, ...], url: str | None, as_json: bool, replaces: bool, packages: bool,
+    accepts: Accepts | None, accept_risks: bool, lets: Lets | None, **said: Any,
 ) -> None:  # fmt: skip
     """Add the server NAME: a command that runs in the sandbox, or a URL.
 
@@ -98,7 +111,7 @@ def add(
         enabled=not said["disabled"],
     )
     more: JsonObject = {
-        "mounts": [_mount(text) for text in said["dirs"]],
+        "mounts": [mount_of(text) for text in said["dirs"]],
         "hosts": list(said["hosts"]),
         "profile": said["profile"],
         "stateful": said["stateful"],
@@ -108,7 +121,8 @@ def add(
     own = [text for text in said["env"] if "=" not in text]
     more = {key: value for key, value in more.items() if value}
     added = _add(found, more, known, own, replaces=replaces, quiet=as_json)
-    came = {} if said["disabled"] else set_up(find_home(), name, answers)
+    added |= _open(name, packages=packages, quiet=as_json)
+    came = {} if said["disabled"] else set_up_or_say(find_home(), name, answers)
     if as_json:
         click.echo(orjson.dumps(added | came))
     if came.get("fault") or came.get("refused"):
@@ -118,9 +132,10 @@ def add(
 @click.command("add-json")
 @click.argument("name")
 @click.argument("text", metavar="JSON")
+@packages_option
 @replace_option
 @json_option
-def add_json(name: str, text: str, replaces: bool, as_json: bool) -> None:
+def add_json(name: str, text: str, packages: bool, replaces: bool, as_json: bool) -> None:
     """Add the server NAME from JSON as clients have it: {"command": …, "args": […], "env": {…}} or {"url": …}.
 
     `-` reads it from standard input, which keeps secrets out of the shell's history.
@@ -142,10 +157,27 @@ def add_json(name: str, text: str, replaces: bool, as_json: bool) -> None:
     except Unclear as error:
         raise BadRequest(f"the server cannot be added: it {error}") from error
     added = _add(found, more, {}, [], replaces=replaces, quiet=as_json)
+    added |= _open(name, packages=packages, quiet=as_json)
     if as_json:
         click.echo(orjson.dumps(added))
     else:
         say_next(name)
+
+
+def _open(name: str, *, packages: bool, quiet: bool) -> JsonObject:
+    """Let the added server reach its package source, if that is wanted; else say what it lacks."""
+    home = find_home()
+    fetched = fetched_of({name: load_servers(servers_file_of(home)).servers[name]}, home)
+    if not fetched:
+        return {}
+    allowed = packages or (not quiet and may_fetch(fetched))
+    now = let_fetch(home, fetched) if allowed else None
+    lines = [*missing_lines([one for one in fetched if not (allowed and one.source.hosts)])]
+    lines += allowed_lines(home, hosts_of(fetched)) if allowed else []
+    for line in () if quiet else lines:
+        click.echo(line, err=True)
+    facts = {"packages": packages_as_json(fetched, allowed=allowed)}
+    return (facts_of(name, now, None) if now is not None else {}) | facts
 
 
 def _add(
@@ -175,6 +207,7 @@ def _add(
         server = planner_of(home, around).named(found.name, candidate, now.secrets)
         server = replace(server, definition=_said_in_full(server.definition, more, known))
         after = now.with_servers({server.name: server.definition}, {one.name: one.reference for one in server.secrets})
+        check_mounts(server.name, server.definition, HostPlaces(home))
         write_secrets(server.secrets, secrets_dir_of(home))
         planned.append(server)
         return after
@@ -198,11 +231,10 @@ def _with_more(candidate: Candidate, more: JsonObject, variables: Sequence[str])
     said = {mount["source"] for mount in more.get("mounts", ()) if isinstance(mount, dict) and "source" in mount}
     fields = dict(candidate.fields)
     proposed = [mount["source"] for mount in fields.pop("mounts", ()) if not _is_covered(mount["source"], said)]
-    notes = [note for note in candidate.notes if not note.startswith("may read ")]
+    spoken_for = tuple(f"{path} is not shown to it" for path in said)
+    notes = [note for note in candidate.notes if not note.startswith(spoken_for)]
     if proposed:
         notes.append(f"names {', '.join(proposed)} but cannot see it; add --dir PATH if it should")
-    if more.get("hosts"):
-        notes = [note for note in notes if not note.startswith("loads its package ")]
     if variables and candidate.found.command is None:
         raise Unclear(f"{', '.join(variables)}: variables go with a command")
     return replace(candidate, fields=fields, notes=tuple(notes))
@@ -213,16 +245,13 @@ def _is_covered(path: str, said: set[str]) -> bool:
 
 
 def _said_in_full(definition: ServerDefinition, more: JsonObject, known: dict[str, str]) -> ServerDefinition:
-    fields = {**definition.as_json(), **more}
+    """Return *definition* with what else was said; the directories of its program stay."""
+    fields = dict(more)
+    if "mounts" in more and isinstance(more["mounts"], list):
+        fields["mounts"] = [*more["mounts"], *(mount.model_dump() for mount in definition.mounts)]
     if known:
-        fields["secrets"] = {**fields.get("secrets", {}), **known}
-    try:
-        return ServerDefinition.model_validate(fields)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        path = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        raise BadRequest(f"the server cannot be added: {path}: {message}") from error
+        fields["secrets"] = {**definition.secrets, **known}
+    return definition.changed(fields)
 
 
 def _place() -> Place:
@@ -251,11 +280,3 @@ def _header(text: str) -> tuple[str, Template]:
         return name.strip(), (value.strip(),)
     name, value = _pair(text, "--header")
     return name.strip(), (value,)
-
-
-def _mount(text: str) -> JsonObject:
-    path, mode = (text[:-3], text[-2:]) if text.endswith((":rw", ":ro")) else (text, "ro")
-    source = Path(os.path.abspath(Path(path).expanduser()))
-    if not source.exists():
-        raise BadRequest(f"there is no directory {source}")
-    return {"source": str(source), **({"writable": True} if mode == "rw" else {})}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omni_mcp.cli.importing import is_secret_variable
+from omni_mcp.cli.planning import is_secret_variable
 from omni_mcp.clients.secret_values import shown_text, shown_words
 from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.json import JsonObject

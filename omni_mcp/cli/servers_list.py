@@ -8,15 +8,16 @@ from typing import Any
 import click
 import orjson
 
-from omni_mcp.cli.importing import shown_target
 from omni_mcp.cli.person import json_option, printable
+from omni_mcp.cli.planning import shown_target
 from omni_mcp.cli.status import find_status
 from omni_mcp.config import Settings, load_settings
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home, find_home
 from omni_mcp.server_definition import ServerDefinition
-from omni_mcp.servers_file import load_servers, names_in_settings, read_server_secrets, servers_file_of
+from omni_mcp.servers_file import load_servers, mount_fault, names_in_settings, read_server_secrets, servers_file_of
 
 
 @click.command("list")
@@ -46,6 +47,7 @@ def _rows(home: Home) -> list[JsonObject]:
     written = load_servers(servers_file_of(home))
     known = dict.fromkeys(names_in_settings(home.settings_file, "secrets"), "")
     _, lacking = read_server_secrets(written, os.environ, known=known)
+    shown = HostPlaces(home)
     try:
         by_hand = load_settings(home.settings_file).servers
     except ConfigError:
@@ -53,14 +55,19 @@ def _rows(home: Home) -> list[JsonObject]:
     running = find_status(home).get("servers")
     facts = running if isinstance(running, dict) else {}
     return [
-        {**_row(name, definition, name in lacking), **_live(facts.get(name)), "file": file}
+        {
+            **_row(name, definition, lacks=name in lacking, refused=bool(mount_fault(definition, shown))),
+            **_live(facts.get(name)),
+            "file": file,
+        }
         for file, found in (("servers.toml", written.servers), ("omni.toml", by_hand))
         for name, definition in found.items()
     ]
 
 
-def _row(name: str, definition: ServerDefinition, lacks: bool) -> JsonObject:
-    state = "disabled" if not definition.enabled else "lacks a secret" if lacks else "enabled"
+def _row(name: str, definition: ServerDefinition, *, lacks: bool, refused: bool) -> JsonObject:
+    broken = "lacks a secret" if lacks else "refused: see servers test" if refused else "enabled"
+    state = broken if definition.enabled else "disabled"
     return {"name": name, "enabled": definition.enabled, "state": state, "target": shown_target(definition)}
 
 

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 import click
 
 from omni_mcp.cli.accept import READ_ONLY, Outcome, answer_all, ask_all, waiting_in, write_down
+from omni_mcp.cli.look import look_at
+from omni_mcp.cli.packages import profiles_hosts
 from omni_mcp.cli.person import printable
 from omni_mcp.cli.policy import write_grant
-from omni_mcp.cli.servers_test import trial_lines, try_defined
+from omni_mcp.cli.servers_rules import rules_naming
+from omni_mcp.cli.servers_test import trial_lines
 from omni_mcp.cli.trial import entries_of, somebody, try_call
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.lock import LockedServer
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.engines.catalog.acceptance import launch_changes
-from omni_mcp.engines.catalog.lock_listing import KeptListing, keep_listing, listings_dir
+from omni_mcp.engines.catalog.lock_listing import KeptListing
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.policy.grants import GrantSpec
 from omni_mcp.engines.policy.policy import open_policy
 from omni_mcp.paths import Home, bundled
 from omni_mcp.server_definition import ServerDefinition
-from omni_mcp.upstreams.definitions import launch_of
 
 Accepts = Literal["ask", "read-only", "all", "none"]
 Lets = Literal["ask", "read-only", "all", "none"]
@@ -37,6 +39,20 @@ What your answers mean:
   read-only   the same, and you vouch that it changes nothing: rules for reading fit it.
   skip        nobody can list or call it. Later: omni-mcp accept {name}
 A definition that changes waits for a new answer."""
+NAMED = 5  # tools in one line
+
+accept_option = click.option(
+    "--accept", "accepts", type=click.Choice(["ask", "read-only", "all", "none"]),
+    help="Start it once and accept what it offers: each after a look, all as read-only, all, or nothing.  "
+    "[default: ask on a terminal, else none]",
+)  # fmt: skip
+accept_risks_option = click.option(
+    "--accept-risks", is_flag=True, help="With --accept read-only or all: also what has severe findings."
+)
+let_option = click.option(
+    "--let", "lets", type=click.Choice(["ask", "read-only", "all", "none"]),
+    help="Write a rule that lets every client call what was accepted of it.  [default: ask on a terminal, else none]",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +86,16 @@ def set_up(home: Home, name: str, answers: Answers) -> JsonObject:
     if answers.accepts == "none":
         say_next(name)
         return {}
-    click.echo(f"{name} is started once, to see what it offers ...", err=True)
-    definition, found = try_defined(home, name)
+    definition, found, kept = look_at(home, name)
     for line in trial_lines(name, found):
         click.echo(printable(line), err=True)
-    if found.listing is None:
+    if kept is None:
         click.echo(f"it stays added, and nothing of it is accepted. Try again: omni-mcp servers test {name}", err=True)
         return {"fault": found.fault}
-    for line in _permits(definition):
+    for line in _permits(home, definition):
         click.echo(printable(line), err=True)
-    kept = KeptListing.model_validate(
-        {"server": name, "seen_at": datetime.now(UTC).isoformat(), "launch": launch_of(definition),
-         "items": found.listing.items, "problems": found.listing.problems}
-    )  # fmt: skip
-    keep_listing(listings_dir(home.data), kept)
+    for line in _rules_already(home, name):
+        click.echo(printable(line), err=True)
     outcome = _accept(home, kept, answers)
     return {
         "accepted": [one.waiting.item for one in outcome.answers],
@@ -93,22 +105,56 @@ def set_up(home: Home, name: str, answers: Answers) -> JsonObject:
     }
 
 
+def set_up_or_say(home: Home, name: str, answers: Answers) -> JsonObject:
+    """As `set_up`; whoever breaks it off is told what is there now.
+
+    Raises:
+        click.Abort: the person ended the conversation.
+    """
+    try:
+        return set_up(home, name, answers)
+    except (click.Abort, KeyboardInterrupt):
+        accepted = len(LockFile(home.lock_file).read().servers.get(name, LockedServer()).items)
+        click.echo(
+            f"\nBroken off. {name} stays added, {accepted or 'nothing'} of it accepted, and no rule was written now. "
+            f"Go on: omni-mcp accept {name}. Undo: omni-mcp servers remove {name}",
+            err=True,
+        )
+        raise click.Abort from None
+
+
+def go_on(home: Home, names: Sequence[str], answers: Answers) -> list[str]:
+    """Set up servers that were imported, one after the other; returns those that did not start.
+
+    Raises:
+        click.Abort: the person ended the conversation.
+    """
+    question = f"Start {', '.join(names)} once now, and say what of that clients may call?"
+    wanted = answers.accepts != "none" and bool(names)
+    if wanted and answers.accepts == "ask":
+        wanted = click.confirm(question, default=False, err=True)
+    if not wanted:
+        for name in names if answers.accepts == "ask" else ():
+            say_next(name)
+        return []
+    return [name for name in names if set_up_or_say(home, name, answers).get("fault")]
+
+
 def say_next(name: str) -> None:
     """Name the next step of who has added a server."""
-    click.echo(f"next: omni-mcp servers test {name}, and with the gateway running: omni-mcp accept {name}", err=True)
+    click.echo(f"next: omni-mcp servers test {name}, then: omni-mcp accept {name}", err=True)
 
 
-def _permits(definition: ServerDefinition) -> Iterator[str]:
+def _permits(home: Home, definition: ServerDefinition) -> Iterator[str]:
     """Yield what the sandbox lets the server do."""
     if definition.url is not None:
         yield f"It runs at {definition.url}: no sandbox of ours holds it, and it learns the arguments of its calls."
         return
     yield f"The sandbox lets it (profile {definition.profile}):"
+    own = profiles_hosts(home).get(definition.profile, ())
     for mount in definition.mounts:
         yield f"  {'read and write' if mount.writable else 'read'} {mount.source}"
-    yield f"  reach {', '.join(definition.hosts) or 'no host'}" + (
-        "" if definition.hosts else " but those of its profile"
-    )
+    yield f"  reach {', '.join((*definition.hosts, *own)) or 'no host'}"
     yield "  nothing else of yours: it has a home of its own"
 
 
@@ -123,6 +169,8 @@ def _accept(home: Home, kept: KeptListing, answers: Answers) -> Outcome:
         labels = READ_ONLY if answers.accepts == "read-only" else Labels()
         outcome = answer_all(waiting, labels, changed, accept_risks=answers.accepts_risks)
     write_down(outcome, lock_file)
+    if outcome.broken_off:
+        raise click.Abort
     if outcome.refused:
         names = ", ".join(printable(one.item) for one in outcome.refused)
         click.echo(f"not accepted, for severe findings: {names}; look at them: omni-mcp accept {kept.server}", err=True)
@@ -148,9 +196,27 @@ def _let(home: Home, name: str, answers: Answers) -> JsonObject | None:
     spec = GrantSpec(target=name, kind="server", read_only=wanted == "read-only")
     made = write_grant(home, spec, name, None)
     click.echo(f"{made['file']}\n  {printable(spec.sentence())}", err=True)
-    for public in made["still_asked"]:
-        click.echo(f"  {printable(public)}: a person is still asked for each call (a guardrail that ships)", err=True)
+    if asked := made["still_asked"]:
+        click.echo(
+            f"  of {len(asked)} of its {made['known_tools']} tools each call is still asked about, since nobody vouched"
+            f" that they only read (a guardrail that ships): {printable(_some(asked))}\n"
+            f"  to vouch for one: omni-mcp accept {name} TOOL --read-only; "
+            f"to stop asking for a time: {printable(spec.standing_command())}",
+            err=True,
+        )  # fmt: skip
     return made
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _rules_already(home: Home, name: str) -> Iterator[str]:
+    """Yield the files of rules that name the server: they hold for this one too, whoever they were written for."""
+    files = rules_naming(home, name)
+    if files:
+        yield f"Rules that name {name} are in force already, and hold for it: {', '.join(file.name for file in files)}"
+        yield f"  in {files[0].parent}; if they were meant for another server, delete them"
 
 
 def _ask_for_a_rule(name: str) -> Lets:

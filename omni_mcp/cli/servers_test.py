@@ -14,10 +14,14 @@ import orjson
 from omni_mcp.cli.person import json_option, printable
 from omni_mcp.config import load_settings, read_secrets
 from omni_mcp.contracts.errors import NotFound
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home, find_home
 from omni_mcp.server_definition import ServerDefinition
+from omni_mcp.servers_file import mount_fault
 from omni_mcp.upstreams.definitions import read_definitions
 from omni_mcp.upstreams.trial import ServerTrial, try_server
+
+SAID_CHARACTERS = 120  # of what a server calls itself
 
 
 @click.command("test")
@@ -53,7 +57,8 @@ def try_defined(home: Home, name: str) -> tuple[ServerDefinition, ServerTrial]:
     if definition is None:
         raise NotFound(f"there is no server {name!r}; see: omni-mcp servers list")
     lacking = next((one.message for one in defined.problems if one.path == f"$.servers.{name}"), "")
-    if lacking and definition.secret_names - defined.secrets.keys():
+    lacks_secret = definition.secret_names - defined.secrets.keys()
+    if lacking and (lacks_secret or mount_fault(definition, HostPlaces(home))):
         return definition, ServerTrial(fault=lacking)
     secrets = dict(defined.secrets)
     return definition, asyncio.run(try_server(name, definition, secrets=secrets, settings=settings, home=home))
@@ -67,17 +72,19 @@ def trial_lines(name: str, found: ServerTrial) -> Iterator[str]:
         kinds = ", ".join(f"{count} {kind.replace('_', ' ')}s" for kind, count in found.offers.items() if count)
         yield f"{name}: ready after {found.ready_ms:g} ms, listed in {found.list_ms:g} ms"
         yield f"  speaks   {found.version} ({found.era})"
-        yield f"  is       {found.server_info.get('name', '?')} {found.server_info.get('version', '')}".rstrip()
+        said = (str(found.server_info.get(key) or "")[:SAID_CHARACTERS] for key in ("name", "version"))
+        yield f"  is       {' '.join(filter(None, said)) or '?'}"
         yield f"  offers   {kinds or 'nothing'}"
     if found.isolation is not None:
         missing = "".join(f"; no {layer}: {why}" for layer, why in found.isolation["missing"].items())
-        yield f"  isolated {found.isolation['posture']}: {', '.join(found.isolation['layers'])}{missing}"
+        yield f"  isolated {found.isolation['posture']}, {len(found.isolation['layers'])} layers{missing}"
     else:
         yield "  isolated not here: it runs where its URL is"
     for problem in found.left_out:
         yield f"  left out {problem}"
     if found.refused:
-        yield f"  refused  {', '.join(found.refused)}: add --allow HOST:PORT if it should reach them"
+        opens = f"omni-mcp servers set {name} --allow HOST:PORT"
+        yield f"  refused  {', '.join(found.refused)}; if it should reach them: {opens}"
     if found.stderr:
         yield "  it wrote:"
         yield from (f"    {line}" for line in found.stderr.splitlines()[-20:])

@@ -95,12 +95,12 @@ def grant(
         expires_at_ns=now_ns + span_s * 1_000_000_000,
         note=note,
     )
-    text = "\n".join([_line(given), *_effects(covered, open_to, any_definition)])
+    text = "\n".join(map(printable, [_line(given), *_effects(covered, open_to, any_definition)]))
     if not yes:
-        confirm(printable(text), "Let these calls run unasked?", look="look at it with `omni-mcp policy explain`")
+        confirm(text, "Let these calls run unasked?", look="look at it with `omni-mcp policy explain`")
     with closing(open_state(_state_file(home))) as connection:
         StandingStore(connection).give(given)
-    click.echo(orjson.dumps(_as_json(StoredGrant(given, False))) if as_json else printable(text))
+    click.echo(orjson.dumps(_as_json(StoredGrant(given, False))) if as_json else text)
 
 
 @click.command()

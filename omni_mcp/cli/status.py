@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import sys
-from typing import Any
 
 import click
 import orjson
 
 from omni_mcp.cli.launch import control
+from omni_mcp.cli.status_text import status_lines
 from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.datalock import read_note
@@ -70,24 +70,6 @@ def _over_http(home: Home, note: JsonObject) -> JsonObject | None:
 
 
 def _lines(facts: JsonObject) -> list[str]:
-    """Return the snapshot as aligned lines; nested objects are indented, empty ones left out."""
     if not facts["running"]:
         return ["not running", f"next: {facts['next']}"]
-    return _table(facts, "")
-
-
-def _table(facts: JsonObject, indent: str) -> list[str]:
-    lines: list[str] = []
-    width = max((len(str(key)) for key in facts), default=0)
-    for key, value in facts.items():
-        if isinstance(value, dict) and value:
-            lines.append(f"{indent}{key}")
-            lines += _table(value, indent + "  ")
-        elif value not in (None, [], {}, ""):
-            lines.append(f"{indent}{key:<{width}}  {_text(value)}")
-    return lines
-
-
-def _text(value: Any) -> str:
-    text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    return status_lines(facts)

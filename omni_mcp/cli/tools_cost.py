@@ -75,9 +75,14 @@ def bill_of(tools: list[JsonObject], *, only_server: str | None = None) -> Bill:
 
 
 def only_server_of(profile: str) -> str | None:
-    """Return the server of a profile with identity names; None for one whose names say their server."""
+    """Return the server of a profile with identity names; None for one whose names say their server.
+
+    A name that is no profile's is a server's.
+    """
     spec = load_settings(find_home().settings_file).profiles.get(profile) or BUILTIN_PROFILES.get(profile)
-    return spec.servers[0] if spec is not None and spec.names == "identity" else None
+    if spec is None:
+        return profile
+    return spec.servers[0] if spec.names == "identity" else None
 
 
 def _as_json(bill: Bill, surface: str, served_tokens: int) -> JsonObject:

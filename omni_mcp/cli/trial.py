@@ -46,12 +46,17 @@ def parse_target(text: str, *, whole_server: bool = False) -> tuple[str, str | N
         text, whole_server = text.removesuffix("__*"), True
     if whole_server:
         if not _SERVER_NAME.fullmatch(text):
-            raise click.UsageError(f"{text!r} is no server's name; see: omni-mcp tools list")
+            raise click.UsageError(f"{text!r} is no server's name; see: omni-mcp servers list")
         return text, None
     if not _PUBLIC_NAME.fullmatch(text):
         raise click.UsageError(f"{text!r} is no public name; write SERVER__TOOL, or SERVER__* for all of a server")
     server, _, tool = text.partition("__")
     return server, tool
+
+
+def offered_entries(home: Home) -> list[Entry]:
+    """Return what the gateway's own servers and servers behind it offer, accepted or not, as its files have it."""
+    return [*_own_entries(), *_offered(home)]
 
 
 def known_entries(home: Home) -> list[Entry]:
@@ -62,22 +67,25 @@ def known_entries(home: Home) -> list[Entry]:
     """
     shipped = ManifestDirectory(path=bundled("manifests"), bundled=True)
     code = bundled("sandbox") / "tools"
-    own = [*RunsSource().load(), *MessagesSource().load(), *MemoryEntries().load(), *OWN.values(), *_of_servers(home)]
+    own = [*_own_entries(), *(entry for entry in _offered(home) if entry.state in ("accepted", "superseded"))]
     try:
         return own + list(ManifestSource([shipped, ManifestDirectory(path=home.manifests)], code=code).load())
     except ConfigError:
         return own + list(ManifestSource([shipped], code=code).load())
 
 
-def _of_servers(home: Home) -> list[Entry]:
-    """What is accepted of servers; files that are refused are for their own commands to complain about."""
+def _own_entries() -> list[Entry]:
+    return [*RunsSource().load(), *MessagesSource().load(), *MemoryEntries().load(), *OWN.values()]
+
+
+def _offered(home: Home) -> list[Entry]:
+    """What servers offer; files that are refused are for their own commands to complain about."""
     try:
         settings = load_settings(home.settings_file)
         plugins = known_plugins(settings, home).tools if settings.plugins.tools else NO_PLUGINS
-        offered = [*entries_behind(settings.servers, home, plugins), *known_operations(settings, home)]
+        return [*entries_behind(settings.servers, home, plugins), *known_operations(settings, home)]
     except ConfigError:
         return []
-    return [entry for entry in offered if entry.state in ("accepted", "superseded")]
 
 
 def entries_of(home: Home, action: Action, server: str | None, name: str | None) -> list[Entry]:

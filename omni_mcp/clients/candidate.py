@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from omni_mcp.clients.found import FoundServer, Input
 from omni_mcp.clients.jsonc import writable
 from omni_mcp.clients.mounts import propose_mounts
-from omni_mcp.clients.secret_values import LEAST_CHARS, NameTest, is_secret, is_secret_header, shown_words
+from omni_mcp.clients.secret_values import LEAST_CHARS, NameTest, is_secret, is_secret_header, shown_text, shown_words
 from omni_mcp.clients.template import Reference, Template, Unclear, only_text
 from omni_mcp.contracts.json import JsonObject
-from omni_mcp.server_definition import ServerDefinition, preset_of
+from omni_mcp.server_definition import ServerDefinition
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9-]{0,31}) (\S.*)", re.DOTALL)
 LONGEST_TIMEOUT_S = 600.0
@@ -43,13 +43,15 @@ class HeaderSecret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A definition without a name: `fields` are those of `ServerDefinition` that hold no secret."""
+    """A definition without a name: `fields` are those of `ServerDefinition` that hold no secret. `left_out` are
+    variables that the client passes on if they are set, and that are not set here."""
 
     found: FoundServer
     fields: JsonObject = field(repr=False)
     secret_env: Mapping[str, SecretSource] = field(default_factory=dict)
     secret_headers: Mapping[str, HeaderSecret] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def asks(self) -> tuple[Input, ...]:
@@ -84,7 +86,7 @@ class Translator:
             Unclear: it cannot be a definition of ours; the message holds no value.
         """
         notes = list(found.notes)
-        fields = self._remote_fields(found) if found.command is None else self._command_fields(found, notes)
+        fields = self._remote_fields(found, notes) if found.command is None else self._command_fields(found, notes)
         if found.timeout_s is not None:
             fields["timeout_s"] = min(found.timeout_s, LONGEST_TIMEOUT_S)
         if not found.enabled:
@@ -98,8 +100,9 @@ class Translator:
             if variable not in self._environment:
                 notes.append(f"{variable} is not set here; it must be where the gateway starts")
         candidate = Candidate(
-            found=found, fields=fields, secret_env=secret_env, secret_headers=secret_headers, notes=tuple(notes)
-        )
+            found=found, fields=fields, secret_env=secret_env, secret_headers=secret_headers, notes=tuple(notes),
+            left_out=tuple(name for name, template in found.env.items() if self._does_without(template)),
+        )  # fmt: skip
         _check(candidate)
         return candidate
 
@@ -116,25 +119,24 @@ class Translator:
         fields |= {"args": args} if args else {}
         fields |= {"cwd": cwd} if cwd else {}
         fields |= {"mounts": [mount.model_dump(exclude_defaults=True) for mount in mounts]} if mounts else {}
-        preset = preset_of(command)
-        if preset != "server":
-            notes.append(
-                f"loads its package from the network: name the source in `hosts`, or in a sandbox profile {preset!r} of"
-                " yours"
-            )
         return fields
 
-    def _remote_fields(self, found: FoundServer) -> JsonObject:
+    def _remote_fields(self, found: FoundServer, notes: list[str]) -> JsonObject:
         assert found.url is not None
         if found.env or found.args or found.cwd:
             raise Unclear("has a url and also what only a command can have")
         fields: JsonObject = {"url": self._fixed_text(found.url, found, "url")}
+        if shown_text(fields["url"], self._is_secret_name) != fields["url"]:
+            notes.append("the URL holds what looks like a secret, and it stays there: better send it as a header")
         return fields | ({"transport": found.transport} if found.transport != "auto" else {})
 
     def _env(self, found: FoundServer, notes: list[str]) -> tuple[dict[str, str], dict[str, SecretSource]]:
         plain: dict[str, str] = {}
         secret: dict[str, SecretSource] = {}
         for name, template in found.env.items():
+            if self._does_without(template):
+                notes.append(f"{name} is not set here and is left out, as the client does")
+                continue
             source = self._secret(template, found, by_name=self._is_secret_name(name))
             if source is None:
                 text = self._fixed_text(template, found, f"env.{name}")
@@ -147,6 +149,11 @@ class Translator:
             if source is not None:
                 secret[name] = source
         return plain, secret
+
+    def _does_without(self, template: Template) -> bool:
+        return any(
+            isinstance(part, Reference) and part.optional and part.name not in self._environment for part in template
+        )
 
     def _headers(self, found: FoundServer) -> tuple[dict[str, str], dict[str, HeaderSecret]]:
         plain: dict[str, str] = {}
@@ -171,8 +178,9 @@ class Translator:
             return None
         if len(template) == 1 and references[0].kind == "env":
             name = references[0].name
-            falls_back = references[0].default is not None and name not in self._environment
-            if (by_name or self._is_secret_name(name)) and not falls_back:
+            is_set, has_default = name in self._environment, references[0].default is not None
+            waits = not is_set and not has_default  # until it is set where the gateway starts
+            if waits or ((by_name or self._is_secret_name(name)) and (is_set or not has_default)):
                 return SecretSource(kind="env", variable=name)
         asks = [
             found.inputs.get(part.name, Input(id=part.name))
@@ -181,14 +189,13 @@ class Translator:
         ]
         if asks:
             return SecretSource(kind="missing", asks=tuple(asks))
-        secret = any(
-            self._is_secret_name(part.name)
-            if part.kind == "env"
-            else found.inputs.get(part.name, Input(id=part.name)).secret
-            for part in references
+        declared = any(
+            part.kind == "input" and found.inputs.get(part.name, Input(id=part.name)).secret for part in references
         )
+        secret = any(part.kind == "env" and self._is_secret_name(part.name) for part in references)
         text = self._fixed_text(template, found, "env")
-        return SecretSource(kind="value", value=text) if secret and len(text.strip()) >= LEAST_CHARS else None
+        long_enough = len(text.strip()) >= (1 if declared else LEAST_CHARS)
+        return SecretSource(kind="value", value=text) if (declared or secret) and long_enough else None
 
     def _fixed_text(self, template: Template, found: FoundServer, where: str) -> str:
         text = only_text(template)

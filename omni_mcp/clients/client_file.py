@@ -14,6 +14,7 @@ from pathlib import Path
 
 from omni_mcp.clients.reading import FILE_LIMIT_BYTES
 from omni_mcp.contracts.errors import BadRequest, Conflict
+from omni_mcp.paths import sync_directory
 
 LINKS_LIMIT = 40
 TRIES = 5
@@ -79,7 +80,7 @@ def replace_file(before: Snapshot, data: bytes | None) -> None:
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        _sync_directory(file.parent)
+        sync_directory(file.parent)
     except OSError as error:
         raise BadRequest(f"{file} cannot be written: {error.strerror}") from error
 
@@ -207,11 +208,3 @@ def _check_unchanged(before: Snapshot) -> None:
 
 def _signature(facts: os.stat_result) -> tuple[int, ...]:
     return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from omni_mcp.host_places import HostPlaces, general_fault, keys_at, keys_in
+from omni_mcp.paths import find_home
 from omni_mcp.server_definition import MountDefinition
 
-# The sandbox shows these to every job, or they must never be shown as a whole.
-_SHOWN_ANYWAY = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/dev/null")
-_NEVER = frozenset(
-    {"/", "/proc", "/sys", "/dev", "/run", "/var", "/etc", "/home", "/root", "/Users", "/boot", "/opt", "/mnt"}
-    | {"/media", "/tmp", "/srv", "/Library", "/Volumes"}
-)
+_SHOWN_ANYWAY = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/dev/null")  # by the sandbox, to every job
 
 
 def propose_mounts(words: Iterable[str], home: Path) -> tuple[tuple[MountDefinition, ...], tuple[str, ...]]:
@@ -24,20 +21,19 @@ def propose_mounts(words: Iterable[str], home: Path) -> tuple[tuple[MountDefinit
     """
     found: dict[str, None] = {}
     notes: list[str] = []
+    shown = HostPlaces(find_home())
     for word in words:
         path = Path(word.partition("=")[2] if word.startswith("-") else word)
         if not path.is_absolute() or not _exists(path) or _is_below(path, _SHOWN_ANYWAY):
             continue
-        wanted = path if path.is_dir() else path.parent
-        if _is_too_wide(wanted, home):
-            if wanted is path:
-                notes.append(f"{path} is too wide to be shown to a server; name what it needs with --dir")
-                continue
-            wanted = path  # the file alone
-        found[str(wanted)] = None
+        for wanted in [path] if path.is_dir() else [path.parent, path]:  # else the file alone
+            reason = _reason_against(wanted, home, shown)
+            if not reason:
+                found[str(wanted)] = None
+                break
+        else:
+            notes.append(f"{path} is not shown to it: {reason}")
     kept = [path for path in found if not any(other != path and _is_below(Path(path), (other,)) for other in found)]
-    if kept:
-        notes.append(f"may read {', '.join(kept)}; to let it write, set `writable`")
     return tuple(MountDefinition(source=path) for path in kept if ".." not in Path(path).parts), tuple(notes)
 
 
@@ -52,10 +48,15 @@ def _is_below(path: Path, tops: Iterable[str]) -> bool:
     return any(path == Path(top) or Path(top) in path.parents for top in tops)
 
 
-def _is_too_wide(path: Path, home: Path) -> bool:
-    return (
-        str(path) in _NEVER
-        or path == home
-        or path in home.parents
-        or _is_below(path, ("/proc", "/sys", "/dev", "/run"))
-    )
+def _reason_against(path: Path, home: Path, shown: HostPlaces) -> str:
+    """Return why *path* is not proposed, and what would show it all the same; nothing if it is proposed."""
+    fault = shown.fault(str(path))
+    if fault:
+        return f"{fault}; name what it needs with --dir" if general_fault(str(path)) else fault
+    if path == home or path in home.parents:
+        return f"{path} is too wide: name what it needs with --dir"
+    if keys := keys_at(str(path)):
+        return f"keys are kept there ({keys}); --dir {path} would show it"
+    if keys_inside := keys_in(str(path)):
+        return f"keys are kept in it ({', '.join(keys_inside)}); --dir {path} would show it"
+    return ""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from omni_mcp.clients.candidate import Candidate, SecretSource, Translator, definition_fields
 from omni_mcp.clients.found import FoundServer, Input, NotTaken, Reading
+from omni_mcp.clients.package_sources import is_source_variable
+from omni_mcp.clients.programs import with_program
 from omni_mcp.clients.template import Unclear
 from omni_mcp.contracts.errors import BadRequest, Conflict, Problem
 from omni_mcp.paths import make_private_dir, write_private
@@ -59,6 +61,22 @@ class ImportPlan:
         """Those that are not there yet."""
         return tuple(server for server in self.servers if server.state == "new")
 
+    def open_to(self, hosts: Sequence[str]) -> ImportPlan:
+        """Return the plan with *hosts* for each new command.
+
+        Raises:
+            BadRequest: one of them is no host.
+        """
+        if not hosts:
+            return self
+        servers = (
+            replace(server, definition=server.definition.changed({"hosts": (*server.definition.hosts, *hosts)}))
+            if server.state == "new" and server.definition.command
+            else server
+            for server in self.servers
+        )
+        return replace(self, servers=tuple(servers))
+
 
 class Planner:
     """Makes plans.
@@ -67,16 +85,18 @@ class Planner:
         secrets_dir: where values are to be written, one file each.
         names_taken: servers that are defined elsewhere, so these names are not free.
         secrets_taken: secrets that are defined elsewhere.
-        environment: for the secrets of servers that are there already.
+        environment: for the secrets of servers that are there already, and for where programs are.
+        home: the person's home directory.
     """
 
     def __init__(
-        self, translator: Translator, *, secrets_dir: Path, environment: Mapping[str, str],
+        self, translator: Translator, *, secrets_dir: Path, environment: Mapping[str, str], home: Path,
         names_taken: Collection[str] = (), secrets_taken: Collection[str] = (),
     ) -> None:  # fmt: skip
         self._translator = translator
         self._secrets_dir = secrets_dir
         self._environment = environment
+        self._home = home
         self._names_taken = frozenset(names_taken) | RESERVED_NAMES
         self._secrets_taken = frozenset(secrets_taken)
 
@@ -132,9 +152,12 @@ class Planner:
             fields["enabled"] = False
             places = ", ".join(secret.reference.removeprefix("file:") for secret in missing)
             notes.append(f"disabled until its secret is there: write it to {places}, then enable it")
+        definition = ServerDefinition.model_validate(fields)
+        if read := [mount.source for mount in definition.mounts if not mount.writable]:
+            notes.append(f"may read {', '.join(read)}; to let it write: omni-mcp servers set {name} --dir {read[0]}:rw")
         return PlannedServer(
             name=name,
-            definition=ServerDefinition.model_validate(fields),
+            definition=with_program(definition, self._environment, self._home),
             state="new",
             found=(candidate.found,),
             secrets=tuple(secrets.values()),
@@ -180,7 +203,8 @@ class Planner:
         wanted = self._values_of_candidate(candidate)
         for name in now.by_launch.get(_launch_of(candidate), ()):
             written = {secret.name: secret.value for secret in planned[name].secrets} if name in planned else {}
-            if _agree(self._values_of(now.servers[name], now.secrets, written), wanted):
+            known = self._values_of(now.servers[name], now.secrets, written)
+            if _agree(_as_wanted(known, wanted, candidate.left_out), wanted):
                 return name
         return None
 
@@ -302,6 +326,13 @@ def remove_secret_files(before: Servers, after: Servers, directory: Path) -> Non
 def _launch_of(candidate: Candidate) -> tuple[object, ...]:
     fields = candidate.fields
     return fields.get("command", ""), tuple(fields.get("args", ())), fields.get("cwd"), fields.get("url")
+
+
+def _as_wanted(values: Mapping[str, Value], wanted: Mapping[str, Value], left_out: Collection[str]) -> dict[str, Value]:
+    """Leave out the variables that we added so that the command finds itself and its package, and *left_out*."""
+    names = {key.removeprefix("env "): key for key in values if key.startswith("env ")}
+    ours = {key for name, key in names.items() if name == "PATH" or is_source_variable(name) or name in left_out}
+    return {key: value for key, value in values.items() if key in wanted or key not in ours}
 
 
 def _agree(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:

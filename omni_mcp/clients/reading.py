@@ -122,6 +122,7 @@ def _read_tables(place: Place, around: Surroundings, value: JsonValue, document:
     servers: list[FoundServer] = []
     own: dict[str, str] = {}
     not_taken: list[NotTaken] = []
+    readable = True
     for table in [place, *_projects_in(place, value)]:
         entries = _table_at(value, table.path)
         if document is not None:
@@ -131,6 +132,7 @@ def _read_tables(place: Place, around: Surroundings, value: JsonValue, document:
             ]
         if entries is not None and not isinstance(entries, dict):
             problems.append(_problem(table, document, path_of(table.path), "must be an object"))
+            readable = False
             continue
         for name, entry in list((entries or {}).items())[:SERVERS_LIMIT]:
             if is_own_entry(entry):
@@ -149,6 +151,7 @@ def _read_tables(place: Place, around: Surroundings, value: JsonValue, document:
     return Reading(
         place=place,
         exists=True,
+        readable=readable,
         servers=tuple(servers),
         own=own,
         not_taken=tuple(not_taken),
@@ -283,7 +286,7 @@ class _EntryReader:
             name = item.get("name") if isinstance(item, dict) else item
             if not isinstance(name, str) or not name or (isinstance(item, dict) and item.get("source") == "remote"):
                 raise Unclear("env_vars names something that cannot be had here")
-            env.setdefault(name, (Reference(kind="env", name=name),))
+            env.setdefault(name, (Reference(kind="env", name=name, optional=True),))
         headers = self._table("http_headers")
         for name, template in self._table("env_http_headers").items():
             headers[name] = tuple(Reference(kind="env", name=str(part)) for part in template)

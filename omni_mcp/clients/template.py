@@ -15,11 +15,15 @@ _EDITOR = re.compile(r"\$\{([^}]*)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """One reference: to a variable of the environment, or to an input that the client asks a person for."""
+    """One reference: to a variable of the environment, or to an input that the client asks a person for.
+
+    The client does without an `optional` one that is not set.
+    """
 
     kind: Literal["env", "input"]
     name: str
     default: str | None = None
+    optional: bool = False
 
 
 Template = tuple[str | Reference, ...]

@@ -451,8 +451,8 @@ CATALOGUE: dict[str, CatalogueEntry] = dict(
             "later",
             504,
             "The deadline passed and the tool was stopped; it may have taken effect.",
-            "Check the effect before sending it again. The limit is `limits.timeout_s` of a manifest, or of a server its "
-            "`timeout_s`: `omni-mcp servers set SERVER --timeout SECONDS`.",
+            "Check the effect before sending it again. The limit is `limits.timeout_s` of a manifest; a server has its "
+            "own: `omni-mcp servers set SERVER --timeout SECONDS`.",
         ),
         _entry(
             "cancelled",

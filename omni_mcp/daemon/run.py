@@ -94,7 +94,7 @@ async def _serve(
     settings: Settings, home: Home, lock: DataLock, sink: LineSink, announce: Announce, from_shim: bool, opener: Opener
 ) -> int:
     async with stop_signal() as stop, AsyncExitStack() as stack:
-        with _no_collection():
+        with _collecting_later():
             gateway = await stack.enter_async_context(opener(settings, home))
         _log_to(sink, settings, gateway)
         _reload_on_hangup(gateway)
@@ -106,8 +106,8 @@ async def _serve(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """What is opened at the start stays: to look for garbage in it again and again takes a tenth of the time."""
+def _collecting_later() -> Iterator[None]:
+    """Look for no garbage meanwhile, which takes a tenth of the time; `collect_seldom` does it once, at the end."""
     gc.disable()
     try:
         yield

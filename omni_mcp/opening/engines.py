@@ -11,7 +11,7 @@ from dataclasses import replace
 import structlog
 
 from omni_mcp.config import PluginSettings, Settings, read_secrets
-from omni_mcp.contracts.errors import ConfigError
+from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.json import digest
 from omni_mcp.contracts.ports import Source
 from omni_mcp.engines.approvals.desk import ApprovalDesk, open_desk
@@ -19,16 +19,18 @@ from omni_mcp.engines.catalog.catalog import BUILTIN_PROFILES, MemoryCatalog
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.catalog.versions import Pins
 from omni_mcp.engines.catalog.views import ProfileSpec
-from omni_mcp.engines.identity.keys import KeyRing
+from omni_mcp.engines.identity.keys import KeyRing, tokens_in_clear
 from omni_mcp.engines.memory.embedders import embedder_of
 from omni_mcp.engines.memory.rows import Limits
 from omni_mcp.engines.memory.store import SqliteMemory, open_memory
 from omni_mcp.engines.policy.policy import open_policy
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox, open_sandbox
+from omni_mcp.engines.sandbox.launcher import seen_by_all
 from omni_mcp.engines.sandbox.profiles import Profile, load_profiles
 from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.engines.state.threads import StoredThreads
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.opening.books import Books, open_books
 from omni_mcp.opening.sources import LastGood, NoSource, manifests_of
 from omni_mcp.opening.supplies import supplies_of
@@ -62,15 +64,18 @@ async def open_engines(
         cells: False makes none.
 
     Raises:
-        ConfigError: shipped files or secret references are broken.
+        ConfigError: shipped files or secret references are broken, or every cell would see files of the gateway.
         LogCorrupt: the run log does not open.
     """
     _make_directories(home)
+    if cells:
+        _check_out_of_sight(home)
     secrets = read_secrets(settings, dict(os.environ))
     supplies = supplies_of(settings, secrets, home)
     defined = read_definitions(settings.servers, home, secrets=secrets, environment=os.environ)
     defined = replace(defined, servers={}) if offline else defined
     masker = SecretMasker(defined.secrets)
+    masker.add(tokens_in_clear(home.token_file))
     books = await open_books(stack, settings, home, masker)
     policy = open_policy(home.policies, bundled("policies"))
     books.reports.stands("policy", policy.problems)
@@ -119,6 +124,17 @@ def _make_directories(home: Home) -> None:
         home.config, home.data, home.secrets, home.policies, home.manifests, home.profiles, home.workspaces,
     ):  # fmt: skip
         make_private_dir(directory)
+
+
+def _check_out_of_sight(home: Home) -> None:
+    """Refuse to keep anything in a directory that is shown to every cell.
+
+    Raises:
+        ConfigError: something is there.
+    """
+    if fault := HostPlaces(home).seen_in(seen_by_all(bundled("sandbox"))):
+        message = f"{fault}: move it, and say where it is with OMNI_HOME"
+        raise ConfigError([Problem(file=str(home.config), line=0, path="", message=message)])
 
 
 def _read_ahead(lock: LockFile, manifests: LastGood) -> None:

@@ -10,6 +10,7 @@ from omni_mcp.contracts.errors import ConfigError, Problem
 from omni_mcp.contracts.hosts import host_of_url
 from omni_mcp.contracts.sandbox import Credential
 from omni_mcp.engines.sandbox.supplies import Supplies, ToolCredential
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home
 
 
@@ -17,15 +18,17 @@ def supplies_of(settings: Settings, secrets: Mapping[str, str], home: Home) -> S
     """Return what the settings give to jobs.
 
     Raises:
-        ConfigError: a secret cannot stand in a header, or a shared directory holds files of the gateway's own.
+        ConfigError: a secret cannot stand in a header, or no cell may be shown a shared directory.
     """
-    if problems := [*_secrets_unfit_for_headers(settings, secrets), *_shares_among_own_files(settings, home)]:
+    shown = HostPlaces(home)
+    if problems := [*_secrets_unfit_for_headers(settings, secrets), *_shares_that_no_job_may_see(settings, shown)]:
         raise ConfigError(problems)
     return Supplies(
         networks=settings.egress.networks,
         credentials=(*_of_tools(settings, secrets), *_of_documents(settings, secrets)),
         secrets=secrets,
         shares={name: Path(place) for name, place in settings.shares.items()},
+        shown=shown,
     )
 
 
@@ -46,15 +49,12 @@ def _secrets_unfit_for_headers(settings: Settings, secrets: Mapping[str, str]) -
     return found
 
 
-def _shares_among_own_files(settings: Settings, home: Home) -> list[Problem]:
-    own = [place.resolve() for place in (home.config, home.data, home.runtime)]
-    found: list[Problem] = []
-    for name, text in settings.shares.items():
-        place = Path(text).resolve()
-        if any(place.is_relative_to(mine) or mine.is_relative_to(place) for mine in own):
-            message = f"{place} holds files of the gateway's own, or lies among them"
-            found.append(Problem(file="omni.toml", line=0, path=f"$.shares.{name}", message=message))
-    return found
+def _shares_that_no_job_may_see(settings: Settings, shown: HostPlaces) -> list[Problem]:
+    faults = {name: shown.fault(place) for name, place in settings.shares.items()}
+    return [
+        Problem(file="omni.toml", line=0, path=f"$.shares.{name}", message=fault)
+        for name, fault in faults.items() if fault
+    ]  # fmt: skip
 
 
 def _of_tools(settings: Settings, secrets: Mapping[str, str]) -> list[ToolCredential]:

@@ -31,6 +31,7 @@ from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.listing import Listing
 from omni_mcp.engines.upstream.pool import Hooks, Known, Upstreams, open_upstreams
 from omni_mcp.engines.upstream.wire.large import LargeParser
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home
 from omni_mcp.plugins.tools import PluginTools
 from omni_mcp.upstreams.definitions import Defined, Together, known_listings, launch_of
@@ -98,7 +99,8 @@ class Behind:
             UpstreamUnavailable: what its server offers is not known, for too long.
         """
         self.check_open(entry)
-        if entry.binding == "mcp_remote" and await self._news.settled(entry.server):
+        if entry.binding == "mcp_remote" and not self._news.is_settled(entry.server):
+            await self._news.settled(entry.server)
             self.check_open(entry)
 
     def check_open(self, entry: Entry) -> None:
@@ -108,7 +110,8 @@ class Behind:
             Paused: an operator paused it.
             Quarantined: it is a plugin's, and other code was installed since it was accepted.
         """
-        if (pause := self._lock.now.find_pause(entry.server, item_name(entry.kind, entry.name))) is not None:
+        lock = self._lock.now
+        if lock.paused and (pause := lock.find_pause(entry.server, item_name(entry.kind, entry.name))) is not None:
             detail = f"{entry.server}/{entry.name}: paused by {pause.by} at {pause.at}: {pause.note or 'no note'}"
             raise Paused("an operator paused this tool, or its server; try again later", detail=detail)
         if not self._plugins.is_as_read(entry.server):
@@ -123,6 +126,11 @@ class Behind:
     def pins(self) -> Pins:
         """Which project is kept at which version of what."""
         return pins_by_key(self._lock.now)
+
+    def defines(self, name: str) -> bool:
+        """Whether the operator's files define an enabled server *name*, whatever it offers now."""
+        definition = self._defined.servers.get(name)
+        return definition is not None and definition.enabled
 
     @property
     def waiting(self) -> int:
@@ -267,7 +275,7 @@ async def open_behind(
         plugins: what packages offer beside them.
         lock: what is accepted.
     """
-    cells = ServerCells(sandbox, profiles, home.servers, secrets=defined.secrets)
+    cells = ServerCells(sandbox, profiles, home.servers, secrets=defined.secrets, shown=HostPlaces(home))
     launcher = Launcher(cells, networks=networks, mask=masker.mask_text, on_connection=reporter.connection)
     here = Cells(cells, launcher, masker.add)
     here.learn(defined)

@@ -14,10 +14,11 @@ from omni_mcp.engines.catalog.lock import LockedSource
 from omni_mcp.engines.catalog.lock_listing import listings_dir, load_listings
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.upstream.listing import Listing, Listings
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home
 from omni_mcp.plugins.tools import PluginTools
 from omni_mcp.server_definition import ServerDefinition, Servers
-from omni_mcp.servers_file import check_disjoint, load_servers, read_server_secrets, servers_file_of
+from omni_mcp.servers_file import check_disjoint, load_servers, mount_fault, read_server_secrets, servers_file_of
 from omni_mcp.turns import Work, finish
 
 
@@ -38,7 +39,7 @@ class Defined:
 def read_definitions(
     by_hand: Mapping[str, ServerDefinition], home: Home, *, secrets: Mapping[str, str], environment: Mapping[str, str]
 ) -> Defined:
-    """Read servers.toml beside what omni.toml says. A faulty file or secret takes no other server down.
+    """Read servers.toml beside what omni.toml says. A faulty file, secret or mount takes no other server down.
 
     Args:
         by_hand: the servers of omni.toml.
@@ -55,14 +56,22 @@ def read_definitions(
         written, refused = Servers(), True
     everything = Servers(servers={**by_hand, **written.servers}, secrets=written.secrets)
     values, lacking = read_server_secrets(everything, environment, known=secrets)
-    problems += [
-        Problem(file=str(file), line=0, path=f"$.servers.{name}", message=text) for name, text in lacking.items()
-    ]
+    out = {**lacking, **refused_mounts(everything.servers, HostPlaces(home))}
+    problems += [Problem(file=str(file), line=0, path=f"$.servers.{name}", message=text) for name, text in out.items()]
     usable = {
-        name: definition.model_copy(update={"enabled": False}) if name in lacking else definition
+        name: definition.model_copy(update={"enabled": False}) if name in out else definition
         for name, definition in everything.servers.items()
     }
     return Defined(servers=usable, secrets=values, problems=tuple(problems), refused=refused)
+
+
+def refused_mounts(servers: Mapping[str, ServerDefinition], shown: HostPlaces) -> dict[str, str]:
+    """Return why enabled servers cannot be shown what their definitions name, by name."""
+    return {
+        name: fault
+        for name, definition in servers.items()
+        if definition.enabled and (fault := mount_fault(definition, shown))
+    }
 
 
 class Together:

@@ -71,15 +71,17 @@ class News:
             if not one.done():
                 one.set_result(None)
 
-    async def settled(self, server: str) -> bool:
-        """Wait until what a server offers is known, if it said that it changed; returns whether that took a wait.
+    def is_settled(self, server: str) -> bool:
+        """Whether what a server offers is known: it did not say that it changed, or was listed since."""
+        return self._settled.get(server, 0) >= self._noticed.get(server, 0)
+
+    async def settled(self, server: str) -> None:
+        """Wait until what a server offers is known, as far as it has said by now that it changed.
 
         Raises:
             UpstreamUnavailable: it is not, for too long.
         """
         wanted = self._noticed[server]
-        if self._settled[server] >= wanted:
-            return False
         try:
             async with asyncio.timeout(self._settle_s):
                 while self._settled[server] < wanted:
@@ -89,7 +91,6 @@ class News:
                         await look
                     finally:
                         self._waiting.discard(look)
-                return True
         except TimeoutError:
             raise UpstreamUnavailable(
                 "the server behind it is changing what it offers; try again later",

@@ -10,7 +10,9 @@ from omni_mcp import __version__
 from omni_mcp.config import Settings
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.sandbox import Connection, Isolation
+from omni_mcp.engines.identity.keys import tokens_in_clear
 from omni_mcp.engines.sandbox.cells import open_sandbox
+from omni_mcp.engines.sandbox.launcher import seen_by_all
 from omni_mcp.engines.sandbox.profiles import load_profiles
 from omni_mcp.engines.sandbox.servers import ServerCells
 from omni_mcp.engines.secrets.masking import SecretMasker
@@ -18,6 +20,7 @@ from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.lister import Unlisted
 from omni_mcp.engines.upstream.listing import Listing
 from omni_mcp.engines.upstream.pool import Known, Upstreams, open_upstreams
+from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home, bundled
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.upstreams.behind import own_uri
@@ -49,7 +52,10 @@ async def try_server(
     name: str, definition: ServerDefinition, *, secrets: dict[str, str], settings: Settings, home: Home
 ) -> ServerTrial:
     """Start *name*, ask for its lists once, and end it. Whatever goes wrong is the `fault` of the result."""
+    if definition.url is None and (fault := HostPlaces(home).seen_in(seen_by_all(bundled("sandbox")))):
+        return ServerTrial(fault=f"no cell is started: {fault}")
     masker = SecretMasker(secrets)
+    masker.add(tokens_in_clear(home.token_file))
     tried: list[Connection] = []
     async with _launcher(definition, secrets, settings, home, masker, tried) as (launcher, isolation):
         in_use = definition.model_copy(update={"enabled": True})
@@ -88,7 +94,7 @@ async def _launcher(
     async with open_sandbox(
         profiles=profiles, sandbox_dir=bundled("sandbox"), max_jobs=1, use_cgroups=settings.sandbox.cgroups
     ) as sandbox:
-        cells = ServerCells(sandbox, profiles, home.servers, secrets=secrets)
+        cells = ServerCells(sandbox, profiles, home.servers, secrets=secrets, shown=HostPlaces(home))
         cells.remember(mounts_of(definition))
         launcher = Launcher(
             cells, networks=settings.egress.networks, mask=masker.mask_text,

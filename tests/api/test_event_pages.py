@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
+import pytest
+
 from omni_mcp.contracts.api import EventPage
 from omni_mcp.contracts.events import Message, draft
+from omni_mcp.engines.identity.keys import KeyRing
 from omni_mcp.engines.runlog.sheets import SHEET_EVENTS
+from omni_mcp.serving.room import SHARE_BYTES
 from omni_mcp.serving.runs.view import for_caller
+from omni_mcp.serving.web_server import serve_http
 from omni_mcp.testing import ANN
 from tests.api.world import Api
+from tests.waiting import until
+
+PAGES = 16  # more than the system's own buffers take
 
 
-async def _long_run(world: Api, texts: int) -> str:
+async def _long_run(world: Api, texts: int, words: str = "") -> str:
     log = world.here.gateway.log
     run = (await world.ann.post("/api/runs", json={})).json()["id"]
     for number in range(texts):
-        told = Message(text=f'the "{number}" ü')
+        told = Message(text=f'the "{number}" ü{words}')
         ticket = log.append(run, draft(told, actor=ANN.key, kind="user_message"))
     await ticket.durable()
     await log.flush_index()
@@ -52,3 +63,41 @@ async def test_behind_the_last_event_there_is_an_empty_page(world: Api) -> None:
     run = await _long_run(world, 3)
     answer = await world.ann.get(f"/api/runs/{run}/events", params={"cursor": "4"})
     assert answer.json() == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_a_page_counts_until_its_client_has_taken_it_or_has_gone(world: Api, is_read: bool) -> None:
+    run = await _long_run(world, 200, "x" * 10_000)
+    room = world.here.gateway.edge.room
+    token = KeyRing(world.here.home.keys_file).create("slow", ANN)
+    async with serve_http(world.here.gateway.http_app, "127.0.0.1", 0) as port:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=client, limit=1024)  # what it has not read stays with us
+        asked = (
+            f"GET /api/runs/{run}/events?limit=1000 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            f"Authorization: Bearer {token}\r\n\r\n"
+        )
+        last = asked.replace("Host", "Connection: close\r\nHost")
+        writer.write((asked * (PAGES - 1) + last).encode())
+        await until(lambda: room.taken_bytes > 500_000)
+        if is_read:
+            answers = await asyncio.wait_for(reader.read(), 30)
+            assert answers.count(b"HTTP/1.1 200") == PAGES and len(answers) > PAGES * 500_000
+        writer.transport.abort()
+        await until(lambda: room.taken_bytes == 0)
+
+
+async def test_who_has_taken_too_little_gets_no_further_page_and_others_do(world: Api) -> None:
+    run = await _long_run(world, 3)
+    mine = (await world.bob.post("/api/runs", json={})).json()["id"]
+    with world.here.gateway.edge.room.claim(ANN.key) as untaken:
+        untaken.grow(SHARE_BYTES - 10)
+        refused = await world.ann.get(f"/api/runs/{run}/events")
+        other = await world.bob.get(f"/api/runs/{mine}/events")
+    later = await world.ann.get(f"/api/runs/{run}/events")
+
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert (other.status_code, later.status_code) == (200, 200)

@@ -230,3 +230,15 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert (await world.ann.post(f"/api/runs/{things['run']}/events", json=late)).status_code == 409
         path = f"/api/artifacts?run={things['run']}"
         assert (await world.ann.post(path, content=a_file(), headers=FILE_TYPE)).status_code == 409
+
+
+async def test_a_call_of_call_tool_is_the_call_that_it_means(world: Api) -> None:
+    inner = {"name": "canary__echo", "arguments": {"x": 1}}
+    done = (await world.ann.post("/api/calls", json={"name": "tools__call_tool", "arguments": inner})).json()
+    story = (await world.ann.get(f"/api/calls/{done['call']}")).json()
+    itself = {"name": "tools__call_tool", "arguments": {"name": "tools__call_tool", "arguments": {}}}
+    own = (await world.ann.post("/api/calls", json=itself)).json()
+
+    assert not done["is_error"] and world.canary.calls[-1].arguments == {"x": 1}
+    assert "canary__echo" in str(story) and "call_tool" not in str(story)
+    assert own["code"] == "invalid_arguments"

@@ -173,7 +173,10 @@ async def test_the_gateways_own_token_is_masked_like_any_secret(tmp_path: Path) 
     token = home.token_file.read_text().strip()
     canary = Canary(tmp_path / "touched")
     canary.tool("echo", echo)
-    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path, cells=False) as here, here.client() as client:
+    async with (
+        local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path, cells=False) as here,
+        here.client() as client,
+    ):
         answers = [
             await client.call("canary__echo", {"form": form}) for form in (f"it is {token}!", token.encode().hex())
         ]

@@ -12,8 +12,12 @@ from click.testing import CliRunner, Result
 
 from omni_mcp.cli.root import cli
 from omni_mcp.clients.places import Surroundings
+from omni_mcp.engines.catalog.lock_listing import KeptListing, keep_listing, listings_dir
+from omni_mcp.servers_file import load_servers
+from omni_mcp.upstreams.definitions import launch_of
 
 SAMPLES = Path(__file__).parent / "samples"
+REGISTRY, INDEX = "https://npm.example.org/", "https://python.example.org/simple"  # of this person's npm and uv
 TOKEN = "ghp_Sample0Sample1Sample2Sample3Sample456"
 FILES = {
     "claude-desktop": (".config/Claude/claude_desktop_config.json", "claude_desktop.json"),
@@ -35,11 +39,21 @@ class Person:
         self.home = top / "ann"
         self.omni_home = top / "omni"
         self.home.mkdir(mode=0o700)
-        self.variables: dict[str, str] = {}
+        self.programs = top / "bin"
+        self.programs.mkdir()
+        self.has_program("npm", f"printf 'registry={REGISTRY}\\n@none:registry=undefined\\n'")
+        self.variables: dict[str, str] = {
+            "PATH": f"{self.programs}:/usr/bin:/bin", "UV_DEFAULT_INDEX": INDEX,
+        }  # fmt: skip
 
     @property
     def around(self) -> Surroundings:
         return Surroundings(platform="linux", home=self.home, environment=self.variables)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command in a process of its own gets."""
+        return {**self.variables, "HOME": str(self.home), "OMNI_HOME": str(self.omni_home)}
 
     @property
     def servers_file(self) -> Path:
@@ -60,6 +74,23 @@ class Person:
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         file.chmod(0o600)
         return file
+
+    def has_program(self, name: str, script: str, directory: Path | None = None) -> Path:
+        """Give the person a program; what of it we ask is said by a line of shell."""
+        file = (directory or self.programs) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        return file
+
+    def accepts_all(self) -> None:
+        """Accept one tool of every server of servers.toml, as if a gateway had seen it."""
+        tool = {"name": "look", "inputSchema": {"type": "object"}}
+        for name, definition in load_servers(self.servers_file).servers.items():
+            kept = KeptListing(server=name, seen_at="", launch=launch_of(definition), items={"tool": [tool]})
+            keep_listing(listings_dir(self.omni_home / "data"), kept)
+            if definition.enabled:
+                assert self.run("accept", name, "--all", "--yes").exit_code == 0
 
     def run(self, *words: str, stdin: str | None = None) -> Result:
         env = {**_UNSET, "HOME": str(self.home), "OMNI_HOME": str(self.omni_home), **self.variables}

@@ -109,3 +109,37 @@ async def test_a_server_that_does_not_answer_stays_added_and_the_exit_code_and_t
     assert code == 1 and "omni-mcp servers test up" in said
     assert "[servers.up]" in (home.config / "servers.toml").read_text()
     assert (accepted(home), rules(home)) == ({}, [])
+
+
+async def test_whoever_breaks_off_is_told_what_is_there_now_and_how_to_go_on_or_back(tmp_path: Path) -> None:
+    home = home_in(tmp_path)
+    async with web_server(Shop(tools=TOOLS).script()) as server:
+        code, shown = await on_a_terminal(home, "a\n\x04", "add", "up", "--url", server.url)
+
+    assert code == 1 and accepted(home) == {"tool/look": False}, shown
+    for text in ("up stays added, 1 of it accepted", "omni-mcp accept up", "omni-mcp servers remove up"):
+        assert text in shown
+
+
+async def test_rules_that_stand_for_a_server_of_that_name_are_named_before_anything_is_accepted(tmp_path: Path) -> None:
+    home = home_in(tmp_path)
+    async with web_server(Shop(tools=TOOLS).script()) as server:
+        assert (await omni(home, "allow", "up", "--server"))[0] == 0
+        _, _, said = await omni(home, "add", "up", "--url", server.url, "--accept", "all")
+        _, _, other = await omni(home, "add", "down", "--url", server.url, "--accept", "all")
+
+    assert f"in force already, and hold for it: {rules(home)[0]}" in said and "in force already" not in other
+
+
+async def test_that_calls_are_still_asked_about_is_said_once_with_the_way_out(tmp_path: Path) -> None:
+    home = home_in(tmp_path)
+    many = [{"name": f"tool{number}", "inputSchema": {"type": "object"}} for number in range(17)]
+    async with web_server(Shop(tools=many).script()) as server:
+        assert (await omni(home, "init", "--starter", "desktop"))[0] == 0
+        _, _, said = await omni(home, "add", "up", "--url", server.url, "--accept", "all", "--let", "all")
+        [line] = [line for line in said.splitlines() if "still asked about" in line]
+        again = await omni(home, "accept", "up", "--all", "--again", "--read-only", "--yes")
+
+    assert "of 17 of its 17 tools" in line and "and 12 more" in line
+    assert "omni-mcp accept up TOOL --read-only" in said and "omni-mcp approvals grant 'up__*'" in said
+    assert again[0] == 0 and all(accepted(home).values())

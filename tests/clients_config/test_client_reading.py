@@ -86,7 +86,8 @@ def test_codex_and_its_brackets_that_are_no_tables(person: Person) -> None:
     servers = named(reading)
     assert set(servers) == {"context7", "figma design"}
     assert servers["context7"].timeout_s == 45.0
-    assert servers["context7"].env["CONTEXT7_API_KEY"] == (Reference(kind="env", name="CONTEXT7_API_KEY"),)
+    passed_on = Reference(kind="env", name="CONTEXT7_API_KEY", optional=True)
+    assert servers["context7"].env["CONTEXT7_API_KEY"] == (passed_on,)
     figma = servers["figma design"]
     assert not figma.enabled
     assert figma.headers["Authorization"] == ("Bearer ", Reference(kind="env", name="FIGMA_TOKEN"))

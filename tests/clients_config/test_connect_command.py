@@ -142,6 +142,7 @@ def test_the_diff_of_moved_servers_hides_their_secrets(person: Person) -> None:
     odd = {"command": "x", "args": args, "env": {"MY_PASSWORD": "hunter22"}}
     person.has("cursor", json.dumps({"mcpServers": {"odd": odd}}, indent=2))
     assert person.run("import", "cursor", "--yes").exit_code == 0
+    person.accepts_all()
     output = person.run("connect", "cursor", "--move", "--dry-run").output
     assert '-    "odd"' in output
     for secret in ("s3cretword", "pa55word", "hunter22"):
@@ -179,6 +180,7 @@ def test_moved_servers_are_gone_and_come_back(person: Person, client: str) -> No
     file = person.has(client)
     before, all_of_them = tree(person), set(entries(client, file))
     person.run("import", client, "--yes")
+    person.accepts_all()
     moved = set(person.json("connect", client, "--move")["moved"])
     assert moved and set(entries(client, file)) == (all_of_them - moved) | {"omni"}
 
@@ -202,6 +204,7 @@ def test_moved_servers_come_back_even_if_the_client_changed_the_file(person: Per
     file = person.has(client)
     before = entries(client, file)
     person.run("import", client, "--yes")
+    person.accepts_all()
     moved = set(person.json("connect", client, "--move")["moved"])
     file.write_bytes(file.read_bytes() + b"\n")
     person.run("connect", client, "--profile", "other")  # and we ourselves once more
@@ -213,6 +216,7 @@ def test_moved_servers_come_back_even_if_the_client_changed_the_file(person: Per
 def test_only_imported_servers_are_moved(person: Person) -> None:
     file = person.has("claude-desktop")
     person.run("import", "claude-desktop", "--yes")
+    person.accepts_all()
     person.run("servers", "remove", "github")
     moved = person.json("connect", "claude-desktop", "--move")["moved"]
     assert "github" not in moved and "github" in entries("claude-desktop", file)

@@ -399,7 +399,7 @@ def test_two_at_once_write_each_server_once(person: Person) -> None:
 def test_a_plan_is_not_carried_out_beside_servers_that_it_did_not_know(person: Person) -> None:
     person.has("cursor")
     translator = Translator(environment={}, home=person.home, is_secret_name=lambda _: True)
-    planner = Planner(translator, secrets_dir=person.home / "secrets", environment={})
+    planner = Planner(translator, secrets_dir=person.home / "secrets", environment={}, home=person.home)
     readings = [read_place(place, person.around) for place in places_of("cursor", person.around)]
     plan = planner.plan(readings, load_servers(person.servers_file))
     assert person.run("add", "github", "--", "another").exit_code == 0

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,7 +185,11 @@ async def test_status_says_what_runs_and_exits_1_when_nothing_does(world: World)
         assert (facts["running"], facts["pid"], facts["version"]) == (True, gateway.pid, __version__)
         assert facts["port"] == json.loads(world.home.runtime_file.read_text())["port"] != 0
         assert facts["socket"] == str(world.home.socket)
-        assert f"{gateway.pid}" in world.omni("status").stdout
+        shown = world.omni("status").stdout
+        assert f"{gateway.pid}" in shown and "sandbox_job" in shown
+        assert (
+            not re.search(r"[{}']|True|False|None|_s  |\d:\d\d\.\d", shown) and max(map(len, shown.splitlines())) < 250
+        )
 
 
 async def test_without_a_socket_the_gateway_serves_http_and_status_finds_it(world: World) -> None:

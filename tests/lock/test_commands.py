@@ -14,7 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from omni_mcp.cli.root import cli
+from omni_mcp.contracts.events import DefinitionAccepted, RiskFlagged
 from omni_mcp.contracts.lock import launch_parts
+from omni_mcp.engines.catalog.acceptance_record import AcceptanceRecord
 from omni_mcp.engines.catalog.lock_listing import keep_listing, listings_dir
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.testing import Canary
@@ -212,6 +214,77 @@ def test_what_a_new_launch_may_add_is_a_risk_of_its_class(person: Person, part: 
     assert {one["class"] for one in person.json("risks")} == risks
 
 
+def test_who_names_an_accepted_tool_says_anew_what_it_is(person: Person) -> None:
+    person.runs("accept", "notes", "look", "list_notes", "--yes")
+    done = person.runs("accept", "notes", "look", "--read-only", "--yes")
+
+    assert done.exit_code == 0 and "tool/look: read_only no -> yes, destructive yes -> no" in done.output
+    assert person.labels() == {"tool/look@1": {"read_only": True, "destructive": False}, "tool/list_notes@1": {}}
+    assert person.json("accept", "notes", "look", "--labels", "egress=no", "--yes")["relabelled"][0]["labels"] == {
+        "read_only": False, "destructive": True, "egress": False, "reads_private": True, "reads_untrusted": True,
+    }  # fmt: skip
+    assert person.json("accept", "notes", "look", "--labels", "egress=no", "--yes")["relabelled"] == []
+
+
+def test_what_is_accepted_with_caution_is_not_widened_by_accepting_the_rest(person: Person) -> None:
+    person.runs("accept", "notes", "look", "--yes")
+    person.runs("accept", "notes", "--all", "--yes", "--read-only", "--accept-risks")
+    assert person.labels()["tool/look@1"] == {}
+
+    person.runs("accept", "notes", "--all", "--again", "--yes", "--read-only")
+    assert person.labels()["tool/look@1"] == {"read_only": True, "destructive": False}
+
+
+def test_other_labels_are_an_acceptance_of_their_own_on_record_and_taking_a_promise_back_is_a_risk(
+    person: Person, tmp_path: Path
+) -> None:
+    record = AcceptanceRecord(tmp_path / "acceptances.json")
+    person.runs("accept", "notes", "look", "--read-only", "--yes")
+    record.keep(person.lock.read())
+    person.runs("accept", "notes", "look", "--labels", "egress=no", "--yes")
+    news = record.news(person.lock.read())
+
+    assert [one.labels["read_only"] for one in news if isinstance(one, DefinitionAccepted)] == [False]
+    assert [one.risk for one in news if isinstance(one, RiskFlagged)] == ["egress", "write"]
+    record.keep(person.lock.read())
+    person.runs("accept", "notes", "look", "--read-only", "--yes")  # as at first, and a word of its own all the same
+    assert any(isinstance(one, DefinitionAccepted) for one in record.news(person.lock.read()))
+
+
+def test_without_a_terminal_or_a_yes_no_label_changes(person: Person) -> None:
+    person.runs("accept", "notes", "look", "--yes")
+    assert person.runs("accept", "notes", "look", "--read-only").exit_code == 2
+    assert person.labels() == {"tool/look@1": {}}
+    code, said = person.types("n\n", "accept", "notes", "look", "--read-only")
+    assert code == 0 and "Vouch for this instead?" in said and person.labels() == {"tool/look@1": {}}
+
+
+def test_whoever_breaks_off_keeps_the_answers_given_until_then(person: Person) -> None:
+    code, _ = person.types("a\n\x04", "accept", "notes")
+    assert code == 1 and person.labels() == {"tool/look@1": {}}
+
+
+def test_a_resource_that_a_server_made_while_it_ran_fails_no_check_and_a_changed_one_does(person: Person) -> None:
+    server = Server(tool())
+    server.offers({"uri": "notes://a", "name": "a"}, kind="resource")
+    person.saw(server)
+    person.runs("accept", "notes", "--all", "--yes")
+    server.offers({"uri": "notes://a", "name": "a"}, {"uri": "notes://session/1", "name": "s"}, kind="resource")
+    person.saw(server)
+    made = person.runs("lock", "--check")
+
+    assert (
+        made.exit_code == 0
+        and "new resources, which nobody can read until they are accepted: 1 of notes" in made.output
+    )
+    assert person.runs("lock", "--check", "--strict").exit_code == 1
+    assert [one["item"] for one in person.json("lock", "--check")["waiting"]] == ["resource/notes://session/1"]
+
+    server.offers({"uri": "notes://a", "name": "a", "description": "Read me first."}, kind="resource")
+    person.saw(server)
+    assert person.runs("lock", "--check").exit_code == 1
+
+
 def test_risks_are_open_until_somebody_closes_them(person: Person) -> None:
     person.runs("accept", "notes", "look", "--yes")
     risks = person.json("risks")
@@ -226,13 +299,13 @@ def test_a_server_that_the_gateway_has_not_seen_says_what_to_do(person: Person) 
     unknown = person.runs("accept", "mail", "--all", "--yes")
     servers = person.home / "servers.toml"
     servers.touch(mode=0o600)
-    servers.write_text('[servers.mail]\nurl = "https://mail.example.org/mcp"\n')
+    servers.write_text('[servers.mail]\nurl = "http://127.0.0.1:1/mcp"\n')
     unseen = person.runs("accept", "mail", "--all", "--yes")
     servers.write_text('[servers.mail]\nurl = "https://mail.example.org/mcp"\nenabled = false\n')
     disabled = person.runs("accept", "mail", "--all", "--yes")
     assert [done.exit_code for done in (unknown, unseen, disabled)] == [1, 1, 1]
     assert "omni-mcp servers list" in unknown.stderr
-    assert "omni-mcp serve" in unseen.stderr and "omni-mcp servers test mail" in unseen.stderr
+    assert "omni-mcp servers test mail" in unseen.stderr and "started once" in unseen.stderr
     assert "omni-mcp servers enable mail" in disabled.stderr
     assert person.runs("accept", "../notes", "--all", "--yes").exit_code == 1
 

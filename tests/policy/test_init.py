@@ -32,6 +32,26 @@ def test_a_starter_says_what_becomes_of_the_tools_that_are_there(
     assert Path(said["file"]).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("starter", ["desktop", "team"])
+def test_a_tool_whose_every_call_is_asked_about_for_its_host_is_not_said_to_run(tmp_path: Path, starter: str) -> None:
+    said = json.loads(init(tmp_path, "--starter", starter, "--json").output)
+
+    assert said["tools"]["tools__http_fetch"] == "ask"
+    runs = next(line for line in init(tmp_path, "--starter", starter).output.splitlines() if "  runs:" in line)
+    assert "tools__http_fetch" not in runs and "tools__text_hash" in runs
+
+
+def test_a_starter_of_before_is_named_because_it_stays_in_force(tmp_path: Path) -> None:
+    first = Path(json.loads(init(tmp_path, "--starter", "ci", "--json").output)["file"])
+    (first.parent / "mine.cedar").write_text('@id("mine") permit (principal, action, resource) when { false };\n')
+    (first.parent / "mine.cedar").chmod(0o600)
+    said = init(tmp_path, "--starter", "team").output
+
+    assert "in force beside it" in said and "ci.cedar, mine.cedar" in said and f"rm {first}" in said
+    assert f"rm {first.parent / 'mine.cedar'}" not in said
+    assert json.loads(init(tmp_path, "--starter", "team", "--json").output)["beside"] == ["ci.cedar", "mine.cedar"]
+
+
 def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
     init(tmp_path)
 

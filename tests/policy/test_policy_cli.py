@@ -214,7 +214,7 @@ def test_explain_of_bad_arguments_is_an_error_with_the_reason(omni: Run) -> None
     assert "no JSON" in result.output
 
 
-def _record(home: Path, decisions: list[Decision]) -> str:
+def _record(home: Path, decisions: list[Decision], **facts: str) -> str:
     """Write one refused call into the run log of *home*; returns its id."""
     places = find_home({"OMNI_HOME": str(home)})
     places.data.mkdir(mode=0o700, exist_ok=True)
@@ -234,7 +234,7 @@ def _record(home: Path, decisions: list[Decision]) -> str:
                 decided = PolicyDecided(
                     verdict=decision.verdict, rules=decision.rules, errors=decision.errors,
                     policy_version=decision.policy_version, gateway_version=__version__,
-                    isolation_demanded="no-cgroup", request=decision.request,
+                    request=decision.request, **{"isolation_demanded": "no-cgroup", **facts},
                 )  # fmt: skip
                 log.append(run, draft(decided, actor="gateway", call=call))
             error = ToolError(code="policy_denied", message="no", dispatched=False)
@@ -279,6 +279,14 @@ def test_explain_prints_no_characters_that_turn_a_terminal_around(omni: Run, hom
 
     assert "\\u202e" in text and "\u202e" not in text
     assert "isolation demanded: no-cgroup" in text and "outcome: policy_denied" in text
+
+
+def test_explain_does_not_say_that_a_server_in_a_cell_needed_no_isolation(omni: Run, home: Path) -> None:
+    call = _record(home, [_refused(home)], executor="mcp_remote", server="mine", isolation_demanded="none")
+
+    text = omni("explain", call).output
+
+    assert "isolation: that of its server; see: omni-mcp servers test mine" in text and "demanded" not in text
 
 
 def test_explain_of_a_call_that_was_never_decided_says_so(omni: Run, home: Path) -> None:

@@ -15,7 +15,8 @@ from omni_mcp.engines.sandbox.cells import BubblewrapSandbox, open_sandbox
 from omni_mcp.engines.sandbox.profiles import Profile, load_profiles
 from omni_mcp.engines.sandbox.server_child import ServerChild, start_child
 from omni_mcp.engines.sandbox.servers import ServerCells, ServerLaunch, Tail
-from omni_mcp.paths import bundled
+from omni_mcp.host_places import HostPlaces
+from omni_mcp.paths import Home, bundled
 from tests.servers.talk import Talk
 
 OWNER = 1234  # an ordinary user of the host, who owns the directories that servers are given
@@ -75,7 +76,9 @@ class World:
 async def open_world(place: Path, profiles: dict[str, Profile]) -> AsyncIterator[World]:
     """Open a sandbox with *profiles*; homes and caches of servers are below *place*."""
     async with open_sandbox(profiles=profiles, sandbox_dir=bundled("sandbox")) as sandbox:
-        yield World(sandbox, ServerCells(sandbox, profiles, place / "homes", secrets={}), place / "homes")
+        shown = HostPlaces(Home(config=place / "config", data=place / "data", runtime=place / "runtime"))
+        cells = ServerCells(sandbox, profiles, place / "homes", secrets={}, shown=shown)
+        yield World(sandbox, cells, place / "homes")
 
 
 def given(place: Path, *, writable: bool = True) -> Mount:

@@ -55,6 +55,16 @@ async def test_a_key_may_come_as_x_api_key() -> None:
     assert world.calls[0].principal.id == "bob"
 
 
+async def test_two_different_credentials_are_nobodys() -> None:
+    world = World()
+    async with world.direct(token=None) as http:
+        two = await post(http, **{"X-API-Key": "bob-token", "Authorization": "Bearer ann-token"})
+        wrong = await post(http, **{"X-API-Key": "bob-token", "Authorization": "bearer nonsense"})
+        same = await post(http, **{"X-API-Key": "bob-token", "Authorization": "Bearer bob-token"})
+    assert [two.status_code, wrong.status_code, same.status_code] == [400, 400, 200]
+    assert "send one of them" in two.json()["detail"] and len(world.calls) == 1
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1", "127.0.0.1#", "127.0.0.1:PORT.evil.example", "evil@127.0.0.1:PORT", "",
              "localhost:1", "127.0.0.1:PORT ,evil", "0.0.0.0:PORT", "127.0.0.1:0PORT"],

@@ -64,6 +64,19 @@ async def test_a_client_that_does_not_finish_its_request_is_let_go(sent: bytes, 
             assert (await asyncio.wait_for(reader.read(), WAIT_S)).startswith(b"HTTP/1.1 200"), "the next one is served"
 
 
+@pytest.mark.parametrize("target", [b"http://evil.example/", b"http://x/", b"https://evil.example:1/mcp", b"*"])
+async def test_a_request_line_with_a_host_of_its_own_is_refused_with_a_clear_answer(target: bytes) -> None:
+    async with serve_http(hello, "127.0.0.1", 0) as port:
+        async with connected(port) as (reader, writer):
+            writer.write(b"OPTIONS " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxx")
+            answer = await asyncio.wait_for(reader.read(), WAIT_S)
+        async with connected(port) as (reader, writer):
+            writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            both = await asyncio.wait_for(reader.read(), WAIT_S)
+    assert answer.startswith(b"HTTP/1.1 400") and b"begin the request with a path" in answer
+    assert b"HTTP/1.1 200" not in both.partition(b"HTTP/1.1 400")[2]
+
+
 async def test_a_head_that_goes_on_and_on_is_refused_before_it_ends() -> None:
     async with serve_http(hello, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n")

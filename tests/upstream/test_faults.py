@@ -148,6 +148,7 @@ async def test_a_server_that_cannot_be_started_is_refused_at_once_after_a_few_tr
 
     assert {error_of(reply)["code"] for reply in replies} == {"upstream_unavailable"}
     assert "retry_after_s" in error_of(replies[-1])["data"]
+    assert "'up__echo': " in str(replies[-1]) and "try again in " in str(replies[-1])
     assert starts <= 2 + 3 * 2, "the breaker let more starts through than it should"
     assert after["result"]["content"][0]["text"] == "back"
 

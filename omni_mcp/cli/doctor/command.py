@@ -15,6 +15,7 @@ from omni_mcp.cli.doctor.finding import Check, Finding, Patient
 from omni_mcp.cli.doctor.gateway import check_gateway
 from omni_mcp.cli.doctor.machine import check_isolation, check_profiles, check_python, check_room, check_sqlite
 from omni_mcp.cli.doctor.servers import check_servers
+from omni_mcp.cli.person import printable
 from omni_mcp.cli.status import find_status
 from omni_mcp.config import Settings, load_settings
 from omni_mcp.contracts.errors import ConfigError
@@ -43,9 +44,9 @@ def doctor(as_json: bool) -> None:
         click.echo(orjson.dumps(body, option=orjson.OPT_INDENT_2))
     else:
         for finding in findings:
-            click.echo(f"{finding.level:<5} {finding.name:<18} {finding.text}")
+            click.echo(f"{finding.level:<5} {printable(finding.name):<18} {printable(finding.text)}")
             if finding.next:
-                click.echo(f"{'':<24} -> {finding.next}")
+                click.echo(f"{'':<24} -> {printable(finding.next)}")
     sys.exit(1 if failed else 0)
 
 

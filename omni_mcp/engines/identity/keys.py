@@ -220,6 +220,18 @@ def read_token(token_file: Path) -> str | None:
     return token_file.read_text("ascii").strip() if token_file.exists() else None
 
 
+def tokens_in_clear(token_file: Path) -> dict[str, str]:
+    """Return the tokens that this machine keeps in clear, by what the record calls them: those that are to be masked.
+
+    All others are kept as hashes. A file that cannot be read brings nothing; its own readers say what is wrong with it.
+    """
+    try:
+        token = token_file.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return {}
+    return {"omni-mcp token": token} if len(token) >= len(TOKEN_PREFIX) + TOKEN_BYTES else {}
+
+
 def read_keys(file: Path) -> tuple[Key, ...]:
     """Return the entries of *file*, or nothing if there is no such file.
 

@@ -78,6 +78,11 @@ def base_interpreter() -> Interpreter:
     )
 
 
+def seen_by_all(sandbox_dir: Path) -> tuple[str, ...]:
+    """Return the directories of the host that every cell sees."""
+    return ("/usr", *base_interpreter().prefixes, str(sandbox_dir))
+
+
 def search_path(interpreter: Interpreter) -> str:
     """Return where jobs look for commands."""
     own = os.path.dirname(interpreter.binary)

@@ -7,7 +7,7 @@ looked for without building anything, because nearly every payload is clean; onl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import orjson
 
@@ -131,21 +131,20 @@ class SecretMasker:
         visited = 0
         while stack:
             item = stack.pop()
-            visited += 1
-            if visited > 10_000_000:
-                raise ValueError("too many nodes, or a cycle")
+            inner: Iterable[JsonValue] = ()
             if isinstance(item, dict):
                 if not harmless.issuperset(item) and any(self._learn(name) for name in item):
                     return True
-                for inner in item.values():
-                    if type(inner) not in _SCALARS:
-                        stack.append(inner)
                 if "value" in item and _names_a_secret(item, self._learn):
                     return True
+                inner = item.values()
             elif isinstance(item, list | tuple):
-                for inner in item:
-                    if type(inner) not in _SCALARS:
-                        stack.append(inner)
+                inner = item
+            if not _SCALARS.issuperset(map(type, inner)):
+                visited += 1
+                if visited > 10_000_000:
+                    raise ValueError("too many nodes, or a cycle")
+                stack += [one for one in inner if type(one) not in _SCALARS]
         return False
 
     def _learn(self, name: object) -> bool:
