@@ -38,6 +38,7 @@ _KEYS = (".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".password-stor
 class _Place:
     path: str
     what: str
+    is_linked: bool = False
 
 
 class HostPlaces:
@@ -72,6 +73,8 @@ class HostPlaces:
         """Return what of this gateway lies in *places*, which every cell sees; nothing if nothing does."""
         tops = [os.path.realpath(place) for place in places]
         for own in _own(self._homes[0]):
+            if own.is_linked and _is_public(own.path):
+                continue
             top = next((top for top in tops if is_within(own.path, top)), None)
             if top is not None:
                 return f"{own.path}, {own.what}, lies in {top}, which every cell sees"
@@ -79,6 +82,15 @@ class HostPlaces:
 
     def _own(self) -> list[_Place]:
         return [place for home in self._homes for place in _own(home)]
+
+
+def _is_public(path: str) -> bool:
+    """Whether everybody may read *path*, and root only may change it, as what a distribution installs."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return False
+    return facts.st_uid == 0 and facts.st_mode & 0o026 == 0o004
 
 
 def general_fault(path: str) -> str:
@@ -149,7 +161,7 @@ def _own(home: Home) -> Iterator[_Place]:
         yield _Place(path=os.path.realpath(path), what=what)
     for directory in (home.config, home.data, home.policies, home.manifests, home.profiles, home.secrets):
         for link in _links_in(directory):
-            yield _Place(path=os.path.realpath(link), what=f"which {link} of the gateway leads to")
+            yield _Place(path=os.path.realpath(link), what=f"which {link} of the gateway leads to", is_linked=True)
 
 
 def _links_in(directory: Path) -> list[str]:
@@ -183,12 +195,26 @@ def _nearness(place: str, others: Iterable[_Place]) -> str:
 
 def _same_fault(path: str, own: Iterable[_Place]) -> str:
     """As `_nearness`, where a directory is mounted at a second place: by what is there instead of by its name."""
-    above = list(_identities(os.path.realpath(path)))
+    real, facts = os.path.realpath(path), os.stat("/")
+    root = (facts.st_dev, facts.st_ino)
+    shown = [found for seen in (real, *_mounts_below(real)) if (found := list(_identities(seen)))]
     for place in own:
         theirs = list(_identities(place.path))
-        if above and theirs and (theirs[0] in above or above[0] in theirs):
+        if theirs and any(theirs[0] in above or above[0] in (*theirs, root) for above in shown):
             return f"is another way to {place.path}, {place.what}"
     return ""
+
+
+def _mounts_below(path: str) -> Iterator[str]:
+    """Yield where something is mounted in *path*: a cell is shown that too."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return  # no Linux
+    for line in lines:
+        place = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[4])
+        if place != path and is_within(place, path):
+            yield place
 
 
 def _identities(path: str) -> Iterator[tuple[int, int]]:

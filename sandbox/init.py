@@ -135,7 +135,8 @@ def _make_cells(control: _socket.socket, setup: Frame, prepared: _Prepared) -> N
         order.close()
         if not rehearsed:  # now, because somebody waits for the first cell, and a command needs nothing of it
             if not imported:
-                _import_ahead(setup)
+                with contextlib.suppress(Exception):  # a cell may be at work already: who needs the module will say so
+                    _import_ahead(setup)
             rehearsal.rehearse(setup, prepared.wall)
             imported = rehearsed = True
 

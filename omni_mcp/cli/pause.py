@@ -64,7 +64,7 @@ def resume(kind: str, name: str, as_json: bool) -> None:
         return now.model_copy(update={"paused": rest})
 
     LockFile(home.lock_file).edit(change)
-    holds = _wait(home, gone[0], held=False)
+    holds = all(_wait(home, key, held=False) for key in gone)
     if as_json:
         click.echo(orjson.dumps({"resumed": gone[0], "in_force": holds}))
     else:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from omni_mcp.cli.sandbox_files import DIRECTORY, FILE, created, opened, poured
+from omni_mcp.cli.sandbox_files import DIRECTORY, FILE, created, digest_of, opened, poured
 from omni_mcp.cli.sandbox_return import Brought, Return
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.engines.sandbox.uid_locks import UidLocks
@@ -53,7 +53,7 @@ class WorkspaceCopy:
         self._locks = UidLocks()
         self._owner = _free_owner(self._locks)
         self._stopped = threading.Event()
-        self._files: dict[str, int] = {}  # when each file's copy last changed, in ns, by its path
+        self._files: dict[str, tuple[int, bytes]] = {}  # when each file's copy last changed, in ns, by its path
         self._links: dict[str, str] = {}
         self.place = _empty_place()
         try:
@@ -126,7 +126,9 @@ class WorkspaceCopy:
                     for _ in poured(old, new, facts):
                         pass
                     os.fchown(new, self._owner, self._owner)
-                    self._files[inside] = os.fstat(new).st_ctime_ns
+                with opened(name, FILE, target) as copy:
+                    made = os.fstat(copy)
+                    self._files[inside] = (made.st_ctime_ns, digest_of(copy, made.st_size))
 
 
 def _free_owner(locks: UidLocks) -> int:

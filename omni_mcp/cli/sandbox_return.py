@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from omni_mcp.cli.sandbox_files import DIRECTORY, FILE, HANDLE, created, opened, poured
+from omni_mcp.cli.sandbox_files import DIRECTORY, FILE, HANDLE, created, digest_of, opened, poured
 
 _DEPTH_LIMIT = 64
 _MOST_TOLD = 32
@@ -48,8 +48,8 @@ class Return:
     """The way back of one copy. What may be there is a job's work: nothing in it is followed or believed."""
 
     def __init__(
-        self, given: int, brought: Brought, owner: tuple[int, int], *, files: dict[str, int], links: dict[str, str],
-        most_bytes: int, most_s: float, stopped: threading.Event,
+        self, given: int, brought: Brought, owner: tuple[int, int], *, files: dict[str, tuple[int, bytes]],
+        links: dict[str, str], most_bytes: int, most_s: float, stopped: threading.Event,
     ) -> None:  # fmt: skip
         self._given, self._brought, self._owner = given, brought, owner
         self._files, self._links = files, links
@@ -94,13 +94,20 @@ class Return:
                 self._brought.leave(inside, "a link")
         elif not stat.S_ISREG(facts.st_mode):
             self._brought.leave(inside, "not a regular file")
-        elif self._files.get(inside) != facts.st_ctime_ns:
+        elif self._is_changed(name, source, inside, facts):
             first = self._written.get((facts.st_dev, facts.st_ino))
             if first is None:
                 self._replace(name, source, given, inside, facts)
             else:
                 self._link_again(first, name, given)
             self._brought.files += 1
+
+    def _is_changed(self, name: str, source: int, inside: str, facts: os.stat_result) -> bool:
+        known = self._files.get(inside)
+        if known is None or known[0] != facts.st_ctime_ns:
+            return True
+        with opened(name, FILE, source) as file:
+            return digest_of(file, facts.st_size) != known[1]
 
     def _enter(self, name: str, source: int, given: int, inside: str, facts: os.stat_result) -> None:
         if inside.count("/") > _DEPTH_LIMIT:

@@ -54,11 +54,11 @@ def remove_command(name: str, keep: bool, as_json: bool) -> None:
         seen.append(now)
         return now.without_server(name)
 
+    left = _left(home, name)  # first: what cannot be read ends it before anything is gone
     after = edit_servers(servers_file_of(home), change)
     [before] = seen
     remove_secret_files(before, after, secrets_dir_of(home))
     forget_listing(listings_dir(home.data), name)
-    left = _left(home, name)
     if not keep:
         _forget(home, name, left)
     if as_json:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from omni_mcp.contracts.errors import ConfigError
 from omni_mcp.engines.policy.files import read_policy_files
 from omni_mcp.paths import Home
 
 _WRITTEN_BY = re.compile(r"^//.* Written by: omni-mcp allow (\S+)", re.MULTILINE)
-_RULE = re.compile(r"^\s*(?:permit|forbid)\b", re.MULTILINE)
+_RULE = re.compile(r"\b(?:permit|forbid)\s*\(")  # one too many that is found keeps the file
 
 
 def rules_naming(home: Home, server: str) -> list[Path]:
-    """Return the operator's rule files that name *server*, or something of it."""
+    """Return the operator's rule files that name *server*, or something of it.
+
+    Raises:
+        ConfigError: the rules cannot be read.
+    """
     name = re.escape(server)
     named = re.compile(rf'"{name}(?:__[^"]*)?"')
-    try:
-        files = read_policy_files(home.policies)
-    except ConfigError:
-        return []
+    files = read_policy_files(home.policies) if home.policies.exists() else []
     return [home.policies / file.name for file in files if named.search(_without_comments(file.text))]
 
 
@@ -32,7 +32,7 @@ def rules_for_it_alone(home: Home, server: str) -> list[Path]:
 def _is_for(text: str, server: str) -> bool:
     found = _WRITTEN_BY.search(text)
     target = found[1].strip("'") if found else ""
-    return len(_RULE.findall(text)) == 1 and (target == server or target.startswith(f"{server}__"))
+    return len(_RULE.findall(_without_comments(text))) == 1 and (target == server or target.startswith(f"{server}__"))
 
 
 def _without_comments(text: str) -> str:

@@ -108,6 +108,11 @@ def _mounts(definition: ServerDefinition, added: Sequence[str], gone: Sequence[s
 
 
 def _env(definition: ServerDefinition, added: Sequence[str], gone: Sequence[str]) -> dict[str, str]:
+    for name in gone:
+        if name not in definition.env:
+            raise BadRequest(
+                f"it has no variable {name} here; one that is a secret goes with: omni-mcp add … --replace"
+            )
     env = {name: value for name, value in definition.env.items() if name not in gone}
     for text in added:
         name, joined, value = text.partition("=")

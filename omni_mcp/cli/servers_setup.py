@@ -213,7 +213,11 @@ def _some(names: Sequence[str]) -> str:
 
 def _rules_already(home: Home, name: str) -> Iterator[str]:
     """Yield the files of rules that name the server: they hold for this one too, whoever they were written for."""
-    files = rules_naming(home, name)
+    try:
+        files = rules_naming(home, name)
+    except ConfigError as error:
+        yield f"The rules cannot be read, so it is not known which of them name {name}: {error}"
+        return
     if files:
         yield f"Rules that name {name} are in force already, and hold for it: {', '.join(file.name for file in files)}"
         yield f"  in {files[0].parent}; if they were meant for another server, delete them"

@@ -92,8 +92,9 @@ class PackageSources:
         package = next(_values(args, ("-p", "--package")), "") or _first_word(args, ("--registry", "-c", "--call"))
         scope = package.partition("/")[0] if package.startswith("@") and "/" in package else "@none"
         of_scope = f"{scope}:registry"
-        found = _pairs(self._ask(["npm", "config", "get", "registry", of_scope], said))
-        default = next(_values(args, ("--registry",)), "") or found.get("registry", "")
+        found = _pairs(self._ask(["npm", "config", "get", "registry", of_scope]))
+        of_its_own = next((text for name, text in said.items() if name.lower() == "npm_config_registry"), "")
+        default = next(_values(args, ("--registry",)), "") or of_its_own or found.get("registry", "")
         flag, own = next(_values(args, (f"--{of_scope}",)), ""), found.get(of_scope, "undefined")
         if not default:
             return PackageSource(unknown="npm does not say what its registry is; is it installed?")
@@ -115,16 +116,16 @@ class PackageSources:
             more += _other_indexes(settings)
         files = ""
         if not default:
-            default, files = self._of_pip(said)
+            default, files = self._of_pip()
         if not default:
             return PackageSource(unknown="neither uv nor pip says what its package index is; is pip installed?")
         environment = {"UV_DEFAULT_INDEX": default} | ({"UV_INDEX": " ".join(more)} if more else {})
         return _source(environment, [default, *(_url_alone(url) for url in more), *([files] if files else [])], said)
 
-    def _of_pip(self, said: Mapping[str, str]) -> tuple[str, str]:
+    def _of_pip(self) -> tuple[str, str]:
         """Return pip's index and where that keeps its files, if it is the one that pip knows that of."""
         for python in (sys.executable, "python3"):
-            answer = self._ask([python, "-I", "-c", _ASK_PIP], said)
+            answer = self._ask([python, "-I", "-c", _ASK_PIP])
             try:
                 index, known, files = orjson.loads(answer)
             except ValueError:
@@ -146,10 +147,11 @@ class PackageSources:
             except (OSError, ValueError):
                 continue
 
-    def _ask(self, command: Sequence[str], said: Mapping[str, str]) -> str:
-        key = (*command, *(f"{name}={text}" for name, text in sorted(said.items())))
+    def _ask(self, command: Sequence[str]) -> str:
+        """Ask a program for the person's own settings; those of a definition could lead it to files of others."""
+        key = tuple(command)
         if key not in self._answers:
-            self._answers[key] = self._run(command, {**self._environment, **said, **_QUIET})
+            self._answers[key] = self._run(command, {**self._environment, **_QUIET})
         return self._answers[key]
 
 
@@ -157,6 +159,8 @@ def _source(wanted: Mapping[str, str], urls: Iterable[str], said: Mapping[str, s
     """Return the source at *urls*; *said* are variables that the definition has already."""
     hosts: dict[str, None] = {}
     for url in urls:
+        if "${" in url:
+            return PackageSource(unknown="the address of the package source names a variable, which is not filled in")
         parts = urlsplit(url)
         if parts.scheme == "file" or url.startswith("/"):
             return PackageSource(unknown=f"packages come from the directory {parts.path}, which it has to see: --dir")
@@ -166,7 +170,8 @@ def _source(wanted: Mapping[str, str], urls: Iterable[str], said: Mapping[str, s
         if host == NO_HOST:
             return PackageSource(unknown="the package source is no URL with a host")
         hosts[host] = None
-    environment = {name: text for name, text in wanted.items() if name not in said}
+    have = {name.lower() for name in said}  # npm's names do not depend on case
+    environment = {name: text for name, text in wanted.items() if name.lower() not in have}
     return PackageSource(hosts=tuple(hosts), environment=environment)
 
 

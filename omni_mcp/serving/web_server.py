@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -98,11 +99,36 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self not in self.connections:
             return
-        super().data_received(data)
+        self._head_bytes += len(data)
+        self._feed(data)
         if self._is_receiving:
-            self._await_rest(len(data))
+            self._await_rest()
 
-    def _await_rest(self, size_bytes: int) -> None:
+    def _feed(self, data: bytes) -> None:
+        """As uvicorn's; a request with an upgrade, which is not offered, is read again without it, with its body."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    if self.transport.is_closing():
+                        return
+                    rest = rest[upgrade.args[0] :]
+                    lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
+                    version = self.parser.get_http_version().encode()
+                    start = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    self.parser.feed_data(b"\r\n".join((start, *lines, b"\r\n")))
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def on_chunk_header(self) -> None:
+        self._head_bytes = 0
+
+    def _await_rest(self) -> None:
         """A request is there in part: what is left of its head, or of its body, has to come in time."""
         part = "head" if self._is_in_head else "body"
         if part != self._awaited:
@@ -111,10 +137,8 @@ class BoundedHttp(HttpToolsProtocol):
                 self._arm(self.header_deadline_s)
             elif not self.pipeline:  # else its body is not read before its turn comes
                 self._arm(self.body_deadline_s)
-        elif part == "head":
-            self._head_bytes += size_bytes
-            if self._head_bytes > HEADER_LIMIT_BYTES:
-                self._give_up(_LARGE)
+        elif self._head_bytes > HEADER_LIMIT_BYTES:  # of a head, of trailers or of what is beside a chunk's size
+            self._give_up(_LARGE)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -184,8 +208,10 @@ class BoundedHttp(HttpToolsProtocol):
         if size_bytes > HEADER_LIMIT_BYTES or len(self.headers) > HEADER_COUNT_LIMIT:
             self._give_up(_LARGE)
             return
-        if self.url[:1] != b"/":
+        if self.url[:1] != b"/" or self.parser.get_method() == b"CONNECT":
             self._give_up(_WHOLE_URL)
+            return
+        if self.parser.should_upgrade():
             return
         self.expect_100_continue = dict(self.headers).get(b"expect", b"").lower() == b"100-continue"
         super().on_headers_complete()
@@ -197,15 +223,18 @@ class BoundedHttp(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            return
+        if cycle is None or cycle.scope is not self.scope or cycle.response_complete:
+            return  # with another scope: a request that was refused at its head, behind one that is being answered
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._is_receiving = False
         cycle = self.cycle
         if cycle is not None and cycle.response_complete:

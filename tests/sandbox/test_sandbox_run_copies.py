@@ -219,3 +219,22 @@ def test_two_jobs_at_once_are_two_users(start: Start, place: Path, workspace: bo
         process.communicate(b"\n", timeout=LIMIT_S)
 
     assert len(users) == 3
+
+
+def test_what_was_written_through_a_shared_mapping_comes_back(run: Run, place: Path) -> None:
+    """Such a write need not change any time of the file."""
+    (place / "mapped").write_bytes(b"A" * 800)
+    (place / "read").write_bytes(b"A" * 800)
+    script = (
+        "import mmap, os\n"
+        "for name in ('read', 'mapped'):\n"
+        "    seen = mmap.mmap(os.open(name, os.O_RDWR), 0)\n"
+        "    seen[:4]\n"
+        "seen[:4] = b'BBBB'"
+    )
+    before = (place / "read").stat().st_mtime_ns
+    done = run("--workspace", str(place), "--", "python3", "-c", script)
+
+    assert done.returncode == 0, done.stderr
+    assert (place / "mapped").read_bytes() == b"BBBB" + b"A" * 796
+    assert (place / "read").stat().st_mtime_ns == before

@@ -202,7 +202,7 @@ async def test_a_package_that_was_never_fetched_leads_the_operator_to_hosts(worl
         with pytest.raises(ServerEnded) as ended:
             await running.talk.greet()
 
-    assert "it may reach no host" in str(ended.value) and "`hosts`" in str(ended.value)
+    assert "it may reach no host" in str(ended.value) and "servers set NAME --packages" in str(ended.value)
 
 
 async def test_a_host_that_was_not_named_stands_in_the_reason(world: World) -> None:

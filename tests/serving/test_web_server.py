@@ -230,3 +230,56 @@ async def test_the_whole_gateway_stops_while_streams_are_open() -> None:
         await asyncio.wait_for(world.edge.drain(timeout_s=0.1), WAIT_S)
         async with asyncio.timeout(WAIT_S):
             assert not [line async for line in lines if line.startswith("event: message")]
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"<" + scope["raw_path"] + b":" + body + b">"})
+
+
+UPGRADE = b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_request_that_offers_an_upgrade_keeps_its_body(pieces: int) -> None:
+    inner = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = UPGRADE + b"Content-Length: %d\r\n\r\n" % len(inner)
+    async with serve_http(echo, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
+        for piece in [head + inner] if pieces == 1 else [head, inner]:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.05)  # two segments, if that can be had
+        writer.write(b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answers = await asyncio.wait_for(reader.read(), WAIT_S)
+    assert b"</a:" + inner + b">" in answers and b"</last:>" in answers
+    assert answers.count(b"HTTP/1.1 200") == 2
+
+
+async def test_the_body_of_a_refused_request_is_not_that_of_the_one_before() -> None:
+    first = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nAAA"
+    second = b"POST http://x/b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nBBBBB"
+    async with serve_http(echo, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
+        writer.write(first + second)
+        answers = await asyncio.wait_for(reader.read(), WAIT_S)
+    assert b"BBBBB" not in answers and answers.count(b"HTTP/1.1 200") <= 1
+
+
+async def test_trailers_have_an_end() -> None:
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "
+    async with serve_http(echo, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
+        writer.write(head)
+        reading = asyncio.create_task(reader.read())
+        sent = 0
+        while not reading.done() and sent < 8 * 1024 * 1024:
+            writer.write(b"a" * 1000)
+            sent += 1000
+            with suppress(ConnectionError):
+                await writer.drain()
+            await asyncio.wait({reading}, timeout=0.001)
+        with suppress(ConnectionError):
+            await asyncio.wait_for(reading, WAIT_S)
+    assert sent < 8 * 1024 * 1024

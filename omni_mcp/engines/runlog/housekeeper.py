@@ -83,7 +83,7 @@ class Housekeeper:
 
         What fails here is tried again, at last by the commit that finds the log too long.
         """
-        with suppress(OmniError, sqlite3.Error):
+        with suppress(OmniError, sqlite3.Error, OSError):
             connection = self._connection = self._connection or open_reader(self._file)
             for _ in range(PASSES):
                 _, written, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -41,7 +41,7 @@ class Writer:
 
     Args:
         ledger: used by that thread only, from `start` to the end of `close`.
-        housekeeper: hears of the newest head; started and ended by that thread.
+        housekeeper: hears of the newest head; ended by that thread.
         on_commit: called in the event loop, once for each commit.
     """
 
@@ -68,6 +68,7 @@ class Writer:
 
     def start(self) -> None:
         """Start the thread."""
+        self._housekeeper.start()
         self._thread.start()
 
     @property
@@ -143,7 +144,6 @@ class Writer:
 
     def _work(self) -> None:
         self._ledger.checkpoint_from(WAL_PAGES)
-        self._housekeeper.start()
         while True:
             idle = self._gather()
             group = self._take()

@@ -23,12 +23,15 @@ def as_json(frame: JsonObject) -> bytes:
     """Return *frame* as it is sent. Words of a command need not be UTF-8: those bytes travel as lone surrogates.
 
     Raises:
-        TypeError, ValueError: it is no JSON.
+        TypeError, ValueError: it is no JSON, or too deep.
     """
     try:
         return orjson.dumps(frame)
     except TypeError:
-        return json.dumps(frame).encode()
+        try:
+            return json.dumps(frame, allow_nan=False).encode()
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
 
 
 class ChannelClosed(Exception):

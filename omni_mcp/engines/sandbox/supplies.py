@@ -93,5 +93,10 @@ class Supplies:
             raise SandboxUnavailable(
                 "a directory that the tool needs cannot be shared", detail=f"[shares] {name}: {fault}"
             )
-        facts = source.lstat()
+        try:
+            facts = source.lstat()
+        except OSError as error:
+            raise SandboxUnavailable(
+                "a directory that the tool needs is not there", detail=f"[shares] {name}: {error.strerror}"
+            ) from error
         return Mount(source=source, inside=f"{SHARES}/{name}", identity=(facts.st_dev, facts.st_ino))
