@@ -13,7 +13,7 @@ import orjson
 
 from omni_mcp.cli.person import json_option, printable
 from omni_mcp.cli.planning import secrets_dir_of
-from omni_mcp.cli.servers_rules import rules_for_it_alone, rules_naming
+from omni_mcp.cli.servers_rules import for_it_alone, rules_naming
 from omni_mcp.clients.plan import remove_secret_files
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.lock import Lock
@@ -71,12 +71,12 @@ def remove_command(name: str, keep: bool, as_json: bool) -> None:
 
 def _left(home: Home, name: str) -> _Left:
     locked = LockFile(home.lock_file).read().servers.get(name)
-    own = rules_for_it_alone(home, name)
-    with_name = [file for file in rules_naming(home, name) if file not in own]
+    with_name = rules_naming(home, name)
+    own = for_it_alone(with_name, name)
     return _Left(
         accepted=len(locked.items) if locked is not None else 0,
         rules=tuple(file.name for file in own),
-        other_rules=tuple(file.name for file in with_name),
+        other_rules=tuple(file.name for file in with_name if file not in own),
         standing=tuple(_standing(home, name)),
     )
 

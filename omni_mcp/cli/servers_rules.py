@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from omni_mcp.engines.policy.files import read_policy_files
@@ -24,9 +25,9 @@ def rules_naming(home: Home, server: str) -> list[Path]:
     return [home.policies / file.name for file in files if named.search(_without_comments(file.text))]
 
 
-def rules_for_it_alone(home: Home, server: str) -> list[Path]:
+def for_it_alone(files: Iterable[Path], server: str) -> list[Path]:
     """Return those that a command wrote for *server* or something of it, and that hold no other rule."""
-    return [file for file in rules_naming(home, server) if _is_for(file.read_text(encoding="utf-8"), server)]
+    return [file for file in files if _is_for(file.read_text(encoding="utf-8"), server)]
 
 
 def _is_for(text: str, server: str) -> bool:
