@@ -4,4 +4,11 @@ from __future__ import annotations
 
 
 class ToolFailure(Exception):
-    """Becomes an error result with this text; the model reads it, so it says what to change."""
+    """Becomes an error result with this text; the model reads it, so it says what to change.
+
+    `passing` says that the same call may do better in a moment.
+    """
+
+    def __init__(self, text: str, *, passing: bool = False) -> None:
+        super().__init__(text)
+        self.passing = passing

@@ -57,10 +57,10 @@ def main() -> None:
 class _Prepared:
     """What a cell has of its template. A cell that waits pays for each page that it has written: it only sends this."""
 
-    __slots__ = ("ready", "wall")
+    __slots__ = ("last_pid", "ready", "wall")
 
-    def __init__(self, prepared: wall.Prepared, ready: bytes) -> None:
-        self.wall, self.ready = prepared, ready
+    def __init__(self, prepared: wall.Prepared, ready: bytes, last_pid: int | None) -> None:
+        self.wall, self.ready, self.last_pid = prepared, ready, last_pid
 
 
 class _Order:
@@ -98,7 +98,15 @@ def _warm_up(setup: Frame) -> _Prepared:
     jobs.inherit(setup["environment"])
     _keep_all()
     gc.disable()  # what process 1 of a cell does is over before it would pay; a function has it back
-    return _Prepared(prepared, ready)
+    return _Prepared(prepared, ready, _open_last_pid())
+
+
+def _open_last_pid() -> int | None:
+    """Return an open /proc/loadavg: who reads it is told of the pid namespace that he is in himself."""
+    try:
+        return os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None  # there may be no /proc
 
 
 def _import_ahead(setup: Frame) -> None:
@@ -164,6 +172,7 @@ def _be_the_cell(control: _socket.socket, setup: Frame, prepared: _Prepared) -> 
     """Where /proc is masked no further user namespace can be set up: this process is its template's only cell."""
     order = _take_order(control)
     control.close()
+    wall.give_terminals(prepared.wall)
     _serve_one_job(order, setup, prepared)
 
 
@@ -187,7 +196,7 @@ def _serve_one_job(cell: _Order, setup: Frame, prepared: _Prepared, *, furnishes
     places, wakeups = setup["tmpfs"], jobs.wake_on_child_end()
     waiting = parked.park(channel, prepared.ready, wakeups, oom_score) if cell.ahead else None
     if waiting is not None:
-        parked.see_to_its_end(channel, waiting, wakeups, places)
+        parked.see_to_its_end(channel, waiting, wakeups, places, prepared.last_pid)
     else:
         if not cell.ahead:
             channel.sendall(prepared.ready)

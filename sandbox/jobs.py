@@ -297,12 +297,22 @@ def leave_process_1() -> None:
 
 
 def become(
-    order: Frame, argv: list[str], descriptors: list[int], tell: int | None, before_start: Callable[[], None] | None
+    order: Frame,
+    argv: list[str],
+    descriptors: list[int],
+    tell: int | None,
+    before_start: Callable[[], None] | None,
+    done: int | None = None,
+    at_the_end: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Be the command or the function; *tell* is told why it cannot be. Never returns."""
+    """Be the command or the function; *tell* is told why it cannot be. Never returns.
+
+    A function that has returned calls *at_the_end* with *done*, which stays open until then, and with its exit code.
+    """
     status = EXIT_NOT_STARTED
     try:
         tell = fcntl.fcntl(tell, fcntl.F_DUPFD_CLOEXEC, _FREE) if tell is not None else None
+        done = fcntl.fcntl(done, fcntl.F_DUPFD_CLOEXEC, _FREE) if done is not None else None
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number, inheritable=bool(argv) or number < _STANDARD)
         gc.enable()
@@ -314,8 +324,11 @@ def become(
             before_start()
         if argv:
             os.execvpe(argv[0], argv, os.environ)
-        os.closerange(_RESULT + 1, max(*descriptors, tell or 0) + 256)
+        last = _RESULT if done is None else os.dup2(done, _RESULT + 1, inheritable=False)
+        os.closerange(last + 1, max(*descriptors, tell or 0, done or 0) + 256)
         status = worker.run(order["function"], order["arguments"], _RESULT)
+        if at_the_end is not None:
+            at_the_end(last, status)
     except Exception as error:
         if tell is not None:
             os.write(tell, _why_not(argv[0] if argv else "", os.environ.get("PATH", ""), error).encode())

@@ -29,8 +29,9 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 _NUMBERS = {  # x86_64, aarch64; any other machine has no filter, and so no cell
-    "capset": (126, 91), "clone": (56, 220), "close": (3, 57), "dup3": (292, 24), "landlock_add_rule": (445, 445),
-    "landlock_create_ruleset": (444, 444), "landlock_restrict_self": (446, 446), "mount": (165, 40),
+    "capset": (126, 91), "clone": (56, 220), "close": (3, 57), "dup3": (292, 24), "keyctl": (250, 219),
+    "landlock_add_rule": (445, 445), "landlock_create_ruleset": (444, 444), "landlock_restrict_self": (446, 446),
+    "mount": (165, 40),
     "openat": (257, 56), "prctl": (157, 167), "unshare": (272, 97), "write": (1, 64),
 }  # fmt: skip
 _COLUMN = {"x86_64": 0, "aarch64": 1}.get(os.uname().machine)
@@ -45,6 +46,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _SIOCSIFFLAGS = 0x8914
 _LOOPBACK_UP = struct.pack("16sh14x", b"lo", 1)  # IFF_UP; the kernel keeps the rest as it is
 _THIS_PROCESS = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, and 0 for ourselves
@@ -136,6 +138,11 @@ def dumpable(on: bool) -> Step:
 def no_new_privileges() -> Step:
     """Return the step from which on no exec of this process or its children gains a privilege."""
     return Step("PR_SET_NO_NEW_PRIVS", "prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def new_key_ring() -> Step:
+    """Return the step that leaves the session's ring of keys for an empty one without a name."""
+    return Step("KEYCTL_JOIN_SESSION_KEYRING", "keyctl", _KEYCTL_JOIN_SESSION_KEYRING, 0)
 
 
 def filtering(instructions: bytes) -> Step:

@@ -33,10 +33,14 @@ _MAP_HUGETLB, _MFD_HUGETLB = 0x40000, 0x4  # reserved huge pages: no memory cgro
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
 _INTERNET_PROTOCOLS = (0, 6, 17)  # the default, TCP, UDP; not SCTP, DCCP, UDP-Lite, MPTCP, ping
+_LANDLOCK = ("landlock_create_ruleset", "landlock_add_rule")  # rules are memory that only a memory cgroup counts
 _SOL_SOCKET, _SOL_TCP, _SOL_UDP = 1, 6, 17
-_BUFFER_SIZES = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, the same with FORCE: memory that only a memory cgroup counts
+_BUFFER_SIZES = (7, 8)  # SO_SNDBUF, SO_RCVBUF: a cgroup does not count them for every kind of socket
+_FORCED_SIZES = (32, 33)  # the same as the machine's administrator
 _OPTIONS_REFUSED = {
-    _SOL_SOCKET: (26, 50, 51, 52),  # SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, the same with EBPF
+    # SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, the same with EBPF; SO_TIMESTAMPING, old and new, which
+    # keeps copies of what was sent
+    _SOL_SOCKET: (26, 50, 51, 52, 37, 65),
     _SOL_TCP: (31,),  # TCP_ULP: TLS in the kernel
     _SOL_UDP: (100,),  # UDP_ENCAP: IPsec
 }
@@ -85,6 +89,7 @@ UNCOUNTED_MEMORY: Numbers = {
     "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180), "vmsplice": (278, 75),
 }  # fmt: skip
 CONDITIONAL: Numbers = {
+    "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "mmap": (9, 222), "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "creat": (85, None),
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "mknod": (133, None),
     "mknodat": (259, 33), "memfd_create": (319, 279), "clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29),
@@ -121,7 +126,6 @@ def build_filter(machine: str, *, unix_sockets: bool, count_memory: bool, socket
 
 def _conditions(*, unix_sockets: bool, sockets: bool, count_memory: bool) -> dict[str, bytes]:
     """Return for each conditional call the instructions that refuse it or fall through."""
-    sizes = _BUFFER_SIZES if count_memory else ()
     orders = (*_TELLS_OF_OTHERS, *((_F_SETPIPE_SZ,) if count_memory else ()))
     schedulers = (*_SCHEDULERS, *(policy | _RESET_ON_FORK for policy in _SCHEDULERS))
     return {
@@ -152,7 +156,8 @@ def _conditions(*, unix_sockets: bool, sockets: bool, count_memory: bool) -> dic
         "memfd_create": _argument(1) + _refuse_bits(_MFD_HUGETLB, errno.EPERM),
         "socket": _socket(unix_sockets) if sockets else _refuse(errno.EAFNOSUPPORT),
         "socketpair": _socketpair(any_type=unix_sockets and sockets),
-        "setsockopt": _setsockopt({**_OPTIONS_REFUSED, _SOL_SOCKET: (*_OPTIONS_REFUSED[_SOL_SOCKET], *sizes)}),
+        "setsockopt": _sizes_as_they_are() + _setsockopt(_OPTIONS_REFUSED),
+        **(dict.fromkeys(_LANDLOCK, _refuse(errno.ENOSYS)) if count_memory and sockets else {}),
     }
 
 
@@ -199,6 +204,12 @@ def _socketpair(*, any_type: bool) -> bytes:
     """
     body = _argument(0) + _demand((_AF_UNIX,), errno.EAFNOSUPPORT)
     return body if any_type else body + _argument(1) + _refuse_bits(0xA, errno.EPROTONOSUPPORT)
+
+
+def _sizes_as_they_are() -> bytes:
+    """A size that is asked for is a wish: programs that cannot have it go on, and those that are refused may not."""
+    wishes = _when(_BUFFER_SIZES, _refuse(0)) + _refuse_if(_FORCED_SIZES, errno.EPERM)
+    return _argument(1) + _when((_SOL_SOCKET,), _argument(2) + wishes)
 
 
 def _setsockopt(refused: Mapping[int, Sequence[int]]) -> bytes:

@@ -41,6 +41,7 @@ EXIT_NOT_STARTED = 97
 _ABOVE_ALL = 200  # where received descriptors wait while the low numbers are laid out
 _STAGE = "/tmp"
 _PARENT_CHECK_MS = 1000
+_ALWAYS_AS_USUAL = {signal.SIGKILL, signal.SIGSTOP}
 _LAST_WORDS_S = 3.0
 
 Request = dict[str, Any]
@@ -61,6 +62,7 @@ class Spawner:
     def serve(self) -> None:
         """Work until the gateway has gone, then end everything that was started."""
         parent = os.getppid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started the gateway may have blocked any of them
         kernel.adopt_orphans()
         if os.getpriority(os.PRIO_PROCESS, 0) < 0:
             os.setpriority(os.PRIO_PROCESS, 0, 0)  # a gateway that goes ahead of others takes no job with it
@@ -243,6 +245,7 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
             os.setgroups([])
             os.setresgid(request["uid"], request["uid"], request["uid"])
             os.setresuid(request["uid"], request["uid"], request["uid"])
+        kernel.attempt([kernel.new_key_ring()])  # some machines have no keys, or forbid these calls
         kernel.carry_out([kernel.no_new_privileges()])
         step = "exec"
         if bwrap is None:
@@ -260,9 +263,8 @@ def _lay_out(descriptors: list[int]) -> int:
         os.dup2(descriptor, number, inheritable=True)
     os.closerange(DESCRIPTORS, 1 << 20)
     signal.set_wakeup_fd(-1)
-    for changed in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(changed, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    for number in signal.valid_signals() - _ALWAYS_AS_USUAL:
+        signal.signal(number, signal.SIG_DFL)
     os.chdir("/")
     os.umask(0o022)
     return DESCRIPTORS

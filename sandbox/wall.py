@@ -26,10 +26,16 @@ _NAMESPACES = (
 )  # fmt: skip
 _HARMLESS = kernel.MS_NOSUID | kernel.MS_NODEV
 _SMALL_BUFFERS = "4096 16384 32768"  # bytes of a socket: least, usual, most; no cgroup counts them
+_MOST_WAITING = "/proc/sys/net/core/somaxconn"
+_WAITING = "32"  # connections that nobody has taken: each keeps what was sent, and its sender no descriptor
 _INOTIFY_INSTANCES = "32"  # of the 128 or so that the kernel gives a user
 
 _OLDEST_LANDLOCK = 2  # the one before forbids every move between directories
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+_TERMINALS = "/dev/pts"
+_MOST_TERMINALS = 16  # pairs, each with up to 60 KiB of the kernel's memory
+_EMPTY = "/etc/fstab"  # of the template: nobody can write to it
+_HIDDEN = ("/proc/keys", "/proc/key-users")  # would name the keys of the user that all cells of an ordinary user have
 _ZERO = "/dev/zero"  # whoever may write to it can map it shared: memory that only a memory cgroup counts
 
 
@@ -42,15 +48,17 @@ class Prepared:
 
     __slots__ = (
         "beneath", "bounds", "filter", "furnishing", "giving_up", "layers", "lock", "restricting", "sealing",
-        "why_no_filter",
+        "terminals", "why_no_filter",
     )  # fmt: skip
 
     def __init__(
-        self, *, layers: tuple[str, ...], furnishing: Steps, beneath: list[str], restricting: Steps, sealing: Steps,
-        bounds: Steps, giving_up: Steps, filter: kernel.Step | None, why_no_filter: str, lock: landlock.Plan | None,
+        self, *, layers: tuple[str, ...], furnishing: Steps, beneath: list[str], terminals: Steps, restricting: Steps,
+        sealing: Steps, bounds: Steps, giving_up: Steps, filter: kernel.Step | None, why_no_filter: str,
+        lock: landlock.Plan | None,
     ) -> None:  # fmt: skip
         self.layers = layers
         self.furnishing, self.beneath, self.restricting = furnishing, beneath, restricting
+        self.terminals = terminals
         self.sealing, self.bounds, self.giving_up = sealing, bounds, giving_up
         self.filter, self.why_no_filter, self.lock = filter, why_no_filter, lock
 
@@ -79,6 +87,7 @@ def prepare(setup: Setup) -> Prepared:
         ),
         furnishing=_furnishing(setup),
         beneath=_beneath(setup),
+        terminals=[_mounting_terminals()],
         restricting=_restricting(setup),
         sealing=_sealing(setup, locked=locked),
         bounds=kernel.bounds_of_capabilities(),
@@ -91,7 +100,7 @@ def prepare(setup: Setup) -> Prepared:
 
 def _places_to_write(setup: Setup) -> list[str]:
     devices = [device for device in _DEVICES if device != _ZERO or not setup["count_memory"]]
-    return [*setup["tmpfs"], *setup["writable"], *devices]
+    return [*setup["tmpfs"], *setup["writable"], *devices, _TERMINALS]
 
 
 def _furnishing(setup: Setup) -> Steps:
@@ -101,6 +110,7 @@ def _furnishing(setup: Setup) -> Steps:
     """
     return [
         kernel.mounting("proc", "/proc", "proc", _HARMLESS | kernel.MS_NOEXEC),
+        *(kernel.mounting(_EMPTY, path, "none", kernel.MS_BIND) for path in _HIDDEN if os.path.exists(path)),
         kernel.dumpable(True),  # else /proc/self is root's
         kernel.writing("/proc/self/setgroups", "deny"),
         kernel.writing("/proc/self/uid_map", f"{INSIDE_UID} {INSIDE_UID} 1"),
@@ -112,9 +122,17 @@ def _furnishing(setup: Setup) -> Steps:
     ]
 
 
+def _mounting_terminals() -> kernel.Step:
+    """Return the step to pseudo-terminals that only the cell itself sees."""
+    options = f"newinstance,ptmxmode=0666,mode=0620,max={_MOST_TERMINALS}"
+    return kernel.mounting("devpts", _TERMINALS, "devpts", kernel.MS_NOSUID | kernel.MS_NOEXEC, options)
+
+
 def _restricting(setup: Setup) -> Steps:
     buffers = ("tcp_rmem", "tcp_wmem") if setup["count_memory"] else ()
+    waiting = setup["count_memory"] and os.path.exists(_MOST_WAITING)
     return [
+        *([kernel.writing(_MOST_WAITING, _WAITING)] if waiting else []),
         *(kernel.writing(f"/proc/sys/net/ipv4/{name}", _SMALL_BUFFERS) for name in buffers),
         kernel.writing("/proc/sys/user/max_inotify_instances", _INOTIFY_INSTANCES),
     ]
@@ -155,8 +173,14 @@ def furnish(prepared: Prepared) -> None:
     kernel.carry_out(prepared.furnishing)
     for place, handle in beneath:
         _bind_again(place, handle)
+    give_terminals(prepared)
     kernel.bring_loopback_up()
     kernel.carry_out(prepared.restricting)
+
+
+def give_terminals(prepared: Prepared) -> None:
+    """Let programs in the cell make pseudo-terminals, where the kernel has such; `furnish` does it too."""
+    kernel.attempt(prepared.terminals)
 
 
 def _bind_again(place: str, handle: int) -> None:

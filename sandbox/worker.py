@@ -77,7 +77,8 @@ def _call(entry_point: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
             raise TypeError(f"{entry_point} returned {type(result).__name__}, not an object")
         return EXIT_OK, _as_json(result).encode()
     except ToolFailure as failure:
-        return EXIT_TOOL_FAILURE, json.dumps({"error": str(failure)[:_TEXT_LIMIT]}).encode()
+        told: dict[str, Any] = {"error": str(failure)[:_TEXT_LIMIT]}
+        return EXIT_TOOL_FAILURE, json.dumps({**told, "passing": True} if failure.passing else told).encode()
     except BaseException as error:
         text = traceback.format_exception_only(error)[-1].strip()[:_TEXT_LIMIT]
         return EXIT_CRASH, json.dumps({"error": text, "exception": type(error).__name__}).encode()

@@ -26,6 +26,11 @@ _HOMES = {
     "fresh": "/home/cell, empty at each start",
     "kept": "/home/cell, kept between starts, one per server",
 }
+_SOCKETS = {
+    True: "unix sockets",
+    False: "no unix sockets",
+    None: "unix sockets, where no directory of the host is seen",
+}
 
 
 @click.group(
@@ -158,7 +163,8 @@ def _is_well(end: JobEnd) -> bool:
 
 def _verdict(end: JobEnd) -> str:
     if _is_well(end):
-        return f"{end.isolation.posture} ({', '.join(end.isolation.layers)})"
+        sockets = "unix sockets" if end.limits["unix_sockets"] else "no unix sockets"
+        return f"{end.isolation.posture} ({', '.join(end.isolation.layers)}), {sockets}"
     said = end.message or end.stderr.decode(errors="replace").strip()
     return f"{end.reason}: {said}" if said else f"{end.reason} {end.exit_code if end.exit_code is not None else ''}"
 
@@ -174,7 +180,7 @@ def _counted(number: int, noun: str) -> str:
 def _in_words(profile: Profile) -> Iterator[tuple[str, str]]:
     yield "demands", profile.posture
     yield "network", ", ".join(profile.hosts) + " through the proxy" if profile.hosts else "none of its own"
-    yield "sockets", "unix sockets allowed" if profile.unix_sockets else "no unix sockets"
+    yield "sockets", _SOCKETS[profile.unix_sockets]
     yield "reads", ", ".join(("the system's programs", *profile.read))
     yield "certificates", "of the host" if profile.certificates else "none"
     yield "home", _HOMES[profile.home]

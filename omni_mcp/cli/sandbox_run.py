@@ -186,7 +186,7 @@ def _with_options(base: Profile, options: dict[str, Any]) -> Profile:
         "cpu_s": max(base.limits.cpu_s, wall_s or 0.0) if cpu_s is None else cpu_s,
     }  # fmt: skip
     chosen = {key: value for key, value in limits.items() if value is not None}
-    read = [os.path.abspath(path) for path in options["read"]]
+    read = [_absolute(path) for path in options["read"]]
     changes = {
         "limits": {**base.limits.model_dump(), **chosen},
         "read": (*base.read, *read),
@@ -196,6 +196,13 @@ def _with_options(base: Profile, options: dict[str, Any]) -> Profile:
         "preload": (), "warm": 0,
     }  # fmt: skip
     return Profile.model_validate({**base.model_dump(), **changes})
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError as error:  # where we stand was removed
+        raise click.UsageError(f"--read: {path}: {error.strerror}") from error
 
 
 def _variables(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -218,7 +225,7 @@ async def carry_out(plan: Plan, given: GivenWorkspace | None) -> int:
         if not stop.done():
             stop.set_result(code)
 
-    for number in _STOPPING:
+    for number in _stopping():
         loop.add_signal_handler(number, stop_with, 128 + number)
     story = Story()
 
@@ -241,12 +248,16 @@ async def carry_out(plan: Plan, given: GivenWorkspace | None) -> int:
         story.code = exit_code_of(story.end)
     if given is not None:
         await _bring_back(given, story)
-    for output in outputs:
-        await output.settle(SETTLE_LIMIT_S)
+    await asyncio.gather(*(output.settle(SETTLE_LIMIT_S) for output in outputs))
     if stop.done() and stop.result() == OUTPUT_LOST:
         story.code = OUTPUT_LOST
     await tell(story, plan.job, outputs[1], as_json=plan.as_json)
     return story.code
+
+
+def _stopping() -> Iterator[signal.Signals]:
+    """Yield the signals that end us: not SIGHUP where whoever started us wants it ignored (`nohup`)."""
+    return (one for one in _STOPPING if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN)
 
 
 async def _bring_back(given: GivenWorkspace, story: Story) -> None:
@@ -257,7 +268,7 @@ async def _bring_back(given: GivenWorkspace, story: Story) -> None:
         given.stop()
         story.code = code
 
-    for number in _STOPPING:
+    for number in _stopping():
         loop.add_signal_handler(number, stop_with, 128 + number)
     story.brought = await asyncio.to_thread(given.bring_back)
     if story.brought.cut and story.code == 0:

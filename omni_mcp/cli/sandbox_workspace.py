@@ -51,7 +51,7 @@ class GivenWorkspace:
                 self._copy = WorkspaceCopy(self._given, limits)
             except TooLarge as error:
                 raise WorkspaceRefused(str(error)) from error
-            self.mount = Mount(source=self._copy.place, inside=WORKSPACE, writable=True)
+            self.mount = Mount(source=self._copy.place, inside=WORKSPACE, writable=True, copy=True)
         else:
             fill = measure_tree(place, most_bytes=_UNBOUNDED, most_entries=_UNBOUNDED)
             self.mount = Mount(
@@ -90,14 +90,22 @@ def open_as_checked(place: Path) -> int:
         given = os.open(place, DIRECTORY)
     except OSError as error:
         raise WorkspaceRefused(f"{place}: {error.strerror}") from error
-    if os.readlink(f"/proc/self/fd/{given}") != str(place):
+    try:
+        opened = os.readlink(f"/proc/self/fd/{given}")
+    except OSError as error:
+        os.close(given)
+        raise WorkspaceRefused(f"{place} cannot be checked without /proc") from error
+    if opened != str(place):
         os.close(given)
         raise WorkspaceRefused(f"{place} has been moved, or replaced by a link, at this moment")
     return given
 
 
 def _checked(directory: Path) -> Path:
-    place = Path(os.path.realpath(directory))
+    try:
+        place = Path(os.path.realpath(directory))
+    except OSError as error:  # where we stand was removed
+        raise WorkspaceRefused(f"{directory}: {error.strerror}") from error
     try:
         str(place).encode()
         facts = place.lstat()

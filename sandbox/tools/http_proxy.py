@@ -20,6 +20,9 @@ USER_AGENT = "omni-mcp"
 _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(?:[/?][!-\[\]-~]*)?", re.IGNORECASE | re.ASCII)
 _ERROR_BYTES = 4096
 
+TRANSIENT = frozenset({502, 503, 504})  # statuses after which another try may help
+PERMANENT = frozenset({"tls_failed", "bad_response", "limit"})  # reasons of the gateway for which no try helps
+
 
 class Unreachable(Exception):
     """There is no whole answer. `passing` says whether another try may help."""

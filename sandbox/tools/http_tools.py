@@ -30,9 +30,7 @@ BASE64_LIMIT = 64 * 1024
 HEADERS_KEPT = 64
 HEADER_CHARS = 1024
 
-_TRANSIENT = frozenset({502, 503, 504})
 _REDIRECTING = frozenset({301, 302, 303, 307, 308})
-_PERMANENT = frozenset({"tls_failed", "bad_response", "limit"})  # reasons of the gateway for which no try helps
 _ALLOWED = frozenset(
     {"accept", "accept-language", "cache-control", "if-modified-since", "if-none-match", "range", "user-agent"}
 )
@@ -142,7 +140,9 @@ class _Journey:
 
 
 def _is_transient(response: Response) -> bool:
-    return not response.denied and response.failed not in _PERMANENT and response.status in _TRANSIENT
+    return (
+        not response.denied and response.failed not in http_proxy.PERMANENT and response.status in http_proxy.TRANSIENT
+    )
 
 
 def _next_pause(before: float, number: int, response: Response | None) -> float:

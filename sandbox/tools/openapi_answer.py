@@ -7,6 +7,7 @@ import json
 import os
 import re
 
+import http_proxy
 from failure import ToolFailure
 from http_proxy import Response
 
@@ -44,7 +45,8 @@ def told(response: Response, form: str) -> dict[str, Any]:
     """
     kind, charset = _type_of(response)
     if not 200 <= response.status < 300:
-        raise ToolFailure(_failure(response, kind, charset))
+        passing = response.status in http_proxy.TRANSIENT and "retry-after" not in response.headers
+        raise ToolFailure(_failure(response, kind, charset), passing=passing)
     body = _json_of(response, kind)
     if form == "body":
         if body is None or not isinstance(body[0], dict):
@@ -98,7 +100,10 @@ def _json_of(response: Response, kind: str) -> tuple[Any] | None:
     if not _JSON_TYPES.fullmatch(kind) or response.cut or not 0 < len(response.body) <= JSON_LIMIT:
         return None
     try:
-        value = json.loads(response.body.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(
+            response.body.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite, parse_int=_exact,
+            object_pairs_hook=_once,
+        )  # fmt: skip
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
@@ -112,6 +117,17 @@ def _refuse(name: str) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     return value if value - value == 0 else _refuse(text)
+
+
+def _exact(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        _refuse("an integer over 64 bits")  # a reader would round it
+    return int(text)
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    return found if len(found) == len(members) else _refuse("an object that has a key twice")
 
 
 def _is_shallow(value: Any) -> bool:

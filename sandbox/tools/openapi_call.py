@@ -43,11 +43,12 @@ def _exchange(asked: Asked, until: float) -> Response:
     try:
         response = http_proxy.exchange(asked, until=until, body_limit=BODY_LIMIT)
     except Unreachable as failure:
-        raise ToolFailure(f"{asked.method} {asked.url[:500]}: {failure}") from failure
+        raise ToolFailure(f"{asked.method} {asked.url[:500]}: {failure}", passing=failure.passing) from failure
     if response.denied:
         raise ToolFailure(f"the gateway did not let this through: {response.denied}")
     if response.failed:
-        raise ToolFailure(f"{asked.method} {asked.url[:500]}: {response.failed}")
+        passing = response.failed not in http_proxy.PERMANENT
+        raise ToolFailure(f"{asked.method} {asked.url[:500]}: {response.failed}", passing=passing)
     return response
 
 

@@ -75,8 +75,9 @@ def _path(template: str, given: dict[str, tuple[dict[str, Any], Any]]) -> str:
             if name not in given:
                 raise ToolFailure(f"the path parameter {name!r} is missing")
             written += _in_path(*given[name]) + literal
-        if len(parts) > 1:
-            _check_segment(written, f"the path parameter {parts[1]!r}", may_be_empty=False)
+        if names := [repr(name) for name in parts[1::2]]:
+            what = "the path parameter" if len(names) == 1 else "what the path parameters make together,"
+            _check_segment(written, f"{what} {' and '.join(names)}", may_be_empty=False)
         segments.append(written)
     return "/" + "/".join(segments)
 

@@ -97,7 +97,7 @@ async def a_gateway(
     """Open a whole gateway whose sandboxed tools run in *sandbox*."""
     executor = _LateExecutor()
     async with local_gateway(
-        rules, settings=settings, executors={"sandbox_job": executor}, directory=directory
+        rules, settings=settings, executors={"sandbox_job": executor}, directory=directory, cells=False
     ) as here:
         executor.inner = SandboxExecutor(
             sandbox, NoArtifacts(), Workspaces(directory / "rooms"), log=here.gateway.log, supplies=supplies

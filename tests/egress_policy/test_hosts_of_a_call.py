@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from omni_mcp.chain.execute import Execute, Freeze
+from omni_mcp.chain.retry import Retries
 from omni_mcp.contracts.call import Call, ClientFacts, Grant, grant_digest
 from omni_mcp.contracts.errors import NotAllowed
 from omni_mcp.testing import ANN, LocalGateway
@@ -157,7 +158,8 @@ async def test_a_grant_for_other_hosts_is_not_dispatched(tmp_path: Path) -> None
             async def execute(self, call: Call) -> Any:
                 raise AssertionError("dispatched")
 
-        execute = Execute({"sandbox_job": Never()}, {}, here.gateway.catalog, decisions, Freeze())
+        retries = Retries(here.gateway.log)
+        execute = Execute({"sandbox_job": Never()}, {}, here.gateway.catalog, decisions, Freeze(), retries=retries)
         for hosts in ((), ("b.org:443",), ("a.org:443", "b.org:443"), ("invalid:0",)):
             wrong = replace(call, grant=Grant(digest=grant_digest(call, tool), policy_version="p", egress=hosts))
             with pytest.raises(NotAllowed) as refused:

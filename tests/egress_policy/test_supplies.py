@@ -210,5 +210,5 @@ async def test_a_gateway_with_a_share_of_its_own_secrets_does_not_start(tmp_path
     home = home_in(tmp_path)
     settings: Any = Settings(shares={"all": str(home.data)})
     with pytest.raises(ConfigError, match="where the gateway keeps"):
-        async with local_gateway(settings=settings, directory=tmp_path):
+        async with local_gateway(settings=settings, directory=tmp_path, cells=False):
             pass

@@ -25,7 +25,7 @@ _NEEDS_AN_INODE_LIMIT = ("inodes", "deep-directories")  # the command has no opt
 
 def fits_the_command(probe: Probe) -> bool:
     """Whether one command is all that the probe needs."""
-    more = probe.before or probe.beside or probe.given or probe.unix_sockets or probe.may_export is not None
+    more = probe.before or probe.beside or probe.given or probe.profile != "usual" or probe.may_export is not None
     return not more and probe.group != "life time" and probe.name not in _NEEDS_AN_INODE_LIMIT
 
 

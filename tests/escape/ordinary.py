@@ -55,6 +55,45 @@ import multiprocessing
 with multiprocessing.get_context("fork").Pool(2) as pool:
     assert pool.map(abs, [-1, -2, -3]) == [1, 2, 3]
 """),
+    Use(name="fork-server", script="""
+import multiprocessing
+with multiprocessing.get_context("forkserver").Pool(2) as pool:
+    assert pool.map(abs, [-1, -2, -3]) == [1, 2, 3]
+"""),
+    Use(name="manager", script="""
+import multiprocessing
+context = multiprocessing.get_context("fork")
+with context.Manager() as manager:
+    shared = manager.dict()
+    child = context.Process(target=shared.update, args=({"a": 1},))
+    child.start(); child.join()
+    assert dict(shared) == {"a": 1}
+"""),
+    Use(name="unix-server", script="""
+import asyncio, os
+async def serve(reader, writer):
+    writer.write(await reader.read(9)); writer.close()
+async def main():
+    for name in ("/tmp/served", "/workspace/served", "\\0served"):
+        server = await asyncio.start_unix_server(serve, name)
+        reader, writer = await asyncio.open_unix_connection(name)
+        writer.write(b"hello"); writer.write_eof()
+        assert await reader.read() == b"hello"
+        server.close()
+asyncio.run(main())
+"""),
+    Use(name="pass-a-descriptor", script="""
+import os, socket
+left, right = socket.socketpair()
+reader, writer = os.pipe()
+if os.fork() == 0:
+    socket.send_fds(left, [b"x"], [writer])
+    os._exit(0)
+_, (passed,), _, _ = socket.recv_fds(right, 1, 1)
+os.write(passed, b"through"); os.close(writer)
+assert os.read(reader, 9) == b"through"
+os.wait()
+"""),
     Use(name="semaphores", script="""
 import multiprocessing
 lock = multiprocessing.get_context("fork").Semaphore(1)
@@ -189,6 +228,32 @@ assert os.cpu_count() and os.sched_getaffinity(0)
 open("/dev/null", "w").write("x"); assert open("/dev/zero", "rb").read(3) == bytes(3)
 try: open("/dev/full", "w", buffering=1).write("x\\n")
 except OSError: pass
+"""),
+    Use(name="terminals", script="""
+import os, pty, sys
+leader, follower = pty.openpty()
+os.write(leader, b"typed\\n"); assert os.read(follower, 9) == b"typed\\n" and os.ttyname(follower) == "/dev/pts/0"
+pid, terminal = pty.fork()
+if pid == 0:
+    sys.exit(7 if sys.stdin.isatty() and open("/dev/tty").isatty() else 8)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+"""),
+    Use(name="terminal-of-a-program", needs="script", script="""
+import subprocess
+done = subprocess.run(["script", "-qec", "tty; echo x", "/dev/null"], capture_output=True, stdin=subprocess.DEVNULL)
+assert done.stdout.endswith(b"x\\r\\n") and b"/dev/pts/" in done.stdout, done
+"""),
+    Use(name="standard-names", script="""
+import os
+for name in ("/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/2"): os.close(os.open(name, os.O_WRONLY))
+os.close(os.open("/dev/stdin", os.O_RDONLY))
+"""),
+    Use(name="sizes-of-buffers", script="""
+import socket
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    one = socket.socket(socket.AF_INET, kind)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        one.setsockopt(socket.SOL_SOCKET, option, 1 << 20); assert one.getsockopt(socket.SOL_SOCKET, option) > 0
 """),
     Use(name="resources", script="""
 import resource

@@ -31,7 +31,8 @@ class Probe:
         before: script of another job that has ended when this one starts.
         beside: script of another job that goes on while this one runs.
         limits: of the job, on top of `LIMITS`.
-        unix_sockets: run under a profile that allows them, so that another layer is tried.
+        profile: `usual`, as jobs of callers have it; `closed` has no unix sockets with names; `sockets` has them in any
+            case, so that other layers are tried.
         given: the job gets a directory of the host as its workspace, with a fifo, a socket and planted programs in it.
         may_export: names that may come out of `out/`, with nothing but `good` in them; None: no export is asked for.
         initial: the control needs capabilities over the whole machine, which the call cannot use for any harm.
@@ -50,7 +51,7 @@ class Probe:
     before: str = ""
     beside: str = ""
     limits: Mapping[str, Any] = field(default_factory=dict)
-    unix_sockets: bool = False
+    profile: Literal["usual", "closed", "sockets"] = "usual"
     given: bool = False
     may_export: tuple[str, ...] | None = None
     initial: bool = False
@@ -62,7 +63,7 @@ class Probe:
     @property
     def shares(self) -> bool:
         """Whether it may be tried in one cell with others: a few calls that leave nothing behind."""
-        alone = self.tried or self.before or self.beside or self.limits or self.unix_sockets or self.given
+        alone = self.tried or self.before or self.beside or self.limits or self.profile != "usual" or self.given
         return self.group in ("kernel", "namespaces", "network") and not alone
 
 

@@ -13,12 +13,15 @@ from tests.escape.probes import (
     network,
     processes,
     resources,
+    socket_memory,
+    terminals,
     unix_sockets,
 )
 
 PROBES: tuple[Probe, ...] = (
     *files.PROBES, *processes.PROBES, *kernel.PROBES, *namespaces.PROBES, *network.PROBES, *unix_sockets.PROBES,
     *resources.PROBES, *life_time.PROBES, *exports.PROBES, *cross_job.PROBES,
+    *socket_memory.PROBES, *terminals.PROBES,
 )  # fmt: skip
 BITING = tuple(probe for probe in PROBES if not probe.no_control)
 GROUPS = tuple(dict.fromkeys(probe.group for probe in PROBES))

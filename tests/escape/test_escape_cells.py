@@ -12,11 +12,12 @@ from tests.escape.ordinary import USES, Use
 from tests.escape.probe import Place, Probe
 from tests.escape.suite import PROBES
 from tests.escape.trial import Ground, use_in_cell
-from tests.escape.user_trials import ORDINARY_USE
+from tests.escape.user_trials import QUICK_USES, trial_of
 from tests.sandbox.conftest import lacking
 
 pytestmark = pytest.mark.sandbox
 POSTURES: tuple[Place, ...] = ("full", "no-cgroup")
+WITH_CGROUPS = ("resources", "life time", "cross-job")  # what else holds in both postures alike is a long test in one
 
 Grounds = Callable[[str], Ground]
 Found = Callable[[str], dict[str, Any]]
@@ -25,13 +26,18 @@ Found = Callable[[str], dict[str, Any]]
 def trials(place: Place) -> list[Any]:
     """All probes that can be tried in *place*; those that are known to get through must do so, or be taken off."""
     return [
-        pytest.param(
-            probe, place, id=f"{probe.name}-{place}",
-            marks=[pytest.mark.xfail(strict=not probe.by_chance, reason=probe.through_in[place])]
-            if place in probe.through_in else [],
-        )
+        pytest.param(probe, place, id=f"{probe.name}-{place}", marks=marks(probe, place))
         for probe in PROBES if place not in probe.not_in
     ]  # fmt: skip
+
+
+def marks(probe: Probe, place: Place) -> list[pytest.MarkDecorator]:
+    found = []
+    if place in probe.through_in:
+        found.append(pytest.mark.xfail(strict=not probe.by_chance, reason=probe.through_in[place]))
+    if place == "no-cgroup" and not probe.shares and probe.group not in WITH_CGROUPS:
+        found.append(pytest.mark.long)
+    return found
 
 
 @pytest.mark.parametrize(("probe", "place"), [trial for posture in POSTURES for trial in trials(posture)])
@@ -49,8 +55,18 @@ def test_a_probe_is_stopped_by_an_ordinary_users_gateway(probe: Probe, place: Pl
     assert verdict["word"] == "STOPPED", verdict["why"]
 
 
-@pytest.mark.parametrize("place", POSTURES)
-@pytest.mark.parametrize("use", USES, ids=lambda use: use.name)
+def uses(place: Place) -> list[Any]:
+    """All ordinary uses in *place*; beside those of a whole sandbox, only the quick ones are tried with every change."""
+    return [
+        pytest.param(
+            use, place, id=f"{use.name}-{place}",
+            marks=[] if place == "full" or use.name in QUICK_USES else pytest.mark.long,
+        )
+        for use in USES
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("use", "place"), [use for posture in POSTURES for use in uses(posture)])
 async def test_ordinary_use_works(use: Use, place: Place, ground: Grounds) -> None:
     where = ground(place)
     if use.missing():
@@ -60,11 +76,11 @@ async def test_ordinary_use_works(use: Use, place: Place, ground: Grounds) -> No
     assert bool(fault) == (place in use.refused_in), fault
 
 
-@pytest.mark.parametrize("use", USES, ids=lambda use: use.name)
-def test_ordinary_use_works_by_an_ordinary_users_gateway(use: Use, by_user: Found) -> None:
-    found = by_user(ORDINARY_USE)
+@pytest.mark.parametrize(("use", "place"), uses("user"))
+def test_ordinary_use_works_by_an_ordinary_users_gateway(use: Use, place: Place, by_user: Found) -> None:
+    found = by_user(trial_of(use))
     if use.missing():
         lacking(use.needs, f"{use.needs} is not installed")
-    refused = use.refused_in and found["isolation"]["posture"] == "no-cgroup"
+    refused = place in use.refused_in and found["isolation"]["posture"] == "no-cgroup"
 
     assert bool(found["uses"][use.name]) == bool(refused), found["uses"][use.name]

@@ -30,7 +30,8 @@ LIMITS = {
 }  # fmt: skip
 HOLD_S = 2  # how long a probe keeps what it took: twenty looks of the watch that ends it
 PROFILES = {
-    "closed": Profile(profile=1, description="As jobs of callers have it."),
+    "closed": Profile(profile=1, description="Without unix sockets that have names.", unix_sockets=False),
+    "usual": Profile(profile=1, description="As jobs of callers have it."),
     "sockets": Profile(profile=1, description="With unix sockets, so that other layers are tried.", unix_sockets=True),
 }
 
@@ -204,7 +205,7 @@ def _job(probe: Probe, script: str, where: Ground, given: _Given | None) -> Job:
         **where.world.facts(), "workspace": "/workspace", "hold_s": HOLD_S, "bare": False, "fifo": "/workspace/fifo",
     }  # fmt: skip
     return Job(
-        profile="sockets" if probe.unix_sockets else "closed",
+        profile=probe.profile,
         argv=(base_interpreter().binary, "-I", "-S", "-c", program(script, facts)),
         stdin=b"input",
         mounts=(given.mount,) if given else (),
@@ -237,7 +238,7 @@ async def use_in_cell(use: Use, where: Ground) -> str:
     """Run something ordinary; nothing if it works, else what went wrong."""
     end = await where.sandbox.run(
         Job(
-            profile="closed", argv=(base_interpreter().binary, "-I", "-c", f"{use.script}\nprint('WORKS')"),
+            profile="usual", argv=(base_interpreter().binary, "-I", "-c", f"{use.script}\nprint('WORKS')"),
             stdin=use.stdin, limits=Limits(timeout_s=20, output_limit_bytes=4 << 20),
         )
     )  # fmt: skip

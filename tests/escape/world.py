@@ -9,12 +9,14 @@ import contextlib
 import ctypes
 import os
 import platform
+import pty
 import secrets
 import selectors
 import shutil
 import signal
 import socket
 import subprocess
+import termios
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,8 @@ from typing import Any
 LEAKED_DIRECTORY, LEAKED_FILE = 700, 701
 _HELLO = b"who is there?"
 _SHMGET, _SHMCTL = {"x86_64": (29, 31)}.get(platform.machine(), (194, 195))
+_ADD_KEY, _KEYCTL = {"x86_64": (248, 250)}.get(platform.machine(), (217, 219))
+_SESSION_RING, _INVALIDATE = -3, 21
 _IPC_CREAT, _IPC_RMID = 0o1000, 0
 
 
@@ -50,6 +54,9 @@ class World:
         )
         self._shared_memory_key = 0x0E5CA9E0 + os.getpid() % 4096
         self._shared_memory = _syscall(_SHMGET, self._shared_memory_key, 4096, _IPC_CREAT | 0o666)
+        self._key = _syscall(_ADD_KEY, b"user", self._secret.encode(), b"x", ctypes.c_size_t(1), _SESSION_RING)
+        self._doing.callback(_syscall, _KEYCTL, _INVALIDATE, self._key)
+        self._terminal = self._open_terminal()
         self._ports = {
             "tcp": self._listen(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
             "udp": self._listen(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0)),
@@ -74,6 +81,7 @@ class World:
             "terces": self._secret[::-1], "secret": str(self._place / "secret"), "touch": str(self._place / "touch"),
             "drop": str(self._place / "drop"), "neighbour": self._neighbour.pid, "ports": self._ports,
             "unix": self._unix, "shared_memory_key": self._shared_memory_key, "addresses": _addresses(),
+            "terminal": self._terminal,
         }  # fmt: skip
 
     def reveals(self, data: bytes) -> bool:
@@ -128,6 +136,17 @@ class World:
         os.dup2(opened, number, inheritable=True)
         os.close(opened)
         self._doing.callback(os.close, number)
+
+    def _open_terminal(self) -> tuple[int, int]:
+        """Open a terminal that everybody may use, and return its rows and columns, by which it is known."""
+        rows, columns = 2000 + os.getpid() % 1000, 3000 + secrets.randbelow(1000)
+        with contextlib.suppress(OSError):  # no terminal is left, or there are none here
+            leader, follower = pty.openpty()
+            self._doing.callback(os.close, leader)
+            self._doing.callback(os.close, follower)
+            os.fchmod(follower, 0o666)
+            termios.tcsetwinsize(leader, (rows, columns))
+        return rows, columns
 
     def _listen(self, family: int, kind: int, address: Any) -> Any:
         try:
@@ -235,5 +254,5 @@ def _dns_answer(query: bytes) -> bytes:
     return head + question + b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04" + socket.inet_aton("192.0.2.1")
 
 
-def _syscall(number: int, *arguments: int) -> int:
+def _syscall(number: int, *arguments: int | bytes | ctypes.c_size_t) -> int:
     return int(ctypes.CDLL(None).syscall(number, *arguments))

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 
 import omni_mcp
+from omni_mcp.cli.root import cli
 from omni_mcp.contracts.manifest import Limits
 from omni_mcp.contracts.sandbox import Job
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox, open_sandbox
@@ -240,6 +242,19 @@ def run(environment: dict[str, str], no_bwrap: bool) -> Run:
     def run(*words: str, **how: Any) -> Done:
         given = {"capture_output": True, "env": environment, "timeout": LIMIT_S, "check": False, **how}
         return subprocess.run([*RUN, *words], **given)
+
+    return run
+
+
+@pytest.fixture
+def run_here(environment: dict[str, str], no_bwrap: bool) -> Run:
+    """As `run`, in this process: for what is refused before anything is started."""
+    if no_bwrap:
+        pytest.skip("no bubblewrap")
+
+    def run(*words: str) -> Done:
+        done = CliRunner().invoke(cli, ["sandbox", "run", *words], env=environment)
+        return Done(words, done.exit_code, done.stdout_bytes, done.stderr_bytes)
 
     return run
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from omni_mcp.contracts.sandbox import Job, JobEnd
+from omni_mcp.contracts.sandbox import Job, JobEnd, Mount
 from omni_mcp.engines.sandbox.cells import BubblewrapSandbox
 from omni_mcp.paths import bundled
 from tests.sandbox.conftest import Opener, children_of, limits, templates_of, usable
@@ -37,6 +40,31 @@ def cells_of(sandbox: BubblewrapSandbox) -> list[int]:
 def waiting_in(sandbox: BubblewrapSandbox) -> list[int]:
     """Return the processes that wait in cells for an order."""
     return [process for cell in cells_of(sandbox) for process in children_of(cell)]
+
+
+def in_directory(place: Path, name: str, arguments: dict[str, Any]) -> Job:
+    """A function with *place* as its workspace."""
+    return function(name, arguments, mounts=(Mount(source=place, inside="/workspace", writable=True),))
+
+
+async def until_hot(sandbox: BubblewrapSandbox, job: Job) -> AsyncIterator[JobEnd]:
+    """Run *job* until one of its cells was ready before it; each end is for the caller to look at."""
+    while True:
+        end = await sandbox.run(job)
+        yield end
+        if end.usage["temperature"] == "hot":
+            return
+        await asyncio.sleep(0.01)
+
+
+def is_free(file: Path) -> bool:
+    """Whether nobody holds a lock on *file*."""
+    with file.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 async def settled(sandbox: BubblewrapSandbox, last: Job) -> JobEnd:
@@ -99,7 +127,7 @@ async def test_a_job_that_was_waited_for_is_outside_process_1_and_has_nothing_of
     look = Job(profile="job", function="selfcheck:report", arguments={}, bundled=True)
     found = (await settled(sandbox, look)).result or {}
 
-    assert found["descriptors"] == [0, 1, 2, 3]
+    assert found["descriptors"] == [0, 1, 2, 3, 4]  # the last is the counter in which it leaves word of its end
     assert (found["pid"], found["outer_environment_readable"]) == (1, False)
     assert found["new_user_namespace"] != "allowed"
     assert (found["capabilities"], found["seccomp"]) == ("0000000000000000", "2")
@@ -130,12 +158,41 @@ async def test_however_a_job_ends_that_was_waited_for_it_is_said(
     assert (end.reason, end.usage["temperature"]) == (reason, "hot"), end
 
 
+@pytest.mark.parametrize("what", ["child", "orphan", "thread"])
+async def test_what_a_function_leaves_behind_has_ended_before_its_answer_is_there(
+    sandbox: BubblewrapSandbox, workspace: Path, what: str
+) -> None:
+    async for end in until_hot(sandbox, in_directory(workspace, "leave_behind", {"what": what})):
+        assert (end.reason, end.result) == ("exit", {"left": what}), end
+        assert is_free(workspace / "held")
+
+
+async def test_a_function_that_says_that_it_has_returned_and_goes_on_is_killed(opened: Opener, workspace: Path) -> None:
+    async with opened() as sandbox:
+        async for _ in until_hot(usable(sandbox), in_directory(workspace, "echo", {})):
+            await until(lambda: len(waiting_in(sandbox)) == 2)
+        end = await sandbox.run(in_directory(workspace, "claim_to_have_ended", {}))
+
+        assert (end.reason, end.exit_code, end.result, end.usage["temperature"]) == ("exit", 0, None, "hot"), end
+        await until(lambda: is_free(workspace / "held"))
+
+
+async def test_what_a_function_has_used_is_told_although_its_process_still_ends(sandbox: BubblewrapSandbox) -> None:
+    await settled(sandbox, function("echo"))
+    end = await sandbox.run(function("eat_memory", {"mib": 40}))
+
+    assert (end.result, end.usage["temperature"]) == ({"bytes": 40 << 20}, "hot"), end
+    assert end.usage["memory_peak_bytes"] >= 40 << 20
+    assert end.usage["cpu_ms"] > 0
+
+
 async def test_the_template_is_after_its_rehearsal_as_it_was_before(opened: Opener) -> None:
     async with opened() as sandbox:
         await settled(usable(sandbox), function("echo"))
         (template,) = templates_of(sandbox)
 
-        assert sorted(map(int, os.listdir(f"/proc/{template}/fd"))) == [0, 1, 2, 3]
+        await until(lambda: sorted(map(int, os.listdir(f"/proc/{template}/fd"))) == [0, 1, 2, 3, 4])
+        assert os.readlink(f"/proc/{template}/fd/4") == "/proc/loadavg"
         assert os.readlink(f"/proc/{template}/cwd") == "/workspace"
         (bubblewrap,) = children_of(sandbox.spawner_pid or 0)
         assert Path(f"/proc/{template}/limits").read_text() == Path(f"/proc/{bubblewrap}/limits").read_text()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
 from omni_mcp.paths import bundled
 from tests.sandbox.conftest import ENOUGH_S, PYTHON, Opener, cgroups_of, children_of, in_shell, templates_of, usable
+from tests.sandbox.test_sandbox_servers import said_to
 from tests.waiting import until
 
 pytestmark = pytest.mark.sandbox
@@ -90,7 +92,7 @@ async def test_a_waiting_cell_has_nothing_open_that_its_template_has_or_that_it_
         await until(lambda: sandbox.held()["cells"] == len(children_of(template)) == 2)
         for cell in children_of(template):
             held = open_in(cell)
-            assert held & open_in(template) == {"/dev/null"}
+            assert held & open_in(template) == {"/dev/null", "/proc/loadavg"}  # that says what its reader may know
             assert not [path for path in held if "cgroup" in path or path.endswith("/tasks")]
 
 
@@ -107,6 +109,24 @@ def open_in(pid: int) -> set[str]:
 
 
 @pytest.mark.usefixtures("cgroups")
+async def test_a_module_that_cannot_be_imported_ahead_costs_no_job_that_does_not_need_it(
+    opened: Opener, profiles: dict[str, Profile], sandbox_dir: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "sandbox"
+    shutil.copytree(sandbox_dir, copy)
+    (copy / "tools" / "faulty.py").write_text("raise RuntimeError('always')\n")
+    faulty = profiles["shell"].model_copy(update={"warm": 0, "preload": ("faulty",)})
+    server = in_shell("cat", lasting=True)
+    async with opened(profiles={"shell": faulty}, sandbox_dir=copy) as sandbox:
+        async with usable(sandbox).serve(server, on_stderr=lambda data: None) as served:
+            first = templates_of(sandbox)
+            end = await sandbox.run(in_shell("exit 6"))  # its template has tried the import before it takes this
+
+            assert (end.reason, end.exit_code) == ("exit", 6), end
+            assert templates_of(sandbox) == first and len(first) == 1
+            assert await said_to(served.stdin, served.stdout, b"still here\n") == b"still here\n"
+
+
 async def test_a_helper_process_that_was_killed_costs_no_later_job(opened: Opener) -> None:
     async with opened() as sandbox:
         await with_cells_ready(sandbox)

@@ -55,11 +55,11 @@ def test_output_and_exit_code_are_those_of_the_command(run: Run) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
 
 
-@pytest.mark.parametrize("program", ["python3", "sh", "ls", "cat", "env", "id", "head", "sort"])
-def test_the_hosts_programs_are_there(run: Run, program: str) -> None:
-    done = run("--", "sh", "-c", f"command -v {program}")
+def test_the_hosts_programs_are_there(run: Run) -> None:
+    programs = "python3 sh ls cat env id head sort"
+    done = run("--", "sh", "-c", f"for name in {programs}; do command -v $name >/dev/null || echo no $name; done")
 
-    assert done.returncode == 0
+    assert (done.returncode, done.stdout) == (0, b"")
 
 
 def test_it_stands_in_an_empty_workspace_as_nobody_special(run: Run) -> None:
@@ -228,8 +228,8 @@ def test_more_open_files_than_allowed_cannot_be_had(run: Run) -> None:
         (["--surprise"], "--surprise"),
     ],
 )
-def test_wrong_usage_names_the_option_and_starts_nothing(run: Run, words: list[str], word: str) -> None:
-    done = run("--json", *words, "--", "echo", "started")
+def test_wrong_usage_names_the_option_and_starts_nothing(run_here: Run, words: list[str], word: str) -> None:
+    done = run_here("--json", *words, "--", "echo", "started")
 
     assert (done.returncode, done.stdout) == (2, b"")
     assert word.encode() in done.stderr.splitlines()[-2]
@@ -389,10 +389,10 @@ def test_a_workspace_may_be_named_from_where_we_stand(run: Run, place: Path, env
 
 
 @pytest.mark.parametrize("place", ["/", "/etc", "/usr", "/usr/lib", "/proc", "/sys", "/dev", "/boot"])
-def test_no_directory_of_the_system_is_a_workspace(run: Run, place: str) -> None:
+def test_no_directory_of_the_system_is_a_workspace(run_here: Run, place: str) -> None:
     if not os.path.isdir(place):
         pytest.skip("not there")
-    done = run("--workspace", place, "--", "echo", "started")
+    done = run_here("--workspace", place, "--", "echo", "started")
 
     assert (done.returncode, done.stdout) == (126, b"")
     assert b"the system's own" in done.stderr
@@ -412,10 +412,10 @@ OURS = {
 
 
 @pytest.mark.parametrize("which", OURS)
-def test_no_directory_that_we_load_from_is_a_workspace(run: Run, which: str) -> None:
+def test_no_directory_that_we_load_from_is_a_workspace(run_here: Run, which: str) -> None:
     if not os.access(OURS[which], os.R_OK):
         pytest.skip("not there, or closed to us")
-    done = run("--workspace", str(OURS[which]), "--", "echo", "started")
+    done = run_here("--workspace", str(OURS[which]), "--", "echo", "started")
 
     assert (done.returncode, done.stdout) == (126, b"")
     assert done.stderr.startswith(b"omni-mcp: --workspace: ")

@@ -250,7 +250,10 @@ VERDICTS: list[tuple[str, tuple[int, ...], int]] = [
     ("setsockopt", (3, 1, 2), ALLOW),  # SO_REUSEADDR
     ("setsockopt", (3, 41, 26), ALLOW),  # IPV6_V6ONLY; 26 means something else there
     ("setsockopt", (3, 1, 31), ALLOW),
-    *[("setsockopt", (3, 1, name), REFUSE | errno.ENOPROTOOPT) for name in (26, 50, 51, 52, HIGH | 26)],
+    *[("setsockopt", (3, 1, name), REFUSE | errno.ENOPROTOOPT) for name in (26, 37, 50, 51, 52, 65, HIGH | 26)],
+    *[("setsockopt", (3, 1, name), REFUSE | 0) for name in (7, 8, HIGH | 7)],  # sizes of buffers: as if it were done
+    *[("setsockopt", (3, 1, name), PERM) for name in (32, 33)],
+    *[("setsockopt", (3, 6, name), ALLOW) for name in (7, 8)],  # TCP_SYNCNT, TCP_LINGER2
     ("setsockopt", (3, HIGH | 6, 31), REFUSE | errno.ENOPROTOOPT),
     ("setsockopt", (3, 17, 100), REFUSE | errno.ENOPROTOOPT),
 ]
@@ -271,6 +274,17 @@ def test_where_no_cgroup_counts_no_memory_is_shared_without_a_file(seccomp: Any,
     assert {here("mmap", 0, 4096, 3, flags) for flags in (0x21, 0x23, HIGH | 0x21, 0x108021)} == {REFUSE | errno.ENOMEM}
     assert {here("mmap", 0, 4096, 3, flags) for flags in (0x22, 0x1, 0x2, 0x3, 0x20022, HIGH | 0x22, 0x8001)} == {ALLOW}
     assert {here("fcntl", 3, order) for order in (1024, 1026, 1031)} == {PERM} and here("fcntl", 3, 1) == ALLOW
+
+
+@MACHINES
+def test_rules_of_landlock_are_memory_that_is_refused_in_a_cell_where_no_cgroup_counts_it(
+    seccomp: Any, machine: str
+) -> None:
+    counted, cell = Filter(seccomp, machine), Filter(seccomp, machine, count_memory=True)
+    plain = Filter(seccomp, machine, count_memory=True, sockets=False)
+
+    assert {here(number) for here in (counted, plain) for number in (444, 445, 446)} == {ALLOW}
+    assert [cell(number) for number in (444, 445, 446)] == [REFUSE | errno.ENOSYS, REFUSE | errno.ENOSYS, ALLOW]
 
 
 def hex_of(arguments: tuple[int, ...]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -121,3 +123,33 @@ def make_files(arguments: dict[str, Any]) -> dict[str, Any]:
 def take_time(arguments: dict[str, Any]) -> dict[str, Any]:
     time.sleep(arguments["s"])
     return {}
+
+
+def leave_behind(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return while a child, an orphan or a thread still holds a lock on the file `held` of the workspace."""
+    ready, tell = os.pipe()
+
+    def hold() -> None:
+        held = os.open("held", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        os.write(tell, b".")
+        while True:
+            time.sleep(1)
+
+    if arguments["what"] == "thread":
+        threading.Thread(target=hold, daemon=True).start()
+    elif os.fork() == 0:
+        if arguments["what"] == "child" or os.fork() == 0:
+            hold()
+        os._exit(0)
+    os.read(ready, 1)
+    return {"left": arguments["what"]}
+
+
+def claim_to_have_ended(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Say what a function says that has returned, and go on with a lock on the file `held` of the workspace."""
+    held = os.open("held", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    os.eventfd_write(4, 1)
+    while True:
+        time.sleep(1)

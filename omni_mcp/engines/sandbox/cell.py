@@ -25,7 +25,7 @@ class Cell:
     def __init__(
         self, number: int, channel: Channel, group: Group | None, *, groups: Groups, profile: Profile,
         environment: Mapping[str, str], workspace: Path | None = None,
-        ended_by: Sequence[signal.Signals] = (signal.SIGKILL,),
+        ended_by: Sequence[signal.Signals] = (signal.SIGKILL,), unix_sockets: bool = False, uid: int | None = None,
     ) -> None:  # fmt: skip
         self.number = number
         self.channel = channel
@@ -35,6 +35,8 @@ class Cell:
         self.environment = environment
         self.workspace = workspace  # of the host; None: it is inside and its size is bounded
         self._ended_by = ended_by
+        self.uid = uid  # whose processes its are; None: ours
+        self.unix_sockets = unix_sockets  # whether its job may have some with names
         self.layers: tuple[str, ...] = ()  # what process 1 has put in force
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None

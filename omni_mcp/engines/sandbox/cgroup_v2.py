@@ -47,6 +47,12 @@ class GroupV2:
     def out_of_memory(self) -> bool:
         return bool(counter(f"{self._place}/memory.events", "oom_kill"))
 
+    def over_memory(self, more_bytes: int) -> bool:
+        if not more_bytes:
+            return False
+        limit = counter(f"{self._place}/memory.max")
+        return limit is not None and (counter(f"{self._place}/memory.current") or 0) + more_bytes > limit
+
     def forks_refused(self) -> bool:
         return bool(counter(f"{self._place}/pids.events", "max"))
 

@@ -58,10 +58,8 @@ class Channel:
         self.descriptor: int | None = None
         self._loop.add_reader(ours.fileno(), self._on_readable)
 
-    async def send(
-        self, frame: JsonObject, files: tuple[bytes, ...] = (), *, descriptors: tuple[int, ...] = ()
-    ) -> None:
-        """Send one frame with copies of open files, then raw bytes.
+    def begin(self, frame: JsonObject, descriptors: tuple[int, ...] = ()) -> memoryview:
+        """Send at once what fits of one frame, with copies of open files; returns the rest, for `send`.
 
         Raises:
             ChannelClosed: nobody is there to read it.
@@ -70,11 +68,21 @@ class Channel:
         message = len(body).to_bytes(4, "big") + body
         try:
             sent = socket.send_fds(self._socket, [message], list(descriptors)) if descriptors else 0
-            if sent < len(message):
-                await self._loop.sock_sendall(self._socket, memoryview(message)[sent:])
-            for data in files:
-                await self._loop.sock_sendall(self._socket, data)
         except (OSError, ValueError) as error:  # ValueError: our end is closed already
+            raise ChannelClosed from error
+        return memoryview(message)[sent:]
+
+    async def send(self, *parts: bytes | memoryview) -> None:
+        """Send raw bytes: the rest of a frame, and what comes after it.
+
+        Raises:
+            ChannelClosed: nobody is there to read it.
+        """
+        try:
+            for data in parts:
+                if data:
+                    await self._loop.sock_sendall(self._socket, data)
+        except (OSError, ValueError) as error:
             raise ChannelClosed from error
 
     async def receive(self) -> JsonObject:

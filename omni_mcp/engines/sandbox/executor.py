@@ -22,6 +22,7 @@ from omni_mcp.contracts.errors import (
     SandboxKilled,
     SandboxUnavailable,
     TimedOut,
+    UpstreamUnavailable,
 )
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.manifest import BindingSpec
@@ -74,6 +75,7 @@ class SandboxExecutor:
             RateLimited: too many jobs wait for a cell; nothing was dispatched.
             InvalidArguments: the artifact that it names is not the caller's to see; nothing was dispatched.
             TimedOut, SandboxKilled, InvalidResult: as they say.
+            UpstreamUnavailable: an operation that reads did not get through to its service.
         """
         if call.tool is None or call.tool.manifest is None or call.tool.binding not in JOBS:
             raise Internal("the call cannot be run", detail="the sandbox was given a tool that is no job")
@@ -180,6 +182,8 @@ class SandboxExecutor:
         if end.result is None:
             raise SandboxKilled("the tool ended without an answer", detail=_detail(end), data=_facts(end, "no answer"))
         failed = bool(end.exit_code)
+        if failed and end.result.get("passing") is True:
+            _raise_where_another_attempt_may_help(call, end)
         artifacts, not_kept = await self._store(call, end)
         text = str(end.result.get("error", "the tool failed")) if failed else orjson.dumps(end.result).decode()
         texts = [text, *(f"{ref.name}: {ref.uri} ({ref.size} bytes)" for ref in artifacts), *not_kept]
@@ -236,7 +240,15 @@ def _raise_for(end: JobEnd) -> None:
             "the tool did not finish in time and was stopped", detail=_detail(end), data=_facts(end, end.message)
         )
     message = "the tool could not be started" if end.reason == "start_failed" else _WORDS.get(end.reason, end.message)
-    raise SandboxKilled(message or "the tool was ended", detail=_detail(end), data=_facts(end, message))
+    killed = SandboxKilled(message or "the tool was ended", detail=_detail(end), data=_facts(end, message))
+    killed.passing = end.passing
+    raise killed
+
+
+def _raise_where_another_attempt_may_help(call: Call, end: JobEnd) -> None:
+    """A service that could not be reached, or was overloaded, is tried again where its operation only reads."""
+    if call.tool is not None and call.tool.binding == "openapi_proxy" and call.tool.repeatable and end.result:
+        raise UpstreamUnavailable(str(end.result.get("error", "the service cannot be reached")), detail=_detail(end))
 
 
 _WORDS = {"killed": "the tool was ended from outside", "signal": "the tool crashed"}

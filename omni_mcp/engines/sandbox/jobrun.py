@@ -24,7 +24,8 @@ from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.group import OWN_PROCESSES
 from omni_mcp.engines.sandbox.growth import Growth, growths_of
 from omni_mcp.engines.sandbox.launcher import proxy_environment
-from omni_mcp.engines.sandbox.pipes import JobPipes, Pipes
+from omni_mcp.engines.sandbox.pipes import JobPipes, Pipes, hand_over
+from omni_mcp.engines.sandbox.sockets import waiting_bytes
 from omni_mcp.engines.sandbox.watch import Usage, Watch
 
 _WATCH_EVERY_S = 0.1
@@ -47,6 +48,7 @@ class Outcome:
     bytes_out: int = 0
     processes_met: bool = False  # the limit of processes was reached, as far as can be told
     exported: Exported | None = None
+    unix_sockets: bool = False  # whether it might have some with names
 
 
 class JobRun:
@@ -68,7 +70,7 @@ class JobRun:
         self._growths = [*growths_of(job), *_growth_of_workspace(cell, job)]
         self._over: asyncio.Future[EndReason | None] = asyncio.get_running_loop().create_future()
         self._pipes = pipes or Pipes(job, streams, lambda: self._end("output_limit"))
-        self._outcome = Outcome()
+        self._outcome = Outcome(unix_sockets=cell.unix_sockets)
         self._next_look: asyncio.TimerHandle | None = None
         self._watch = Watch(cell.init_pid) if cell.group is None and cell.init_pid is not None else None
 
@@ -96,7 +98,9 @@ class JobRun:
 
     async def _run(self) -> None:
         started = time.monotonic()
-        tasks = [asyncio.ensure_future(work) for work in (self._converse(), *map(self._watch_growth, self._growths))]
+        unsent = self._begin()  # before everything else, which goes on while the job starts
+        work = (self._converse(unsent), *map(self._watch_growth, self._growths))
+        tasks = [asyncio.ensure_future(part) for part in work]
         self._look_later()
         for task in tasks:
             task.add_done_callback(self._on_task_done)
@@ -128,12 +132,23 @@ class JobRun:
         if error is not None and not self._over.done():
             self._over.set_exception(error)
 
-    async def _converse(self) -> None:
-        """Hand over the job, serve its way out, and wait for process 1's report."""
+    def _begin(self) -> memoryview | None:
+        """Hand over what goes at once of the job; returns the rest, or nothing if nobody is there to take it."""
+        if self._cell.uid is not None and not self._job.bundled:
+            hand_over(self._pipes.given, self._cell.uid)
+        try:
+            return self._cell.channel.begin(self._order(), self._pipes.given)
+        except ChannelClosed:
+            return None
+
+    async def _converse(self, unsent: memoryview | None) -> None:
+        """Hand over the rest of the job, serve its way out, and wait for process 1's report."""
         channel = self._cell.channel
         async with AsyncExitStack() as stack:
             try:
-                await channel.send(self._order(), tuple(self._job.files.values()), descriptors=self._pipes.given)
+                if unsent is None:
+                    raise ChannelClosed
+                await channel.send(unsent, *self._job.files.values())
                 self._pipes.close_given()
                 frame = await channel.receive()
                 if frame.get("kind") == "listening":
@@ -163,7 +178,7 @@ class JobRun:
 
     def _order(self) -> JsonObject:
         job = self._job
-        way_out = proxy_environment() if job.egress else {}
+        way_out = proxy_environment(job.egress) if job.egress else {}
         return {
             "argv": list(job.argv), "function": job.function, "arguments": job.arguments, "bundled": job.bundled,
             "environment": {**self._cell.environment, **way_out, **job.environment},
@@ -219,14 +234,18 @@ class JobRun:
         cpu_s = None
         if group is not None:
             cpu_s = group.cpu_s()
-            if group.out_of_memory():
-                return "memory"  # one of them is dead already; the rest would idle until the time is up
+            if group.out_of_memory() or group.over_memory(self._waiting_bytes()):
+                return "memory"  # where one of them is dead already, the rest would idle until the time is up
         elif self._watch is not None:
             usage = self._watch.look()
             cpu_s = usage.cpu_s
-            if usage.memory_bytes > limits.memory_mib << 20:
+            if usage.memory_bytes + self._waiting_bytes() > limits.memory_mib << 20:
                 return "memory"
         return "cpu_time" if self._over_cpu_time(cpu_s) else None
+
+    def _waiting_bytes(self) -> int:
+        pid, in_cgroup = self._cell.init_pid, self._cell.group is not None
+        return waiting_bytes(pid, in_cgroup=in_cgroup) if pid is not None and self._cell.alive else 0
 
     def _over_cpu_time(self, cpu_s: float | None) -> bool:
         return cpu_s is not None and cpu_s > self._job.limits.cpu_s and not self._job.lasting

@@ -23,6 +23,7 @@ from omni_mcp.engines.sandbox.views import View, depth_of, places_beneath
 WORKSPACE = "/workspace"
 HOME = "/home/cell"
 PROXY = "http://127.0.0.1:3128"  # sandbox/ground.py, PROXY_PORT
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 BUNDLE = "/sandbox"
 INSIDE_UID = 1000
 
@@ -44,6 +45,7 @@ _DEVICE_LINKS = {
     "stdin": "/proc/self/fd/0",
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
 }
 _ETC_FROM_HOST = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
 CERTIFICATES = (
@@ -54,6 +56,7 @@ _ETC = {
     "/etc/group": f"cell:x:{INSIDE_UID}:\nnogroup:x:65534:\n",
     "/etc/hosts": "127.0.0.1 localhost cell\n::1 localhost\n",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "/etc/fstab": "",  # sandbox/wall.py lays it over what is not to be read
 }
 
 
@@ -146,6 +149,10 @@ class Launcher:
             "cgroups": plan.group.doors if plan.group else [],
         }  # fmt: skip
 
+    def shown(self, profile: Profile) -> tuple[str, ...]:
+        """Return what every cell of *profile* sees of the host, beside the system's directories and those to read."""
+        return (*self._interpreter.prefixes, self._bundle, *(CERTIFICATES if profile.certificates else ()))
+
     def setup(self, plan: Plan) -> JsonObject:
         """Return the first frame that process 1 of the template gets."""
         return {
@@ -153,7 +160,7 @@ class Launcher:
             "mounts": [mount.inside for mount in plan.mounts],
             "sizes": {"disk_bytes": plan.sizes.disk_bytes, "inodes": plan.sizes.inodes},
             "proc": plan.proc,
-            "unix_sockets": plan.profile.unix_sockets,
+            "unix_sockets": plan.unix_sockets,
             "count_memory": plan.group is None,
             "writable": [mount.inside for mount in plan.mounts if mount.writable],
             "preload": list(plan.profile.preload),
@@ -210,10 +217,15 @@ def covers_workspace(mounts: Sequence[Mount]) -> bool:
     return any(mount.inside == WORKSPACE for mount in mounts)
 
 
-def proxy_environment() -> dict[str, str]:
-    """Return how a job with granted hosts learns of the way out."""
+def proxy_environment(granted: Sequence[str]) -> dict[str, str]:
+    """Return how a job learns of the way out to the hosts *granted* (`name:port`).
+
+    Its own loopback is not out there, unless that of the host is among them.
+    """
     names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
-    return {**dict.fromkeys(names, PROXY), "no_proxy": "", "NO_PROXY": "", "NODE_USE_ENV_PROXY": "1"}
+    hosts = {one.rpartition(":")[0].strip("[]").lower() for one in granted}
+    direct = ",".join(name for name in _LOOPBACK if name not in hosts)
+    return {**dict.fromkeys(names, PROXY), "no_proxy": direct, "NO_PROXY": direct, "NODE_USE_ENV_PROXY": "1"}
 
 
 def _takes_descriptors(bwrap: str) -> bool:
@@ -243,4 +255,4 @@ def _devices() -> list[Word]:
         words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     for name, target in _DEVICE_LINKS.items():
         words += ["--symlink", target, f"/dev/{name}"]
-    return words
+    return [*words, "--dev-bind-try", "/dev/tty", "/dev/tty", "--dir", "/dev/pts"]  # sandbox/wall.py fills the last

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from omni_mcp.contracts.sandbox import Job, Streams
 from omni_mcp.engines.sandbox.failures import StartFailed
 from omni_mcp.engines.sandbox.output import Budget, Output
 
+_STANDARD = 3  # descriptors 0, 1, 2
+
 
 class JobPipes(Protocol):
     """What a job is given to read and write, and what is taken from it."""
 
-    given: tuple[int, ...]
+    given: tuple[int, ...]  # stdin, stdout, stderr, and where a function returns its result
 
     @property
     def bytes_out(self) -> int:
@@ -60,6 +64,7 @@ class Pipes:
             held.append(_sealed_file(job.stdin) if streams is None else os.dup(streams.stdin))
             ends = [_pipe(held) for _ in range(3 if job.function else 2)]
         self.given = (held[0], *(writer for _, writer in ends))
+        self._passed_on = streams is not None
         sinks = (streams.stdout, streams.stderr) if streams is not None else (None, None)
         budgets = (text, text, self._budgets[1])
         self._outputs = [
@@ -82,7 +87,10 @@ class Pipes:
 
     async def finish(self) -> Mapping[str, bytes]:
         self.close_given()
-        kept = [await output.finish() for output in self._outputs]
+        if self._passed_on:  # one reader that is stuck is waited for as long as two
+            kept = await asyncio.gather(*(output.finish() for output in self._outputs))
+        else:
+            kept = [await output.finish() for output in self._outputs]
         return {"stdout": kept[0], "stderr": kept[1], "result": kept[2] if len(kept) > 2 else b""}
 
     def abandon(self) -> None:
@@ -133,6 +141,14 @@ class ServerPipes:
         """Close our ends: not before whoever speaks with the server has let go of them."""
         os.close(self.stdin)
         os.close(self.stdout)
+
+
+def hand_over(given: Sequence[int], uid: int) -> None:
+    """Make *uid* the owner of stdin, stdout and stderr where they are pipes: it may open `/dev/stdin` and the like."""
+    for descriptor in given[:_STANDARD]:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            with suppress(OSError):  # a gateway that may not do that has jobs that open them by number only
+                os.fchown(descriptor, uid, -1)
 
 
 @contextmanager

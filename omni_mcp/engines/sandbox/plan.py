@@ -31,7 +31,7 @@ class Plan:
     """Whom a template runs as, what it sees, whether it gets a /proc.
 
     Without `proc` it becomes its only cell. `workspace` is the directory of the host that a plain process tree works
-    in; `alone` says that no other job runs as `uid`.
+    in; `alone` says that no other job runs as `uid`; `unix_sockets` whether jobs may have some with names.
     """
 
     number: int
@@ -42,4 +42,5 @@ class Plan:
     group: Group | None
     proc: bool
     sizes: Sizes
+    unix_sockets: bool = False
     workspace: Path | None = None

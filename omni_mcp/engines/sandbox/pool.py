@@ -28,6 +28,7 @@ from omni_mcp.engines.sandbox.shelf import Shelf, numbers
 from omni_mcp.engines.sandbox.spawning import SpawnerGone, SpawnerLink
 from omni_mcp.engines.sandbox.template import Template
 from omni_mcp.engines.sandbox.uids import UidPool, jobs_part, owner_of
+from omni_mcp.engines.sandbox.unix_sockets import why_refused
 
 WARM_CELLS = 16  # in all; each weighs about a megabyte
 TEMPLATES = 16  # in all; one that is in use is never closed for another
@@ -211,7 +212,7 @@ class Pool:
             workspace = self._new_workspace(number, uid)
             plan = Plan(
                 number=number, profile=profile, mounts=tuple(mounts), uid=uid, alone=alone, group=group, proc=self.proc,
-                sizes=sizes, workspace=workspace,
+                sizes=sizes, workspace=workspace, unix_sockets=self._may_have_unix_sockets(profile, mounts),
             )  # fmt: skip
             template = Template(plan, spawner, self.launcher, self.groups)
             await template.open()
@@ -221,6 +222,11 @@ class Pool:
             await to_its_end(self._tidy(template, group, workspace, uid))
             raise
         return template
+
+    def _may_have_unix_sockets(self, profile: Profile, mounts: Sequence[Mount]) -> bool:
+        if isinstance(self.launcher, PlainLauncher):
+            return False
+        return not why_refused(profile, mounts, shown=self.launcher.shown(profile))
 
     def _new_uid(self) -> int | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -70,6 +71,19 @@ class Missing:
 
     layer: str
     reason: str
+
+
+def machine_fault() -> Missing | None:
+    """Return what keeps jobs from running here in any way; nothing if it can be tried."""
+    if platform.system() != "Linux":
+        return Missing("platform", f"no sandbox on {platform.system()} yet; use Linux")
+    try:
+        ours = os.readlink("/proc/self")
+    except OSError:
+        return Missing("proc", "/proc is not mounted: `mount -t proc proc /proc`")
+    if ours != str(os.getpid()):
+        return Missing("proc", "/proc is that of another pid namespace: mount it anew (`unshare --mount-proc`)")
+    return None
 
 
 def find_bwrap() -> str | Missing:

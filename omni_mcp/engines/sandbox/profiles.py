@@ -33,7 +33,7 @@ class Profile(Closed):
     posture: Posture = Field("no-cgroup", description="The least isolation that does.")
     cpus: float = Field(1.0, gt=0, le=256, description="Enforced only where a cpu cgroup can be had.")
     start_limit_s: float = Field(15.0, gt=0, le=120)
-    unix_sockets: bool = False
+    unix_sockets: bool | None = Field(None, description="With names; None: where no directory of the host is seen.")
     read: tuple[str, ...] = Field((), max_length=32, description="Host paths seen read-only at the same place.")
     certificates: bool = Field(False, description="CA certificates of the host are at their usual places.")
     hosts: tuple[HostName, ...] = Field(

@@ -77,6 +77,7 @@ class Template:
             cell = Cell(
                 number, channel, group, groups=self._groups, profile=self.plan.profile,
                 environment=self._environment(), workspace=self.plan.workspace, ended_by=self._launcher.ended_by,
+                unix_sockets=self.plan.unix_sockets, uid=self.plan.uid,
             )  # fmt: skip
             await self._make(cell, theirs, group, ahead=ahead)
         return cell
@@ -86,7 +87,8 @@ class Template:
         try:
             async with asyncio.timeout(self.plan.profile.start_limit_s):
                 order = {"kind": "cell", **({"ahead": True} if ahead else {})}
-                await self._open_channel.send(order, descriptors=(theirs.fileno(), *_entrances(group)))
+                channel = self._open_channel
+                await channel.send(channel.begin(order, (theirs.fileno(), *_entrances(group))))
                 theirs.close()
                 await cell.wait_until_ready()
         except BaseException as error:
@@ -150,8 +152,9 @@ class Template:
         limit_s = self.plan.profile.start_limit_s
         try:
             async with asyncio.timeout(limit_s):
-                await self._open_channel.send(self._launcher.setup(self.plan))
-                await self._open_channel.receive()
+                channel = self._open_channel
+                await channel.send(channel.begin(self._launcher.setup(self.plan)))
+                await channel.receive()
         except TimeoutError as error:
             raise StartFailed(f"the template was not ready after {limit_s:g} s") from error
         except ChannelClosed as error:

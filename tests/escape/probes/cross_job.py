@@ -102,7 +102,7 @@ with attempt("connect"):
     socket.socket(socket.AF_UNIX).connect("\\0other-job")
     escaped("connected")
 stopped()
-""", unix_sockets=True),
+""", profile="sockets"),
     _beside("datagram-pair", "Reach another job by a pair of datagram sockets of which one got a name.", """
 import socket
 with attempt("bind"):

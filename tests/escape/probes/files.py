@@ -182,6 +182,9 @@ stopped()
         group="files",
         attempts="Open the own input again, to write to it.",
         script="""
+import stat
+if stat.S_ISFIFO(os.fstat(0).st_mode) and not FACTS["bare"]:
+    stopped("a pipe of its own")
 with attempt("open"):
     os.write(os.open("/proc/self/fd/0", os.O_RDWR), b"forged")
     escaped("the input can be changed")
@@ -244,7 +247,7 @@ stopped()
     Probe(
         name="devices",
         group="files",
-        attempts="Open any device besides null, zero, full, random and urandom.",
+        attempts="Open any device besides null, zero, full, random, urandom and what gives terminals of its own.",
         script="""
 import stat
 for here, _, names in os.walk("/dev"):
@@ -255,6 +258,7 @@ for here, _, names in os.walk("/dev"):
                 os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
                 escaped(f"opened {path}")
 known = {"null", "zero", "full", "random", "urandom", "fd", "stdin", "stdout", "stderr", "shm"}
+known |= {"pts", "ptmx", "tty"}
 extra = set(os.listdir("/dev")) - known
 escaped(f"there are {sorted(extra)[:9]}") if extra else stopped("no other is there")
 """,

@@ -106,12 +106,10 @@ escaped(f"the call answered {result}") if result >= 0 else stopped(f"the call an
 
 _TERMINAL = """
 import fcntl, pty, termios
-if FACTS["bare"]:
-    leader, follower = pty.openpty()
+leader, follower = pty.openpty()
+with contextlib.suppress(OSError):
     os.setsid()
-    fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
-else:
-    follower = 0
+fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
 with attempt("ioctl"):
     fcntl.ioctl(follower, REQUEST, ARGUMENT)
     escaped("done")
@@ -120,6 +118,19 @@ stopped()
 
 PROBES = (
     *(_reached(it) for it in _CALLS),
+    Probe(
+        name="keys",
+        group="kernel",
+        attempts="See the keys of whoever started the gateway, by their names.",
+        script="""
+with attempt("keys"):
+    if secret() in open("/proc/keys").read():
+        escaped("a key is named")
+with attempt("key-users"):
+    escaped("users have keys") if open("/proc/key-users").read() else None
+stopped()
+""",
+    ),
     Probe(
         name="remount-read-write",
         group="kernel",
@@ -268,11 +279,10 @@ stopped()
         attempts="Type into the terminal with bits in the request that a filter compares and the kernel does not.",
         script="""
 import fcntl, pty, termios
-descriptor = 0
-if FACTS["bare"]:
-    leader, descriptor = pty.openpty()
+leader, descriptor = pty.openpty()
+with contextlib.suppress(OSError):
     os.setsid()
-    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
 number = 16 if platform.machine() == "x86_64" else 29
 reaches(number, descriptor, ctypes.c_long((1 << 32) | termios.TIOCSTI).value, b"x")
 """,
@@ -282,25 +292,6 @@ reaches(number, descriptor, ctypes.c_long((1 << 32) | termios.TIOCSTI).value, b"
         group="kernel",
         attempts="Paste into a console (TIOCLINUX).",
         script="reaches(16 if platform.machine() == 'x86_64' else 29, 0, 0x541C, b'\\x03')",
-    ),
-    Probe(
-        name="take-a-terminal",
-        group="kernel",
-        attempts="Take a terminal as one's own (TIOCSCTTY), or make one.",
-        script="""
-import fcntl, pty, termios
-with attempt("make"):
-    leader, follower = pty.openpty()
-    escaped("made one")
-for name in ("/dev/tty", "/dev/console", "/dev/tty0", "/dev/ptmx"):
-    with attempt(name):
-        os.close(os.open(name, os.O_RDWR | os.O_NOCTTY))
-        escaped(f"opened {name}")
-for number in (0, 1, 2):
-    if os.isatty(number):
-        escaped(f"{number} is a terminal")
-stopped()
-""",
     ),
     Probe(
         name="real-time",

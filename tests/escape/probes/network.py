@@ -207,13 +207,13 @@ stopped()
     Probe(
         name="any-family",
         group="network",
-        attempts="Make a socket of any family besides the internet's, of any kind and a row of protocols.",
+        attempts="Make a socket of any family besides the internet's and unix, of any kind and a row of protocols.",
         script="""
 import socket
 for family in range(1, 64):
     for kind in (1, 2, 3, 4, 5, 10):
         for protocol in (0, 1, 2, 3):
-            if family in (2, 10) or (family == 16 and protocol == 0):
+            if family in (1, 2, 10) or (family == 16 and protocol == 0):
                 continue
             with attempt("socket"):
                 socket.socket(family, kind, protocol).close()
@@ -230,9 +230,9 @@ number = 41 if platform.machine() == "x86_64" else 198
 with attempt("packet"):
     call(number, ctypes.c_long((1 << 32) | 17).value, 3, 0)
     escaped("a packet socket")
-with attempt("unix"):
-    call(number, ctypes.c_long((1 << 32) | 1).value, 1, 0)
-    escaped("a unix socket")
+with attempt("generic netlink"):
+    call(number, ctypes.c_long((1 << 32) | 16).value, 3, 16)
+    escaped("a socket of generic netlink")
 stopped()
 """,
     ),

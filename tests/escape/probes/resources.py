@@ -174,6 +174,8 @@ in_children(1, take)
 import socket
 kept, taken = [], 0
 while taken < 48 * MIB:
+    if len(kept) == 90:
+        stopped(f"{len(kept)} pairs took {taken >> 20} MiB: none has the size that it asked for")
     pair = socket.socketpair()
     kept.append(pair)
     for one in pair:

@@ -12,7 +12,7 @@ def _reach(label: str, *, allowed: bool) -> Probe:
         name=f"{label.replace('_', '-')}{'-allowed' if allowed else ''}",
         group="unix sockets",
         attempts=f"Reach a service of the host {how}{', where unix sockets are allowed' if allowed else ''}.",
-        unix_sockets=allowed,
+        profile="sockets" if allowed else "usual",
         script=f"""
 import socket
 with attempt("reach"):
@@ -44,6 +44,46 @@ stopped()
     )
 
 
+def _usual(path: str) -> Probe:
+    return Probe(
+        name=f"service-{path.strip('/').replace('/', '-').replace('_', '-').replace('.', '-')}",
+        group="unix sockets",
+        attempts=f"Reach whoever serves on {path}.",
+        script=f"""
+import socket
+for path in ({path!r}, {path!r}.replace("/var/run", "/run")):
+    with attempt(path):
+        socket.socket(socket.AF_UNIX).connect(path)
+        escaped(f"connected to {{path}}")
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)
+        escaped(f"{{path}} is seen")
+stopped()
+""",
+        no_control="what serves there on this machine is nobody's to be asked",
+    )
+
+
+def _reach_given(*, hand_over: bool) -> Probe:
+    """A directory of the host is mounted: then there are no unix sockets with names at all."""
+    beside = "(socket.SOL_SOCKET, socket.SCM_RIGHTS, bytes(4))" if hand_over else ""
+    return Probe(
+        name=f"given-socket{'-and-a-descriptor' if hand_over else ''}",
+        group="unix sockets",
+        attempts=f"{'Hand a descriptor to' if hand_over else 'Reach'} a service in a directory that the job was given.",
+        given=True,
+        script=f"""
+import socket
+with attempt("reach"):
+    talker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    talker.connect("/workspace/dgram")
+    talker.sendmsg([b"x"], [{beside}])
+    escaped("sent")
+stopped()
+""",
+    )
+
+
 PROBES = (
     *(_reach(label, allowed=allowed) for label in ("stream", "dgram", "abstract_stream", "abstract_dgram")
       for allowed in (False, True)),
@@ -51,6 +91,7 @@ PROBES = (
     Probe(
         name="serve-from-a-pair",
         group="unix sockets",
+        profile="closed",
         attempts="Give a name to one of a pair of datagram sockets, and so be a service without a socket of one's own.",
         script="""
 import socket
@@ -63,6 +104,26 @@ with attempt("bind"):
     escaped(f"heard {server.recv(9)}")
 stopped()
 """,
+    ),
+    *(_usual(place) for place in ("/run/dbus/system_bus_socket", "/var/run/docker.sock", "/tmp/.X11-unix/X0")),
+    *(_reach_given(hand_over=hand_over) for hand_over in (False, True)),
+    Probe(
+        name="descriptors-in-flight",
+        group="unix sockets",
+        attempts="Send more descriptors, without ever taking them, than a user may have open.",
+        script="""
+import array, resource, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+left, right = socket.socketpair()
+sent = 0
+with attempt("send"):
+    while sent < 8 * most:
+        left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 16))])
+        sent += 16
+    escaped(f"{sent} are under way, of {most} that may be open")
+stopped(f"{sent} are under way")
+""",
+        no_control="the kernel itself counts what is under way, but for those who may raise any limit",
     ),
     Probe(
         name="aim-a-stream-pair",
