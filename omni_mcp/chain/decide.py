@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from omni_mcp.contracts.call import (
     Call,
@@ -16,14 +16,26 @@ from omni_mcp.contracts.call import (
     grant_digest,
 )
 from omni_mcp.contracts.errors import NotAllowed, OutcomeUnknown, PinMissing
-from omni_mcp.contracts.events import PolicyDecided, draft, stated
-from omni_mcp.contracts.json import canonical
+from omni_mcp.contracts.events import Draft, PolicyDecided, draft, stated
+from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.policy import Action, ApprovalFacts, Decision
 from omni_mcp.contracts.ports import Policy, RunLog, StandingGrants
+from omni_mcp.contracts.premises import Premises, own_context
 from omni_mcp.contracts.tool import CallKind, Entry
 
 LOG_SERVER = "runs"  # calls of this server read the log: recorded in the gateway's own run, and quiet
+PREMISES_KEPT = 2048
 ACTIONS: dict[CallKind, Action] = {"tool": "call_tool", "resource": "read_resource", "prompt": "get_prompt"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Premises, and what they were made of: the very entry and the very entities, and the rest by what it says."""
+
+    entry: Entry
+    entities: object
+    rest: tuple[object, ...]
+    premises: Premises
 
 
 class Decisions:
@@ -38,27 +50,74 @@ class Decisions:
         self._log = log
         self._standing = standing
         self._gateway_version = gateway_version
+        self._premises: dict[tuple[int, int], _Known] = {}  # by the very objects: they never change
 
     def decide(self, call: Call, *, approval: ApprovalFacts | None = None) -> tuple[Decision, Durable]:
         """Return the decision and the event that holds it, which is not durable yet."""
         entry = call.tool
         decision = self._judge(call, entry, approval)
+        quiet = entry is not None and entry.server == LOG_SERVER
+        event = self._draft(call, entry, decision, approval)
+        return decision, self._log.append(call.run, event, parent=call.parent, quiet=quiet)
+
+    def _draft(self, call: Call, entry: Entry | None, decision: Decision, approval: ApprovalFacts | None) -> Draft:
+        """Draft the event of a decision. A refusal says everything itself: in its caller's view no event of another
+        shape shall tell a tool that is forbidden from one that is not there."""
+        request, entities = decision.request, decision.request.get("entities")
+        premises = None
+        facts: JsonObject = {}
+        if decision.verdict != "deny" and entry is not None and entities is not None:
+            premises = self._premises_of(entry, decision)
+            request = {"context": own_context(request["context"])}
+        else:
+            facts = {"policy_version": decision.policy_version, **self._facts(entry)}
         payload = stated(
             PolicyDecided,
             verdict=decision.verdict,
             rules=decision.rules,
             errors=decision.errors,
-            policy_version=decision.policy_version,
-            gateway_version=self._gateway_version,
             approval=approval.id if approval else None,
             standing=decision.standing,
-            request=decision.request,
-            **_facts(entry),
-            sandbox_profile_digest=self._profile_digests.get(entry.profile) if entry is not None else None,
+            request=request,
+            **facts,
         )
-        quiet = entry is not None and entry.server == LOG_SERVER
-        event = draft(payload, actor="gateway", call=call.id)
-        return decision, self._log.append(call.run, event, parent=call.parent, quiet=quiet)
+        return draft(payload, actor="gateway", call=call.id, premises=premises)
+
+    def _premises_of(self, entry: Entry, decision: Decision) -> Premises:
+        """Return what the decision shares with others of this principal about *entry*.
+
+        The policy gives the same entities to all requests of the same principal about the same thing.
+        """
+        request = decision.request
+        entities, project = request["entities"], request["context"]["project"]
+        profile = self._profile_digests.get(entry.profile)
+        asked = request["principal"], request["action"], request["resource"], project
+        rest = (decision.policy_version, profile, *asked)
+        place = id(entry), id(entities)
+        known = self._premises.get(place)
+        if known is not None and known.entry is entry and known.entities is entities and known.rest == rest:
+            return known.premises
+        if len(self._premises) >= PREMISES_KEPT:
+            self._premises.clear()
+        told = {"code": "decision_premises", "policy_version": decision.policy_version, **self._facts(entry)}
+        made = Premises({**told, "request": {**request, "context": {"project": project}}})
+        self._premises[place] = _Known(entry, entities, rest, made)
+        return made
+
+    def _facts(self, entry: Entry | None) -> JsonObject:
+        if entry is None:
+            return {"gateway_version": self._gateway_version}
+        return {
+            "gateway_version": self._gateway_version,
+            "server": entry.server,
+            "tool": entry.name,
+            "tool_version": entry.version,
+            "definition_digest": entry.digest,
+            "executor": entry.binding,
+            "sandbox_profile": entry.profile,
+            "sandbox_profile_digest": self._profile_digests.get(entry.profile),
+            "isolation_demanded": entry.posture,
+        }
 
     def renewed(self, call: Call) -> Call:
         """Return the call under what is in force now: the policy or a standing grant may have gone while it waited.
@@ -173,20 +232,6 @@ def carried_approval(call: Call) -> ApprovalFacts | None:
         raise OutcomeUnknown("the tool changed while the call waited for input")
     facts = call.round.carry.get("approval")
     return ApprovalFacts(**facts) if isinstance(facts, dict) else None
-
-
-def _facts(entry: Entry | None) -> dict[str, str]:
-    if entry is None:
-        return {}
-    return {
-        "server": entry.server,
-        "tool": entry.name,
-        "tool_version": entry.version,
-        "definition_digest": entry.digest,
-        "executor": entry.binding,
-        "sandbox_profile": entry.profile,
-        "isolation_demanded": entry.posture,
-    }
 
 
 def _reason(call: Call, decision: Decision) -> str:

@@ -56,6 +56,11 @@ class ClientFacts:
 class CallerLink(Protocol):
     """The way back to the caller while its call runs. Every method is safe to call after the caller has gone."""
 
+    @property
+    def client(self) -> object:
+        """Whose call it is: the same object for all calls of one connection, and for no other call."""
+        ...
+
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Tell the caller how far the call is, if it asked to know."""
         ...
@@ -76,6 +81,10 @@ class CallerLink(Protocol):
         """Whether `ask` can reach the caller for *method* (a handshake client that declared the capability)."""
         ...
 
+    def page_done(self, elicitation: str) -> None:
+        """Tell the caller, also after its call, that what it was sent to a page for is done there."""
+        ...
+
 
 class AskRefused(Exception):
     """The caller cannot be asked."""
@@ -83,6 +92,10 @@ class AskRefused(Exception):
 
 class NoLink:
     """A caller that hears nothing: for replays and tests."""
+
+    @property
+    def client(self) -> object:
+        return self
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         return
@@ -95,6 +108,9 @@ class NoLink:
 
     def can_ask(self, method: str) -> bool:
         return False
+
+    def page_done(self, elicitation: str) -> None:
+        return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

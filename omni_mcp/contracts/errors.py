@@ -38,6 +38,8 @@ class OmniError(Exception):
     """
 
     code: ClassVar[str] = "internal"
+    passing: bool | None = None  # whether the same call may do better in a moment; None: as the catalogue says
+    ends_s: float | None = None  # loop time at which the call's own time is over, where who ran it knows
 
     def __init__(self, message: str, *, detail: str = "", data: dict[str, object] | None = None) -> None:
         super().__init__(message)

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 from pydantic import Field
 
@@ -20,6 +20,9 @@ from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
 from omni_mcp.contracts.lock import QuarantineReason, RiskClass
 from omni_mcp.contracts.manifest import Closed
 from omni_mcp.contracts.memory import Change, MemoryKind, MemoryScope, MemorySource, Taint
+
+if TYPE_CHECKING:
+    from omni_mcp.contracts.premises import Premises
 
 CONTRACT_VERSION = 1
 
@@ -115,14 +118,18 @@ class ArtifactStored(ArtifactRef):
 
 
 class PolicyDecided(Closed):
-    """What was decided, and everything it was decided on, so that it can be decided again. Durable before dispatch."""
+    """What was decided, and everything it was decided on, so that it can be decided again. Durable before dispatch.
+
+    One that names its `premises`, the seq of an event of its run, is recorded without the fields that stand there:
+    see `contracts/premises.py`. Whoever reads it with the means of this package gets all of them.
+    """
 
     code: Literal["policy_decided"] = "policy_decided"
     verdict: Literal["allow", "ask", "deny"]
     rules: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
-    policy_version: str
-    gateway_version: str
+    policy_version: str | None = None
+    gateway_version: str | None = None
     server: str | None = None
     tool: str | None = None
     tool_version: str | None = None
@@ -133,7 +140,25 @@ class PolicyDecided(Closed):
     isolation_demanded: str | None = None
     approval: str | None = None
     standing: str | None = None
+    premises: int | None = None
     request: JsonObject = {}
+
+
+class DecisionPremises(Closed):
+    """What decisions of this run that name it were made on, beside what one call alone has. No decision by itself."""
+
+    code: Literal["decision_premises"] = "decision_premises"
+    policy_version: str
+    gateway_version: str
+    server: str
+    tool: str
+    tool_version: str
+    definition_digest: str
+    executor: str
+    sandbox_profile: str
+    sandbox_profile_digest: str | None = None
+    isolation_demanded: str
+    request: JsonObject
 
 
 class ApprovalRequested(Closed):
@@ -190,6 +215,28 @@ class StandingRevoked(Closed):
     grant: str
     by: str
     revoked_at: str
+
+
+class AttemptFailed(Closed):
+    """An attempt of a call failed and another follows, `delay_s` later. Durable before that one is dispatched."""
+
+    code: Literal["attempt_failed"] = "attempt_failed"
+    attempt: int
+    error: str
+    message: str
+    detail: str = ""
+    dispatched: bool
+    delay_s: float
+
+
+class CallMadeAgain(Closed):
+    """A person has a failed call of another run made again in this one, as `call`. Durable before that is asked."""
+
+    code: Literal["call_made_again"] = "call_made_again"
+    target_run: str
+    target_call: str
+    call: str
+    by: str
 
 
 class RoundAsked(Closed):
@@ -443,11 +490,14 @@ class RiskFlagged(Closed):
 
 SystemPayload = Annotated[
     PolicyDecided
+    | DecisionPremises
     | ApprovalRequested
     | ApprovalDecided
     | ApprovalUsed
     | StandingGranted
     | StandingRevoked
+    | AttemptFailed
+    | CallMadeAgain
     | RoundAsked
     | RoundAnswered
     | GatewayStarted
@@ -487,11 +537,14 @@ CODES: dict[str, type[Closed]] = {
     model.model_fields["code"].default: model
     for model in (
         PolicyDecided,
+        DecisionPremises,
         ApprovalRequested,
         ApprovalDecided,
         ApprovalUsed,
         StandingGranted,
         StandingRevoked,
+        AttemptFailed,
+        CallMadeAgain,
         RoundAsked,
         RoundAnswered,
         GatewayStarted,
@@ -529,6 +582,7 @@ class Draft:
     payload: Any  # an instance of the class that PAYLOADS or CODES names
     call: str | None = None
     body: bytes | None = None  # JSON that is sealed beside the event: what the payload shows masked, as it was
+    premises: Premises | None = None  # of a decision whose payload holds only what is its own
 
     @property
     def code(self) -> str | None:
@@ -542,13 +596,14 @@ class Draft:
 
 
 def draft(
-    payload: Closed, *, actor: str, call: str | None = None, kind: Kind | None = None, body: bytes | None = None
-) -> Draft:
+    payload: Closed, *, actor: str, call: str | None = None, kind: Kind | None = None, body: bytes | None = None,
+    premises: Premises | None = None,
+) -> Draft:  # fmt: skip
     """Wrap *payload* for the log; `kind` is only needed for the three kinds that share `Message`."""
     found = kind or _KIND_OF.get(type(payload))
     if found is None:
         raise TypeError(f"{type(payload).__name__} is no payload of a RunEvent")
-    return Draft(kind=found, actor=actor, payload=payload, call=call, body=body)
+    return Draft(kind=found, actor=actor, payload=payload, call=call, body=body, premises=premises)
 
 
 def stated(kind: Callable[Given, Stated], *_: Given.args, **fields: Given.kwargs) -> Stated:

@@ -54,7 +54,8 @@ class Mount:
 
     `most_bytes` and `most_entries` are what a writable directory may hold while the job runs; None: as much as fits.
     `as_owner` is the operator's word that a job may run as whoever owns the source, if that is not root. `identity` is
-    the device and inode that was judged: nothing else is mounted in its place.
+    the device and inode that was judged: nothing else is mounted in its place. `copy` says that the gateway has made it
+    for this job, of regular files.
     """
 
     source: Path
@@ -64,6 +65,7 @@ class Mount:
     most_entries: int | None = None
     as_owner: bool = False
     identity: tuple[int, int] | None = None
+    copy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +167,7 @@ class JobEnd:
     """How a job ended. `result` is what a `function` returned; `message` is for people when the reason is not `exit`.
 
     `usage` holds `wall_ms`, `cpu_ms`, `memory_peak_bytes`, `bytes_out`, `temperature` (`hot` or `cold`); `limits` holds
-    those in force.
+    those in force. `passing` says that the cell was at fault and not the job: the same job may do better in a moment.
     """
 
     reason: EndReason
@@ -179,3 +181,4 @@ class JobEnd:
     isolation: Isolation
     usage: JsonObject = field(default_factory=dict)
     limits: JsonObject = field(default_factory=dict)
+    passing: bool = False

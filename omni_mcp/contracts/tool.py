@@ -74,6 +74,11 @@ class Entry:
         """(kind, server, name): unique in the catalog."""
         return self.kind, self.server, self.name
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether doing it twice is as good as once: by the operator's word, or by what reading is."""
+        return self.kind != "tool" or self.labels.read_only or self.side_effects in ("none", "idempotent")
+
     def hosts_for(self, arguments: JsonObject) -> tuple[str, ...]:
         """Return the hosts to which a call with *arguments* is given a way out; see `ToolManifest.hosts_for`."""
         return self.manifest.hosts_for(arguments) if self.manifest is not None else ()

@@ -72,6 +72,21 @@ async def test_the_first_event_after_a_rest_reaches_the_disk_while_its_caller_bl
             assert time.monotonic() < deadline
 
 
+async def test_the_first_event_after_a_long_rest_reaches_the_disk_while_its_caller_blocks_the_loop(
+    log: SqliteRunLog, place: Place
+) -> None:
+    run = await new_run(log)
+    await log.flush_index()
+    async with asyncio.timeout(30):
+        while not log._writer._sleeps:  # until then it looks by itself now and then
+            await log.last_gid()
+    with LogReader(place.file) as reader:
+        before, deadline = reader.last_gid(), time.monotonic() + 30
+        log.append(run, asked("c"))
+        while reader.last_gid() == before:  # on purpose without giving the loop a turn
+            assert time.monotonic() < deadline
+
+
 async def test_what_is_queued_reaches_the_disk_while_a_caller_blocks_the_loop(log: SqliteRunLog, place: Place) -> None:
     """The writer lets callers that were just told have their turn; one that does not give it back is not waited for."""
     run = await new_run(log)

@@ -20,7 +20,16 @@ from omni_mcp.engines.runlog.finding import Finder
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.engines.runlog.search_index import Query, digest_of_shard, refill_shards
 from omni_mcp.engines.runlog.store import open_ledger, rebuild_projections
-from omni_mcp.engines.runlog.word_filters import SLICE_BYTES, SLICES, WORDS_LIMIT, WordSieve, filter_of, made, stored
+from omni_mcp.engines.runlog.word_filters import (
+    SLICE_BYTES,
+    SLICES,
+    WORDS_LIMIT,
+    WordSieve,
+    filter_of,
+    make,
+    made,
+    stored,
+)
 from tests.bench.log_fill import LONG_AGO, NOW_AND_THEN, fill
 from tests.runlog.conftest import Place, new_run, said
 
@@ -135,6 +144,20 @@ def _sieve(place: Place, word: str) -> bool:
         return WordSieve(connection, [word]).may_have(0)
 
 
+async def test_a_filter_that_hides_the_words_of_its_table_is_named(place: Place) -> None:
+    async with place.open() as log:
+        await log.append(await new_run(log), said("persimmon")).durable()
+        await log.flush_index()
+    with _changing(place) as connection:
+        make(connection, 0)  # as it is made of a full table
+    assert projection_faults(place.file) == []
+    with _changing(place) as connection:
+        connection.execute("UPDATE word_filters SET bits = zeroblob(length(bits))")
+    named = [what.partition(";")[0] for _, what in projection_faults(place.file)]
+    assert named == ["the filter of events 1 to 32767 is not theirs"]
+
+
+@pytest.mark.long
 def test_what_hides_a_word_is_named_and_a_rebuild_mends_it(full: Place) -> None:
     with _changing(full) as connection:
         before = stored(connection, 0)

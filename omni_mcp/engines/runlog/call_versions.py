@@ -13,7 +13,7 @@ def calls_of(events: Iterable[RunEvent]) -> list[JsonObject]:
     """Return one object for each call, in the order in which they were made; what nobody recorded is None.
 
     `model` is what the client reported of its model under `io.omni-mcp/model`, verbatim: provider, id, params, seed.
-    `sealed` says whether a body is there to replay it from.
+    `sealed` says whether a body is there to replay it from; `attempts` how often it was tried, or would have been.
     """
     found: dict[str, JsonObject] = {}
     for event in events:
@@ -24,6 +24,8 @@ def calls_of(events: Iterable[RunEvent]) -> list[JsonObject]:
             found[event.call] = _asked(event, payload)
         elif event.call in found and event.code == "policy_decided":
             found[event.call] |= _decided(payload)
+        elif event.call in found and event.code == "attempt_failed":
+            found[event.call]["attempts"] += 1
         elif event.call in found and event.kind in OUTCOME_KINDS:
             found[event.call]["outcome"] = payload.get("code") or event.kind
             found[event.call]["isolation"] = payload.get("isolation")
@@ -35,7 +37,7 @@ def _asked(event: RunEvent, payload: JsonObject) -> JsonObject:
         "call": event.call, "seq": event.seq, "at": iso_time(event.at_ns), "name": payload.get("name"),
         "model": payload.get("model"), "sealed": event.erased_by is None and any(bytes.fromhex(event.body_digest)),
         "definition": None, "executor": None, "sandbox_profile": None, "policy": None, "gateway": None,
-        "outcome": None, "isolation": None,
+        "attempts": 1, "outcome": None, "isolation": None,
     }  # fmt: skip
 
 

@@ -17,16 +17,19 @@ VOLATILE: Mapping[str, tuple[str, ...]] = {
     "tool_call": ("arguments_hmac", "trace_id"),
     "tool_result": ("duration_ms", "usage"),
     "tool_error": ("duration_ms", "usage"),
-    "policy_decided": ("request.context.args_digest",),
+    "policy_decided": ("request.context.args_digest", "premises"),
     "approval_requested": ("arguments_hmac", "expires_at"),
     "standing_granted": ("given_at", "expires_at"),
     "standing_revoked": ("revoked_at",),
+    "attempt_failed": ("delay_s",),
     "round_asked": ("expires_at",),
     "definition_accepted": ("accepted_at",),
     "egress_connection": ("duration_ms", "address"),
     "gateway_started": ("pid",),
 }
-ID_FIELDS = frozenset({"approval", "standing", "grant", "flag", "item", "run", "call", "target_run", "thread"})
+ID_FIELDS = frozenset(
+    {"approval", "standing", "grant", "flag", "item", "run", "call", "target_run", "target_call", "thread"}
+)
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -67,9 +70,25 @@ def comparable(events: Iterable[RunEvent], *, volatile: Mapping[str, Sequence[st
     Ids that the gateway gave become `id:1`, `id:2`, … in the order in which they appear, also inside texts, so that
     equal relations stay equal. Times and measurements go: those of the envelope, and the fields of *volatile* by kind
     or code. Keyed hashes of arguments go too; the arguments themselves are compared.
+
+    Premises of decisions are compared with each decision that names them. As events of their own they go, and the
+    others are numbered as if they were not there: when a run records them depends on when its gateway was restarted.
+
+    Args:
+        events: with their decisions put together, as a `LogReader` gives them.
     """
     ids: dict[str, str] = {}
-    return [_bare(event, ids, volatile) for event in events]
+    places: dict[int | None, int] = {}
+    found: list[JsonObject] = []
+    left_out = 0
+    for event in events:
+        if event.code == "decision_premises":
+            left_out += 1
+            continue
+        places[event.seq] = event.seq - left_out
+        parent = places.get(event.parent, event.parent)
+        found.append({**_bare(event, ids, volatile), "seq": places[event.seq], "parent": parent})
+    return found
 
 
 def first_difference(left: Sequence[JsonObject], right: Sequence[JsonObject]) -> Difference | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from omni_mcp.contracts.errors import LogCorrupt
 from omni_mcp.contracts.events import GENESIS
@@ -33,10 +34,11 @@ class Head:
     hash: bytes = GENESIS
     unlimited: bool = False
     quota_reached: bool | None = None  # None: not looked up yet
+    premises: Mapping[bytes, int] = field(default_factory=dict)  # seq by key; 0: one decision has said them itself
 
     def copy(self) -> Head:
         """Return a copy. Written out, because each group makes one for each of its runs."""
-        return Head(self.run_key, self.run, self.count, self.hash, self.unlimited, self.quota_reached)
+        return Head(self.run_key, self.run, self.count, self.hash, self.unlimited, self.quota_reached, self.premises)
 
 
 @dataclass(slots=True)
@@ -45,6 +47,10 @@ class GlobalHead:
 
     count: int = 0
     hash: bytes = GENESIS
+
+    def copy(self) -> GlobalHead:
+        """Return a copy."""
+        return GlobalHead(self.count, self.hash)
 
 
 def roll(rolling: bytes, event_hash: bytes) -> bytes:

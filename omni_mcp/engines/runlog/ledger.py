@@ -18,11 +18,14 @@ from omni_mcp.contracts.call import Durable
 from omni_mcp.contracts.errors import Conflict, Internal, LogCorrupt, LogUnavailable, NotFound, OmniError, QuotaExceeded
 from omni_mcp.contracts.events import NO_BODY, OUTCOME_KINDS, QuotaReached
 from omni_mcp.contracts.json import canonical
+from omni_mcp.contracts.ports import Masker
+from omni_mcp.contracts.premises import Premises
 from omni_mcp.engines.runlog.bodies import DIRECTORY, Bodies
 from omni_mcp.engines.runlog.connection import translated
 from omni_mcp.engines.runlog.filter_making import FilterMaker
 from omni_mcp.engines.runlog.heads import GlobalHead, Head, load_global_head, load_head, roll, save_heads
 from omni_mcp.engines.runlog.keys import LogKeys
+from omni_mcp.engines.runlog.premises import naming_decision, whole_decision, with_one_more
 from omni_mcp.engines.runlog.projections import Fact, project
 from omni_mcp.engines.runlog.random_bytes import RandomBytes
 from omni_mcp.engines.runlog.rows import SALT_BYTES, Row, event_statements, in_portions, sealed_row
@@ -58,6 +61,7 @@ class Entry:
     quiet: bool = False
     creates: bool = False
     body: bytes | None = None
+    premises: Premises | None = None  # what a decision rests on beside what its payload says
 
     @property
     def size(self) -> int:
@@ -84,6 +88,7 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection, file: Path, keys: LogKeys, *, events_per_run: int) -> None:
         self.connection = connection
         self.commits = 0  # groups committed through this ledger, for whoever measures
+        self.masker: Masker | None = None  # for premises of decisions; None: there will be none
         self._file = file
         self._keys = keys
         self._events_per_run = events_per_run
@@ -257,7 +262,7 @@ class Transaction:
             if isinstance(error, sqlite3.Error):
                 raise self._ledger.translated(error) from error
             raise
-        self._total = replace(self._ledger._total)
+        self._total = self._ledger._total.copy()
         self._next_run = self._ledger._next_run
         return self
 
@@ -286,6 +291,8 @@ class Transaction:
             head = self._head_for(entry)
             parent = seq_of_parent(entry.parent)
             self._check(entry, head)
+            if entry.premises is not None:
+                self._rest_on(entry.premises, entry, head)
             self._seal(entry, head, parent)
         except (sqlite3.Error, OSError):
             raise
@@ -357,6 +364,33 @@ class Transaction:
         raise QuotaExceeded(
             "this run has as many events as it may have", detail=f"events_per_run = {self._ledger._events_per_run}"
         )
+
+    def _rest_on(self, premises: Premises, entry: Entry, head: Head) -> None:
+        """Give a decision the seq of its premises, which are recorded ahead of the second that has the same.
+
+        The run's first says them itself: most runs of a single call have no second one.
+        """
+        seq = head.premises.get(premises.key)
+        if seq is None:
+            head.premises = with_one_more(head.premises, premises.key, 0)
+            entry.payload, entry.privacy = whole_decision(entry.payload, entry.privacy, self._told(premises), head.run)
+            return
+        if seq == 0:
+            payload, privacy = self._told(premises)
+            told = replace(
+                entry, kind="system_event", code="decision_premises", actor="gateway", call=None, privacy=privacy,
+                payload=payload, values=(), ticket=Ticket(), body=None, premises=None,
+            )  # fmt: skip
+            self._seal(told, head, None)
+            seq = head.count
+            head.premises = with_one_more(head.premises, premises.key, seq)
+            self._check(entry, head)
+        entry.payload = naming_decision(entry.payload, seq)
+
+    def _told(self, premises: Premises) -> tuple[bytes, tuple[str, ...]]:
+        """Return premises as they are recorded, and what was masked in them."""
+        masked, privacy = self._ledger.masker.mask(premises.payload) if self._ledger.masker else (premises.payload, ())
+        return canonical(masked), privacy
 
     def _seal(self, entry: Entry, head: Head, parent: int | None) -> None:
         seq, gid = head.count + 1, self._total.count + 1

@@ -15,6 +15,7 @@ from omni_mcp.engines.runlog.rows import Row, in_portions, payload_of
 from omni_mcp.engines.runlog.search_index import digest_of_index, drop_index, index_up_to
 from omni_mcp.engines.runlog.word_filters import made, stored
 
+_OPEN = "INSERT INTO open_calls VALUES {rows} ON CONFLICT (call) DO NOTHING"
 _COUNT = "UPDATE runs SET calls = calls + v.column2 FROM (VALUES {rows}) AS v WHERE runs.run = v.column1"
 
 
@@ -58,13 +59,15 @@ def project(connection: sqlite3.Connection, facts: Sequence[Fact]) -> None:
             connection.execute(
                 "UPDATE runs SET closed_seq = ? WHERE run = ? AND closed_seq IS NULL", (fact.seq, fact.run_key)
             )
-    for template, marks, rows in (
-        ("DELETE FROM open_calls WHERE call IN ({rows})", "?", closed),
-        ("INSERT INTO open_calls VALUES {rows} ON CONFLICT (call) DO NOTHING", "(?, ?, ?)", list(opened.values())),
-        (_COUNT, "(?, ?)", list(counts.items())),
-    ):
-        for statement, values in in_portions(template, marks, rows):
-            connection.execute(statement, values)
+    statements: list[tuple[str, list[Any]]] = []
+    if closed:
+        statements += in_portions("DELETE FROM open_calls WHERE call IN ({rows})", "?", closed)
+    if opened:
+        statements += in_portions(_OPEN, "(?, ?, ?)", list(opened.values()))
+    if counts:
+        statements += in_portions(_COUNT, "(?, ?)", list(counts.items()))
+    for statement, values in statements:
+        connection.execute(statement, values)
 
 
 def _add_run(connection: sqlite3.Connection, fact: Fact) -> None:

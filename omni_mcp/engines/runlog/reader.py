@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,10 +15,12 @@ from omni_mcp.contracts.errors import NotFound
 from omni_mcp.contracts.events import Kind, RunEvent, payload_digest
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.premises import with_premises
 from omni_mcp.engines.runlog.connection import open_reader, translated
 from omni_mcp.engines.runlog.finding import Finder
 from omni_mcp.engines.runlog.following import Followed, events_of_principal, events_of_run
 from omni_mcp.engines.runlog.paging import EventsPage, page_of_run
+from omni_mcp.engines.runlog.premises import find_premises
 from omni_mcp.engines.runlog.rows import SALT_BYTES, SELECT_EVENT, Row, event_of, payload_of
 from omni_mcp.engines.runlog.search_index import Query
 from omni_mcp.engines.runlog.sheets import SheetFiles
@@ -166,7 +168,7 @@ class LogReader:
     def events(self, run: str, *, after: int = 0, limit: int = 1000) -> list[RunEvent]:
         """Return events of a run in order of seq, from the one after *after*."""
         sql = f"{SELECT_EVENT} WHERE k.id = ? AND e.seq > ? ORDER BY e.seq LIMIT ?"
-        return [event_of(row) for row in self._all(sql, (run, after, _between(limit, EVENTS_LIMIT)))]
+        return self._events(sql, (run, after, _between(limit, EVENTS_LIMIT)))
 
     def events_of_kind(
         self, run: str, kinds: Sequence[Kind], *, after: int = 0, before: int | None = None, newest_first: bool = False,
@@ -177,12 +179,24 @@ class LogReader:
         where = f"k.id = ? AND e.kind IN ({marks}) AND e.seq > ? AND e.seq < ?"
         sql = f"{SELECT_EVENT} WHERE {where} ORDER BY e.seq {order} LIMIT ?"
         values = (run, *kinds, after, 2**62 if before is None else before, _between(limit, EVENTS_LIMIT))
-        return [event_of(row) for row in self._all(sql, values)]
+        return self._events(sql, values)
 
     def events_since(self, gid: int, *, limit: int = 1000) -> list[RunEvent]:
         """Return events of all runs in their global order, from the one after *gid*."""
         sql = f"{SELECT_EVENT} WHERE e.gid > ? ORDER BY e.gid LIMIT ?"
-        return [event_of(row) for row in self._all(sql, (gid, _between(limit, EVENTS_LIMIT)))]
+        return self._events(sql, (gid, _between(limit, EVENTS_LIMIT)))
+
+    def newest_events(
+        self, kind: Kind, *, code: str | None = None, before: int | None = None, after: int = 0, limit: int = 1000
+    ) -> list[RunEvent]:
+        """Return events of a kind, and of a code if one is given, newest first, between two global numbers.
+
+        There is no index for it: it reads headers back to *after* where there are few.
+        """
+        where = "e.kind = ? AND (? IS NULL OR e.code = ?) AND e.gid > ? AND e.gid < ?"
+        sql = f"{SELECT_EVENT} WHERE {where} ORDER BY e.gid DESC LIMIT ?"
+        values = (kind, code, code, after, 2**62 if before is None else before, _between(limit, EVENTS_LIMIT))
+        return [event_of(row) for row in self._all(sql, values)]
 
     def last_gid(self) -> int:
         """Return the global number of the newest event; 0 if there is none."""
@@ -191,7 +205,7 @@ class LogReader:
     def find_call(self, call: str) -> list[RunEvent]:
         """Return the events of one call in order, or nothing."""
         sql = f"{SELECT_EVENT} WHERE e.call = ? ORDER BY e.gid LIMIT ?"
-        return [event_of(row) for row in self._all(sql, (call, EVENTS_LIMIT))]
+        return self._events(sql, (call, EVENTS_LIMIT))
 
     def child_runs(self, run: str) -> list[str]:
         """Return the runs whose parent is *run*, oldest first."""
@@ -233,7 +247,14 @@ class LogReader:
         if not wanted:
             return []
         most = _between(limit, SEARCH_LIMIT)
-        return self._reading(lambda: self._finder.find(wanted, principal=principal, run=run, limit=most))
+        return self._reading(lambda: self._told(self._finder.find(wanted, principal=principal, run=run, limit=most)))
+
+    def _events(self, sql: str, values: tuple[Any, ...]) -> list[RunEvent]:
+        """Return events, each decision together with its premises: of the same snapshot."""
+        return self._reading(lambda: self._told(map(event_of, self._connection.execute(sql, values))))
+
+    def _told(self, events: Iterable[RunEvent]) -> list[RunEvent]:
+        return with_premises(list(events), lambda run, seq: find_premises(self._connection, run, seq))
 
     def _all(self, sql: str, values: tuple[Any, ...]) -> list[Row]:
         return self._reading(lambda: self._connection.execute(sql, values).fetchall())

@@ -61,6 +61,10 @@ def sealed_row(
 
 def in_portions(template: str, row: str, rows: Sequence[Row]) -> list[tuple[str, list[Any]]]:
     """Return statements for *rows*, many at once: *template* with one *row* of marks for each in place of `{rows}`."""
+    if not rows:
+        return []
+    if len(rows) <= _ROWS_AT_ONCE:
+        return [(_statement(template, row, len(rows)), list(chain.from_iterable(rows)))]
     statements = []
     for at in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[at : at + _ROWS_AT_ONCE]

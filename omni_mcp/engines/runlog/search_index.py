@@ -12,7 +12,8 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, compress, groupby
+from operator import methodcaller, not_
 
 from omni_mcp.engines.runlog.rows import in_portions, payload_of
 from omni_mcp.engines.runlog.word_filters import drop_all, unmake
@@ -21,6 +22,7 @@ SHARD_EVENTS = 32_768
 INDEXED_BYTES = 64 * 1024  # of one event; what stands further back is on record but not found
 _OPTIONS = "text, content='', columnsize=0, tokenize='unicode61 remove_diacritics 2'"
 _DIGITS = b"-0123456789"
+_ends_a_name = methodcaller("startswith", b":")
 _NUMBERS_ONLY = bytes(byte if byte in b"-+.0123456789eE" else 0x20 for byte in range(256))
 _ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)")
 _BACKSLASH, _QUOTE = b"\0", b"\1"  # in place of escaped ones: no JSON text holds these bytes
@@ -49,7 +51,7 @@ def text_of(payload: bytes) -> str:
 
 def _strings_and_numbers(plain: bytes) -> tuple[list[bytes], list[bytes]]:
     parts = plain.split(b'"')  # what stands between strings, and strings, by turns
-    strings = [string for string, after in zip(parts[1::2], parts[2::2], strict=False) if after[:1] != b":"]
+    strings = list(compress(parts[1::2], map(not_, map(_ends_a_name, parts[2::2]))))
     others = b" ".join(parts[::2]).translate(_NUMBERS_ONLY).split()
     return strings, [number for number in others if number[0] in _DIGITS]  # not the last letter of `true`
 

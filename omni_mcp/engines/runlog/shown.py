@@ -19,7 +19,8 @@ SELECT_SHOWN = (
 RUN, SEQ, GID, SHOWN_BODY = 0, 1, 2, 10  # columns of `SELECT_SHOWN`
 _LINE = b'{"actor":%b,"at":"%b%06dZ","call":%b,"code":%b,"kind":%b,"parent":%b,"payload":%b,"run":%b,"seq":%d}'
 _NS_PER_S = 1_000_000_000
-_DECISIONS = frozenset({"policy_decided", "access_refused"})
+_DECISIONS = frozenset({"policy_decided", "decision_premises", "access_refused"})
+_DETAILED = frozenset({"tool_error", "attempt_failed"})  # a kind and a code
 _DECIDED = ("code", "verdict", "method", "target")
 
 
@@ -28,7 +29,7 @@ def shown_payload(kind: str, code: str | None, payload: JsonObject) -> JsonObjec
 
     Sheets keep what this made: who changes it adds a migration that empties the table `sheets`.
     """
-    if kind == "tool_error":
+    if kind in _DETAILED or code in _DETAILED:
         return {name: value for name, value in payload.items() if name != "detail"}
     if kind == "system_event" and code in _DECISIONS:
         return {name: payload[name] for name in _DECIDED if name in payload}
@@ -45,7 +46,7 @@ def line_of(row: Row) -> bytes:
     payload = payload_of(erased_by, body)
     try:
         told = None if payload is None else orjson.loads(payload)  # a text that is none would spoil its whole page
-        if told is not None and (kind == "tool_error" or code in _DECISIONS):
+        if told is not None and (kind in _DETAILED or code in _DETAILED or code in _DECISIONS):
             payload = canonical(shown_payload(kind, code, told))
         return _LINE % (
             _text(actor), _second(at_ns // _NS_PER_S), at_ns % _NS_PER_S // 1000, orjson.dumps(call), _text(code),

@@ -20,6 +20,7 @@ from omni_mcp.contracts.events import Draft, RunCreated, RunEvent, RunKind, draf
 from omni_mcp.contracts.ids import new_id
 from omni_mcp.contracts.json import JsonObject, JsonValue, canonical
 from omni_mcp.contracts.ports import Masker
+from omni_mcp.contracts.premises import own_part
 from omni_mcp.engines.runlog.anchor import ANCHOR_FILE, AnchorKeeper, check_anchor, find_anchor
 from omni_mcp.engines.runlog.asking import calls_of, newest_refusal
 from omni_mcp.engines.runlog.bodies import BODY_LIMIT_BYTES, DIRECTORY, BodyFiles
@@ -66,6 +67,7 @@ class SqliteRunLog:
         self._now_ns = now_ns
         self._gateway_version = gateway_version
         self._subscriptions: WeakSet[Subscription] = WeakSet()
+        opened.ledger.masker = masker
         self._writer = Writer(opened.ledger, Housekeeper(file, anchor), self._announce)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="run-log-reader")
         self._readers: queue.SimpleQueue[LogReader] = queue.SimpleQueue()
@@ -89,13 +91,16 @@ class SqliteRunLog:
     ) -> str:  # fmt: skip
         """Append `run_created` and return the new run's id once it is durable.
 
+        A run without a *trace_id* is a trace of its own: its id without the dashes.
+
         Raises:
             LogUnavailable: it could not be written.
         """
         run = new_id()
         payload = RunCreated(
-            run_kind=kind, project=principal.project, principal=principal.key, trace_id=trace_id, parent_run=parent_run,
-            title=title, thread=thread, client=client, gateway_version=self._gateway_version,
+            run_kind=kind, project=principal.project, principal=principal.key,
+            trace_id=trace_id or run.replace("-", ""), parent_run=parent_run, title=title, thread=thread,
+            client=client, gateway_version=self._gateway_version,
         )  # fmt: skip
         await self._put(run, draft(payload, actor=actor), None, creates=True).durable()
         return run
@@ -130,6 +135,8 @@ class SqliteRunLog:
 
     def _entry(self, run: str, draft: Draft, parent: Durable | int | None, ticket: Ticket) -> Entry:
         masked: JsonValue = told_by(draft.payload)
+        if draft.premises is not None:
+            masked = own_part(masked)
         privacy: tuple[str, ...] = ()
         if not draft.names_are_ours or self._masker.mask_known(masked) is not masked:
             masked, privacy = self._masker.mask(masked)
@@ -141,7 +148,8 @@ class SqliteRunLog:
         return Entry(
             run=run, kind=draft.kind, code=draft.code, actor=self._masker.mask_text(draft.actor), call=draft.call,
             parent=parent, privacy=privacy, payload=encoded, values=values_of(draft.kind, masked), at_ns=self._now_ns(),
-            ticket=ticket, body=draft.body if draft.body is not None and len(draft.body) <= BODY_LIMIT_BYTES else None,
+            ticket=ticket, premises=draft.premises,
+            body=draft.body if draft.body is not None and len(draft.body) <= BODY_LIMIT_BYTES else None,
         )  # fmt: skip
 
     async def recover_orphans(self) -> list[str]:

@@ -19,6 +19,7 @@ from omni_mcp.engines.runlog.connection import BUSY_TIMEOUT_S
 from omni_mcp.engines.runlog.housekeeper import Housekeeper
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Notice
 from omni_mcp.engines.runlog.signal import Signal
+from omni_mcp.short_turns import take_short_turns
 
 QUEUE_EVENTS = 8192
 QUEUE_BYTES = 64 * 1024 * 1024
@@ -56,6 +57,8 @@ class Writer:
         self._guard = threading.Lock()
         self._wake = Signal()
         self._rests = False  # nobody but the next caller wakes the thread
+        self._sleeps = False  # and without one it does not look by itself
+        self._dozes = False  # it wrote a moment ago, and will look by itself once before it sleeps
         self._callers_run = False  # the loop is running callers that may queue more; it wakes the thread behind them
         self._closing = False
         self._backlog: deque[Entry] = deque()
@@ -102,7 +105,8 @@ class Writer:
             self._rests = False
             self._callers_run = True
             self._loop.call_soon(self._look_again, len(self._queue))  # what is queued next is in the same group
-            self._wake.set()  # now, because this caller may not give the loop its turn back
+            if self._sleeps:
+                self._wake.set()  # now, because this caller may not give the loop its turn back
 
     def _look_again(self, known: int) -> None:
         """Wait another turn of the loop while many callers run and each turn queues more: they share a commit."""
@@ -143,6 +147,7 @@ class Writer:
             self._keep(entry)
 
     def _work(self) -> None:
+        take_short_turns()
         self._ledger.checkpoint_from(WAL_PAGES)
         while True:
             idle = self._gather()
@@ -167,9 +172,12 @@ class Writer:
         """Wait for events, then for the callers that are about to queue more; True if there was nothing for long."""
         idle = False
         if not self._callers_run:
+            patience = self._patience()
+            self._sleeps = patience is None
             self._rests = True
-            idle = not self._queue and not self._wake.wait(self._patience())
+            idle = not self._queue and not self._wake.wait(patience)
             self._rests = False
+        self._dozes = self._dozes and not idle
         while self._callers_run and len(self._queue) < LINGER_BELOW_EVENTS:
             if not self._wake.wait(LINGER_S):
                 self._callers_run = False  # the loop is held up; what it queued does not wait for it
@@ -182,7 +190,7 @@ class Writer:
             return IDLE_S
         if (self._ledger.sheets.is_due or self._ledger.filters.is_due) and not self._copies_failed:
             return IDLE_S
-        return None
+        return IDLE_S if self._dozes else None
 
     def _take(self) -> list[Entry]:
         with self._guard:
@@ -192,6 +200,7 @@ class Writer:
         return group
 
     def _write(self, group: list[Entry]) -> None:
+        self._dozes = True
         waiting = list(self._backlog)
         try:
             notices = self._ledger.write([*waiting, *group])
