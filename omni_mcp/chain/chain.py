@@ -14,6 +14,7 @@ from omni_mcp.chain.execute import Execute, Freeze, at_once
 from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
 from omni_mcp.chain.resolve import Resolve
+from omni_mcp.chain.retry import Retries
 from omni_mcp.contracts.call import Handler, Stage
 from omni_mcp.contracts.ports import Catalog, Desk, Executor, LargeArtifacts, Masker, Schemas
 from omni_mcp.contracts.tool import Entry
@@ -35,6 +36,7 @@ class Parts:
     places: Mapping[str, int]
     shed: Shed
     freeze: Freeze
+    retries: Retries
     readings: Stage
     settled: Callable[[Entry], Awaitable[None]] = at_once
 
@@ -54,6 +56,12 @@ def call_chain(parts: Parts) -> Handler:
             parts.readings,  # what a run has read taints what it remembers
         ],
         Execute(  # needs a fitting grant
-            parts.executors, parts.places, parts.catalog, parts.decisions, parts.freeze, settled=parts.settled
+            parts.executors,
+            parts.places,
+            parts.catalog,
+            parts.decisions,
+            parts.freeze,
+            retries=parts.retries,
+            settled=parts.settled,
         ),
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.chain.decide import Decisions
+from omni_mcp.chain.retry import Retries
 from omni_mcp.chain.slots import FairSlots
 from omni_mcp.contracts.call import Answer, Call, InputRequired, Result, grant_digest
-from omni_mcp.contracts.errors import Frozen, Internal, NotAllowed, Paused, Refused, TimedOut
+from omni_mcp.contracts.errors import Failed, Frozen, Internal, NotAllowed, Paused, Refused, TimedOut
 from omni_mcp.contracts.hosts import NO_HOST
 from omni_mcp.contracts.ports import Catalog, Executor, KeepsDeadlines
 from omni_mcp.contracts.tool import Entry
@@ -44,6 +46,7 @@ class Execute:
         executors: by binding.
         places: how many calls of a binding may run at once in all; unnamed ones are bounded per tool only.
         settled: waits while a definition may be out of date, because its server said that its lists changed.
+        retries: what follows a failure.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Execute:
         decisions: Decisions,
         freeze: Freeze,
         *,
+        retries: Retries,
         settled: Callable[[Entry], Awaitable[None]] = at_once,
     ) -> None:
         self._executors = executors
@@ -63,6 +67,7 @@ class Execute:
         self._catalog = catalog
         self._decisions = decisions
         self._freeze = freeze
+        self._retries = retries
         self._settled = settled
         self._slots: dict[str, FairSlots] = {}
         self._limits = TimeLimits()
@@ -90,7 +95,7 @@ class Execute:
             if slots.idle:
                 self._slots.pop(tool.digest, None)
 
-    async def _run(self, executor: Executor, call: Call, tool: Entry) -> Result:
+    async def _run(self, executor: Executor, call: Call, tool: Entry, *, is_first: bool = True) -> Result:
         call = await self._ready(call, tool)
         reach("intent_durable")
         call.trail.dispatched = True
@@ -98,11 +103,20 @@ class Execute:
             if isinstance(executor, KeepsDeadlines):
                 result = await executor.execute(call)
             else:
-                with self._limits.within(tool.limits.timeout_s + GRACE_S):
-                    result = await executor.execute(call)
+                with self._limits.within(tool.limits.timeout_s + GRACE_S) as time:
+                    try:
+                        result = await executor.execute(call)
+                    except Failed as failed:
+                        failed.ends_s = time.ends_s - GRACE_S
+                        raise
         except Refused:
             call.trail.dispatched = False
             raise
+        except Failed as failed:
+            if not is_first:
+                raise
+            again = partial(self._run, executor, tool=tool, is_first=False)
+            return await self._retries.go_on(failed, call, tool, again)
         except TimeoutError as error:
             raise TimedOut(f"{call.name!r} did not answer within {tool.limits.timeout_s:g} s") from error
         if isinstance(result, InputRequired):

@@ -14,6 +14,11 @@ class MaskedLink:
         self._link = link
         self._masker = masker
 
+    @property
+    def client(self) -> object:
+        """As the port."""
+        return self._link.client
+
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         """As the port."""
         await self._link.progress(progress, total, None if message is None else self._masker.mask_text(message))
@@ -30,3 +35,7 @@ class MaskedLink:
     def can_ask(self, method: str) -> bool:
         """As the port."""
         return self._link.can_ask(method)
+
+    def page_done(self, elicitation: str) -> None:
+        """As the port."""
+        self._link.page_done(elicitation)

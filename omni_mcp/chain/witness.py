@@ -24,6 +24,11 @@ class Witness:
         self._asked = 0
         self._cut = False
 
+    @property
+    def client(self) -> object:
+        """As the port."""
+        return self._link.client
+
     def notes(self) -> bytes:
         """Return the members that a body gets for what was said: none, or `said`, and `cut` where it is not all."""
         if not self._said and not self._cut:
@@ -56,6 +61,10 @@ class Witness:
     def can_ask(self, method: str) -> bool:
         """As the port."""
         return self._link.can_ask(method)
+
+    def page_done(self, elicitation: str) -> None:
+        """As the port."""
+        self._link.page_done(elicitation)
 
     def _note(self, note: list[JsonValue]) -> None:
         try:

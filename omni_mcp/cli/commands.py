@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "pause": ("omni_mcp.cli.pause", "pause", "Refuse new calls of a tool or a server; those under way finish."),
     "resume": ("omni_mcp.cli.pause", "resume", "Take calls of a paused tool or server again."),
     "plugins": ("omni_mcp.cli.plugins", "plugins_command", "List what installed packages could add, and what is on."),
+    "components": ("omni_mcp.cli.components", "components", "Show which provider serves what, and why that one."),
     "import": (
         "omni_mcp.cli.importing",
         "import_servers",

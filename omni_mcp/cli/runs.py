@@ -30,6 +30,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead
     elsewhere={
         "diff": ("omni_mcp.cli.runs_diff", "diff", "Say where one run first differs from another."),
         "golden": ("omni_mcp.cli.runs_diff", "golden", "Keep what a run did, and hold later runs against it."),
+        "failed": ("omni_mcp.cli.runs_failed", "failed", "List runs with calls that failed for good, and what to do."),
+        "rerun": ("omni_mcp.cli.runs_rerun", "rerun", "Make the failed calls of a run again, in a run of their own."),
         "replay": ("omni_mcp.cli.runs_replay", "replay", "Make the calls of a run again, and compare."),
     },
 )
@@ -211,10 +213,23 @@ def _failed(payload: JsonObject) -> str:
     return f"{payload.get('code')}: {payload.get('message')} ({ran}) {payload.get('detail')}"
 
 
+def _tried(payload: JsonObject) -> str:
+    tried, delay_s = f"{payload.get('attempt')}, {payload.get('error')}", payload.get("delay_s")
+    return f"{tried}; the next in {delay_s} s: {payload.get('detail')}"
+
+
+def _made_again(payload: JsonObject) -> str:
+    return f"call {payload.get('target_call')} of run {payload.get('target_run')}, as {payload.get('call')}"
+
+
 def _decided(payload: JsonObject) -> str:
     rules: Sequence[str] = payload.get("rules") or ()
     verdict, tool = str(payload.get("verdict")).upper(), payload.get("tool") or "unknown tool"
     return f"{verdict} by {', '.join(rules) or 'no rule'} ({tool})"
+
+
+def _shared(payload: JsonObject) -> str:
+    return f"what the next decisions about {payload.get('server')}/{payload.get('tool')} rest on"
 
 
 def _said(payload: JsonObject) -> str:
@@ -226,6 +241,9 @@ _STORIES: dict[str, Callable[[JsonObject], str]] = {
     "tool_result": _answered,
     "tool_error": _failed,
     "policy_decided": _decided,
+    "decision_premises": _shared,
+    "attempt_failed": _tried,
+    "call_made_again": _made_again,
     "user_message": _said,
     "assistant_message": _said,
     "assistant_message_delta": _said,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from omni_mcp.contracts.errors import ConfigError, Problem
@@ -17,6 +18,7 @@ from omni_mcp.contracts.lock import launch_parts
 from omni_mcp.contracts.manifest import Labels
 from omni_mcp.contracts.plugins import TOOLS_GROUP
 from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.lock_listing import KeptListing
 from omni_mcp.engines.catalog.manifests import ManifestDirectory, ManifestSource
 from omni_mcp.engines.catalog.names import is_server_name
 from omni_mcp.plugins.found import Found, directory_of, get_plugin, refused
@@ -78,6 +80,13 @@ class PluginTools:
         """Whether nobody installed another version of a plugin, or of what its tools are given, since it was read."""
         offer = self._offers.get(name)
         return offer is None or offer.installed.is_unchanged()
+
+    def listing(self, name: str) -> KeptListing:
+        """Return what a plugin offers as it is kept for the commands that accept it."""
+        return KeptListing.model_validate(
+            {"server": name, "seen_at": datetime.now(UTC).isoformat(), "launch": dict(self.launch_of(name)),
+             "items": {"tool": self.items(name)}}
+        )  # fmt: skip
 
     def items(self, name: str) -> list[JsonObject]:
         """Return the definitions of a plugin's tools."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from omni_mcp.contracts.json import JsonObject, JsonValue
 
 PLACES = frozenset({"seq", "parent"})
-NOT_STEPS = frozenset({"egress_connection"})  # what a job reached for is not what it answered
+NOT_STEPS = frozenset({"egress_connection", "attempt_failed"})  # how an answer was come by is not what it says
 NOT_COUNTED: Mapping[str, tuple[str, ...]] = {"policy_decided": ("request",)}
 _ID = re.compile(r"id:\d+")
 

@@ -113,6 +113,7 @@ def error_of(told: JsonObject) -> OmniError:
     cls = classes_by_code().get(str(told.get("code")), OmniError)
     error = cls.__new__(cls)  # some classes write their own message, and this one is written already
     OmniError.__init__(error, str(told.get("message")), detail="as recorded", data=dict(told.get("data") or {}))
+    error.passing = False  # it is how the call ended, after all attempts
     return error
 
 

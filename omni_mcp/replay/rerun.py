@@ -228,6 +228,11 @@ class Script:
             ends = {note[1]: note for note in step.said if note[0] in ("answer", "refused")}
             self._open += [[*note[2:], ends.get(note[1])] for note in step.said if note[0] == "ask"]
 
+    @property
+    def client(self) -> object:
+        """Nobody but the replay."""
+        return self
+
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Nobody listens."""
 
@@ -252,3 +257,6 @@ class Script:
     def can_ask(self, method: str) -> bool:
         """Whether its caller was asked something of this kind."""
         return any(known == method for known, *_ in self._open)
+
+    def page_done(self, elicitation: str) -> None:
+        """Nobody listens."""

@@ -128,7 +128,7 @@ ENDS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("late", {}, [*ALLOWED, "tool_error:timeout"]),
     ("breaks", {}, [*ALLOWED, "tool_error:internal"]),
     ("unavailable", {}, [*ALLOWED, "tool_error:sandbox_unavailable"]),
-    ("gone", {}, [*ALLOWED, "tool_error:upstream_unavailable"]),
+    ("gone", {}, [*ALLOWED, *["attempt_failed"] * 2, "tool_error:upstream_unavailable"]),
     ("unfit", {}, [*ALLOWED, "tool_error:invalid_result"]),
     ("unsayable", {}, [*ALLOWED, "tool_error:internal"]),
     ("misnamed", {}, [*ALLOWED, "tool_error:internal"]),

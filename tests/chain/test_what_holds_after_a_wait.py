@@ -51,6 +51,28 @@ async def person(here: LocalGateway, *words: str) -> Any:
     return orjson.loads(result.stdout)
 
 
+@pytest.mark.parametrize("how", ["cancels", "leaves"])
+async def test_nobody_is_asked_any_more_about_a_call_whose_client_cancels_it_or_leaves(
+    how: str, tmp_path: Path
+) -> None:
+    tool, canary = Tool(), Canary(tmp_path / "touched")
+    canary.tool("wipe", tool, labels=Labels(read_only=False, destructive=True), schema={"type": "object"})
+    async with local_gateway(ALLOW_ALL, canary=canary, directory=tmp_path, cells=False) as here:
+        async with here.client(version="2025-11-25") as client:
+            request, _ = await client.start("tools/call", {"name": "canary__wipe", "arguments": {}})
+            await here.until("approval_requested")
+            [asked] = await person(here, "list")
+            if how == "cancels":
+                await client.notify("notifications/cancelled", {"requestId": request})
+                await here.until("approval_decided")
+        decided = await here.until("approval_decided")
+        left = await person(here, "list")
+
+    assert decided.payload is not None and decided.payload["approval"] == asked["id"]
+    assert (decided.payload["decision"], left) == ("withdrawn", [])
+    assert canary.touched == []
+
+
 async def test_a_standing_grant_revoked_while_a_call_waits_for_its_slot_lets_nothing_run(
     tmp_path: Path,
 ) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from omni_mcp.chain.decide import Decisions
 from omni_mcp.chain.execute import Execute, Freeze
+from omni_mcp.chain.retry import Retries
 from omni_mcp.contracts.call import Answer, Call, ClientFacts, Grant, Result, grant_digest
 from omni_mcp.contracts.errors import NotAllowed
 from omni_mcp.contracts.manifest import Limits
@@ -168,7 +169,7 @@ async def test_a_grant_for_other_arguments_another_call_or_another_definition_ru
     canary = Canary(tmp_path / "touched")
     canary.tool("one")
     [tool] = canary.load()
-    execute = Execute(canary.executors, {}, Holding(tool), Unchanged(), Freeze())
+    execute = Execute(canary.executors, {}, Holding(tool), Unchanged(), Freeze(), retries=Retries(cast(Any, None)))
     call = Call(
         id="c1", run="r", principal=ANN, client=ClientFacts(), kind="tool", name="canary__one", arguments={"n": 1},
         profile="default", tool=tool,

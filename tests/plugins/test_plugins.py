@@ -102,6 +102,15 @@ async def test_an_enabled_plugin_is_quarantined_until_accepted_and_then_runs_in_
 
 
 @pytest.mark.usefixtures("acme")
+def test_an_enabled_plugin_can_be_accepted_before_any_gateway_has_run(tmp_path: Path) -> None:
+    write_private(home_in(tmp_path).settings_file, FULL + TOOLS)
+    [row] = [row for row in runs(tmp_path, "plugins") if row["tools"]]
+    found = runs(tmp_path, "accept", row["name"], "--all", "--read-only", "--yes")
+
+    assert [one["item"] for one in found["accepted"]] == ["tool/shout"]
+
+
+@pytest.mark.usefixtures("acme")
 async def test_the_labels_of_a_plugin_are_the_operators_and_not_its_own(tmp_path: Path) -> None:
     async with gateway(tmp_path, TOOLS, READERS) as here, here.client() as client:
         runs(tmp_path, "accept", "acme", "--all", "--yes", "--accept-risks")

@@ -101,7 +101,9 @@ async def _newest(place: Place, count: int) -> list[str]:
     return [run["id"] for run in listed if run["kind"] == "session"][:count]
 
 
-@pytest.mark.parametrize("session", [_modern, _handshake], ids=["modern", "handshake"])
+@pytest.mark.parametrize(
+    "session", [pytest.param(_modern, id="modern", marks=pytest.mark.long), pytest.param(_handshake, id="handshake")]
+)
 async def test_bodies_over_http_come_back_byte_for_byte_beside_the_gateway(session: Any) -> None:
     with new_place() as place:
         place.write_policy(ALLOW_ALL)

@@ -43,7 +43,9 @@ def everything(*, modern: bool) -> Script:
     return script
 
 
-@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+@pytest.mark.parametrize(
+    "modern", [pytest.param(False, id="handshake", marks=pytest.mark.long), pytest.param(True, id="modern")]
+)
 async def test_a_session_comes_back_byte_for_byte_without_servers_and_network(here: World, modern: bool) -> None:
     script = everything(modern=modern)
     recorded = await here.session(script)
