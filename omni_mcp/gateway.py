@@ -13,6 +13,7 @@ from omni_mcp.chain.decide import Decisions
 from omni_mcp.chain.execute import Freeze
 from omni_mcp.chain.limit import Limit, Shed
 from omni_mcp.chain.record import Record
+from omni_mcp.chain.retry import Retries
 from omni_mcp.config import Settings, surface_of
 from omni_mcp.contracts.call import Call, Principal
 from omni_mcp.contracts.errors import LogUnavailable, OmniError, Problem
@@ -138,6 +139,7 @@ class Gateway:
             places={"sandbox_job": engines.sandbox.max_jobs, "openapi_proxy": engines.sandbox.max_jobs},
             shed=Shed(self._limit, self._rejections.note),
             freeze=self.freeze,
+            retries=Retries(engines.log, closed=lambda: self._limit.closed),
             readings=self._own.readings,
             settled=engines.behind.settled,
         )
@@ -272,6 +274,10 @@ class Gateway:
         )  # fmt: skip
         return {**self.process_facts(), "version": __version__, **facts}
 
+    def in_force(self) -> JsonObject:
+        """Which definitions of servers and which acceptances calls go by; see `upstreams/in_force.py`."""
+        return self._engines.behind.in_force.facts()
+
     async def reload(self) -> None:
         """Read everything again that an operator writes; raises as `Upkeep.reload`."""
         await self.upkeep.reload()
@@ -286,6 +292,7 @@ class Gateway:
 
     async def drain(self, timeout_s: float, *, reason: str = "asked") -> None:
         """Take no new calls, give those under way *timeout_s*, end the rest, and say so on record."""
+        self._engines.desk.leave_open()
         cancelled = await self.edge.drain(timeout_s=timeout_s)
         if self._stopped:
             return

@@ -41,21 +41,15 @@ class TimeLimits:
 class TimeLimit:
     """One end that was set."""
 
-    __slots__ = ("_row", "due_s", "late")
+    __slots__ = ("due_s", "late")
 
-    def __init__(self, row: _Row, due_s: float, late: Callable[[], object]) -> None:
-        self._row = row
+    def __init__(self, due_s: float, late: Callable[[], object]) -> None:
         self.due_s = due_s
         self.late: Callable[[], object] | None = late
 
     def lift(self) -> None:
         """There is no end any more. Safe to call twice, and once it was reached."""
-        if self.late is not None:
-            self.late = None
-            row = self._row
-            row.lifted += 1
-            if row.lifted >= LIFTED_KEPT:
-                row.tidy()
+        self.late = None
 
 
 class Within:
@@ -68,12 +62,18 @@ class Within:
         self._limit_s = limit_s
         self._is_late = False
 
-    def __enter__(self) -> None:
+    @property
+    def ends_s(self) -> float:
+        """Loop time at which the block ends, once it was entered."""
+        return self._limit.due_s
+
+    def __enter__(self) -> Within:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
         self._limit = self._limits.set(self._limit_s, self._end)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,25 +97,26 @@ class _Row:
         self._length_s = length_s
         self._loop = loop
         self._set: deque[TimeLimit] = deque()
-        self.lifted = 0  # how many of those in `_set` are
+        self._room = LIFTED_KEPT  # how many are set before those are forgotten that were lifted
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_waited_under(self) -> bool:
-        return self.lifted < len(self._set)
+        return any(limit.late is not None for limit in self._set)
 
     def add(self, late: Callable[[], object]) -> TimeLimit:
-        made = TimeLimit(self, self._loop.time() + self._length_s, late)
+        if len(self._set) >= self._room:
+            self._tidy()
+        made = TimeLimit(self._loop.time() + self._length_s, late)
         self._set.append(made)
         if self._timer is None:
             self._timer = self._loop.call_at(made.due_s, self._look)
         return made
 
-    def tidy(self) -> None:
-        """Forget what is lifted, where it is most of all."""
-        if self.lifted * 2 > len(self._set):
-            self._set = deque(limit for limit in self._set if limit.late is not None)
-            self.lifted = 0
+    def _tidy(self) -> None:
+        """Forget what is lifted, and come back once there is as much again."""
+        self._set = deque(limit for limit in self._set if limit.late is not None)
+        self._room = max(LIFTED_KEPT, 2 * len(self._set))
 
     def _look(self) -> None:
         """End what is due; then look again when the next one is."""
@@ -124,10 +125,8 @@ class _Row:
         try:
             while self._set and (self._set[0].late is None or self._set[0].due_s <= now_s):
                 limit = self._set.popleft()
-                if limit.late is None:
-                    self.lifted -= 1
-                else:
-                    late, limit.late = limit.late, None
+                late, limit.late = limit.late, None
+                if late is not None:
                     late()
         finally:
             if self._set and self._timer is None:

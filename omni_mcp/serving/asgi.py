@@ -24,6 +24,7 @@ HeaderList: TypeAlias = Sequence[tuple[bytes, bytes]]
 JSON_TYPE = (b"content-type", b"application/json")
 ON_GONE = "omni.on_gone"  # an ASGI extension of our own server: `tell` says who is told when the client has gone
 AT_ONCE = "omni.at_once"  # another: `body` takes a whole body, `answer` writes a whole answer; ASGI does both in parts
+HEADERS = "omni.headers"  # in a scope of our own server: what `headers_of` returns for it, where that is known
 # Headers of which a second one could make two readers disagree.
 SINGLE = frozenset({
     "host", "origin", "authorization", "x-api-key", "content-type", "content-length", "mcp-session-id", "last-event-id",
@@ -45,6 +46,9 @@ def headers_of(scope: Scope) -> dict[str, str]:
     Raises:
         DoubleHeader: one that decides something was sent twice.
     """
+    known: dict[str, str] | None = scope.get(HEADERS)
+    if known is not None:
+        return known
     pairs = scope["headers"]
     found = {name.decode("latin-1").lower(): value.decode("latin-1").strip(" \t") for name, value in pairs}
     if len(found) < len(pairs):
@@ -90,9 +94,6 @@ class Exchange:
             TooLarge: it is over *limit_bytes*, by its length header or as it came.
             ClientGone: it never ended.
         """
-        declared = self.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared[:20]) > limit_bytes:
-            raise await self._too_large(limit_bytes)
         extensions = self.scope.get("extensions")
         if extensions and AT_ONCE in extensions:
             whole: bytes | None = extensions[AT_ONCE]["body"](self.scope)
@@ -100,6 +101,9 @@ class Exchange:
                 if len(whole) > limit_bytes:
                     raise TooLarge(f"the body is over {limit_bytes} bytes")
                 return whole
+        declared = self.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared[:20]) > limit_bytes:
+            raise await self._too_large(limit_bytes)
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             data: bytes = message.get("body", b"")

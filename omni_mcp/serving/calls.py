@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import lru_cache
+
+import orjson
 
 from omni_mcp.contracts.call import (
     Answer,
@@ -23,7 +26,7 @@ from omni_mcp.contracts.call import (
 )
 from omni_mcp.contracts.errors import Cancelled, InvalidResult, OmniError, OutcomeUnknown
 from omni_mcp.contracts.ids import new_id
-from omni_mcp.contracts.json import JsonObject, digest
+from omni_mcp.contracts.json import JsonObject, digest, verbatim
 from omni_mcp.contracts.ports import Policy
 from omni_mcp.contracts.tool import CallKind
 from omni_mcp.protocol.eras import (
@@ -39,10 +42,10 @@ from omni_mcp.protocol.outcome import answered, failed_call
 from omni_mcp.protocol.rpc import INVALID_PARAMS, MISSING_CAPABILITY, RpcError
 from omni_mcp.serving.link import Link
 from omni_mcp.serving.metrics import Metrics
-from omni_mcp.serving.runbook import trace_id_of
 from omni_mcp.serving.session import Outlet, Session, Transport
 from omni_mcp.serving.states import BadState, Bound, Kept, NoRoom, States
 
+CAPABILITIES_KEPT_BYTES = 1024
 ROUNDS_LIMIT = 10  # what the clients of both SDKs drive at most
 KINDS: dict[str, tuple[CallKind, str]] = {
     "tools/call": ("tool", "name"),
@@ -71,6 +74,7 @@ class Asked:
     outlet: Outlet
     era: Era
     client: ClientFacts
+    trace: str | None = None
     log_level: str | None = None
 
 
@@ -156,7 +160,7 @@ class Calls:
             profile=asked.session.profile,
             link=link,
             meta=asked.meta,
-            trace=trace_id_of(asked.meta),
+            trace=asked.trace,
         )
         return self._resumed(asked, call) if resumes else call
 
@@ -292,10 +296,17 @@ def modern_client(meta: JsonObject, transport: Transport) -> ClientFacts:
     """
     check_version(meta[META_VERSION])
     client = meta.get(META_CLIENT)
-    name, version = "", ""
-    if isinstance(client, dict):
-        name, version = short_text(client.get("name")), short_text(client.get("version"))
+    said = client if isinstance(client, dict) else {}
+    capabilities = verbatim(meta[META_CAPABILITIES])
+    facts = _facts if len(capabilities) <= CAPABILITIES_KEPT_BYTES else _facts.__wrapped__
+    return facts(
+        short_text(said.get("name")), short_text(said.get("version")), meta[META_VERSION], transport, capabilities
+    )
+
+
+@lru_cache(maxsize=256)  # a client says the same with each request
+def _facts(name: str, version: str, protocol: str, transport: Transport, capabilities: bytes) -> ClientFacts:
     return ClientFacts(
-        name=name, version=version, era="modern", protocol_version=meta[META_VERSION], transport=transport,
-        capabilities=meta[META_CAPABILITIES],
+        name=name, version=version, era="modern", protocol_version=protocol, transport=transport,
+        capabilities=orjson.loads(capabilities),
     )  # fmt: skip

@@ -16,13 +16,17 @@ from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.ports import RunLog
 
 ListKind = Literal["tools", "resources", "prompts"]
+LISTS: tuple[ListKind, ...] = ("tools", "resources", "prompts")
 LISTENERS_LIMIT = 4096
 RUN_SCHEME = "run://"
 SETTLE_S = 0.05  # commits of one run within this time are one notice
 
 
 class Listener(Protocol):
-    """Somebody who wants to hear."""
+    """Somebody who wants to hear. `profile` names the lists that it reads."""
+
+    @property
+    def profile(self) -> str: ...
 
     def wants(self, kind: ListKind) -> bool:
         """Whether changes of this list are told."""
@@ -112,11 +116,18 @@ class Changes:
             if not self._by_run[run]:
                 del self._by_run[run]
 
-    def lists_changed(self, kinds: Iterable[ListKind] = ("tools", "resources", "prompts")) -> None:
-        """Tell everybody who wants to know that these lists may say something else now."""
+    def lists_changed(
+        self, kinds: Iterable[ListKind] = LISTS, *, concerns: Callable[[str, ListKind], bool] = lambda *_: True
+    ) -> None:
+        """Tell everybody who wants to know that these lists may say something else now.
+
+        *concerns* says of which profile a list may; of all, if it is not given.
+        """
         for kind in kinds:
             for listener in list(self._listeners):
-                if listener.wants(kind) and not listener.tell(f"notifications/{kind}/list_changed", {}):
+                if not listener.wants(kind) or not concerns(listener.profile, kind):
+                    continue
+                if not listener.tell(f"notifications/{kind}/list_changed", {}):
                     self.leave(listener)
 
     def resource_updated(self, uri: str, *, may_hear: Callable[[Principal], bool] | None = None) -> None:

@@ -10,15 +10,16 @@ from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import OmniError, Overloaded, RateLimited
 from omni_mcp.contracts.json import JsonValue
 from omni_mcp.protocol.eras import BATCH_VERSION
-from omni_mcp.protocol.frames import BadFrame, Frame, Request, frame_of
+from omni_mcp.protocol.frames import BadFrame, Frame, Request, Response, frame_of
 from omni_mcp.protocol.outcome import rpc_error
 from omni_mcp.protocol.rpc import INVALID_REQUEST, Reply, error_reply
+from omni_mcp.protocol.sender import sender_of
 from omni_mcp.serving.calls import KINDS
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.parsing import parsed
 from omni_mcp.serving.room import Claim
 from omni_mcp.serving.runbook import CloseReason
-from omni_mcp.serving.session import Outlet, Transport
+from omni_mcp.serving.session import Outlet, Session, Transport
 
 BATCH_LIMIT = 100
 INLINE = frozenset({"initialize", "server/discover", "ping", "logging/setLevel"})  # answered before the next message
@@ -37,6 +38,19 @@ def batch_of(value: JsonValue, version: str) -> list[JsonValue] | None:
     if not 0 < len(value) <= BATCH_LIMIT:
         raise BadFrame(INVALID_REQUEST, "batch_size", f"a batch has between 1 and {BATCH_LIMIT} messages")
     return value
+
+
+def whom_to_tell(session: Session | None, fault: BadFrame, head: bytes, tail: bytes = b"") -> int | str | None:
+    """Return the id of a request that was refused, None where it cannot be known.
+
+    A refused answer to a question of *session* has no such id: it is as if the client had refused the question.
+    """
+    sender = sender_of(head, tail)
+    if not sender.is_answer:
+        return sender.id
+    if session is not None and sender.id is not None:
+        session.take_answer(Response(sender.id, error={"code": fault.code, "message": fault.message}))
+    return None
 
 
 class Conversation:
@@ -64,7 +78,7 @@ class Conversation:
             value = await parsed(data, limit_bytes=self._limit)
             batch = batch_of(value, self.session.version)
         except BadFrame as fault:
-            self.refuse(fault)
+            self.refuse(fault, data)
             return
         if batch is not None:
             self._take_batch(batch, len(data))
@@ -76,8 +90,14 @@ class Conversation:
             return
         await self._take_frame(frame, len(data))
 
-    def refuse(self, fault: BadFrame) -> None:
-        """Answer bytes that are no message."""
+    def refuse(self, fault: BadFrame, head: bytes = b"", tail: bytes = b"") -> None:
+        """Answer bytes that are no message, so that whoever sent them, or waits for them, hears why.
+
+        Args:
+            head, tail: as `sender_of`, where there is no frame.
+        """
+        if head:
+            fault.id = whom_to_tell(self.session, fault, head, tail)
         self._outlet.send(self._edge.reject(self.session.transport, fault).body)
 
     async def _take_frame(self, frame: Frame, size_bytes: int) -> None:
@@ -102,6 +122,11 @@ class Conversation:
             self.turn_away(error, request_id)
             return None
         return claim
+
+    def turn_away_line(self, error: OmniError, head: bytes, tail: bytes) -> None:
+        """Answer a line for which there is no room."""
+        sender = sender_of(head, tail)
+        self.turn_away(error, None if sender.is_answer else sender.id)
 
     def turn_away(self, error: OmniError, request_id: int | str | None = None) -> None:
         """Answer a message for which there is no room."""

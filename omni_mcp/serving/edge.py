@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,28 +11,16 @@ from typing import Any, TypeVar
 
 import structlog
 
-from omni_mcp.chain.decide import ACTIONS
-from omni_mcp.contracts.call import ClientFacts, Era, Handler, Principal
-from omni_mcp.contracts.errors import Draining, LogUnavailable, OmniError, Overloaded, RateLimited
-from omni_mcp.contracts.events import AccessRefusedEvent
-from omni_mcp.contracts.json import JsonObject, digest
-from omni_mcp.contracts.ports import Catalog, Completer, Policy, RunLog
-from omni_mcp.contracts.tool import CallKind, Entry
-from omni_mcp.protocol.capabilities import ServerInfo, discover_result, initialize_result
-from omni_mcp.protocol.eras import (
-    LOG_LEVELS,
-    META_LOG_LEVEL,
-    META_SUBSCRIPTION,
-    check_envelope,
-    era_of,
-    meta_of,
-    negotiate,
-    short_text,
-)
+from omni_mcp.contracts.call import Era, Handler, Principal
+from omni_mcp.contracts.errors import Draining, OmniError, Overloaded, RateLimited
+from omni_mcp.contracts.json import JsonObject
+from omni_mcp.contracts.ports import Catalog, Policy, RunLog
+from omni_mcp.protocol.capabilities import ServerInfo
+from omni_mcp.protocol.eras import META_LOG_LEVEL, check_envelope, era_of, meta_of
 from omni_mcp.protocol.frames import BadFrame, Notification, Request, Response
-from omni_mcp.protocol.headers import check_headers, check_param_headers, declared_headers
-from omni_mcp.protocol.methods import REQUESTS, URI_LIMIT, check_params, string_at
-from omni_mcp.protocol.outcome import rpc_error, unknown_target
+from omni_mcp.protocol.headers import check_headers
+from omni_mcp.protocol.methods import REQUESTS, check_params
+from omni_mcp.protocol.outcome import rpc_error
 from omni_mcp.protocol.rpc import (
     HEADER_MISMATCH,
     INTERNAL_ERROR,
@@ -49,16 +36,21 @@ from omni_mcp.protocol.rpc import (
     result_reply,
 )
 from omni_mcp.serving.calls import Asked, Calls, EndRound, IdOf, fresh_id, modern_client
-from omni_mcp.serving.changes import Changes, ListKind, Release
-from omni_mcp.serving.listen_stream import ListenStream
+from omni_mcp.serving.changes import Changes
+from omni_mcp.serving.completions import CompleterOf, Completions
+from omni_mcp.serving.greetings import Greetings
+from omni_mcp.serving.interests import Interests, Watch, nobody_reports
 from omni_mcp.serving.lists import Lists
 from omni_mcp.serving.metrics import Metrics
+from omni_mcp.serving.param_headers import ParamHeaders
+from omni_mcp.serving.permission import MaySee, Permission, everybody
+from omni_mcp.serving.profiles import Profiles
 from omni_mcp.serving.refusals import Refusals
 from omni_mcp.serving.rejections import Rejections
 from omni_mcp.serving.room import ROOM_BYTES, SHARE_BYTES, Room
 from omni_mcp.serving.run_of import RunOf, ThreadOf
-from omni_mcp.serving.runbook import CloseReason, Runbook
-from omni_mcp.serving.session import SUBSCRIPTIONS_LIMIT, Outlet, Session, Transport
+from omni_mcp.serving.runbook import CloseReason, Runbook, trace_id_of
+from omni_mcp.serving.session import Outlet, Session, Transport
 from omni_mcp.serving.states import States
 from omni_mcp.serving.surface import Surfaces
 from omni_mcp.serving.under_way import UnderWay
@@ -67,7 +59,6 @@ REASONS = {
     INVALID_REQUEST: "invalid_request", METHOD_NOT_FOUND: "unknown_method", INVALID_PARAMS: "invalid_params",
     HEADER_MISMATCH: "header_mismatch", UNSUPPORTED_VERSION: "unsupported_version",
 }  # fmt: skip
-EMPTY_DIGEST = digest({})
 T = TypeVar("T")
 DRAIN_S = 8.0  # of the 10 s in which the whole gateway stops
 
@@ -84,23 +75,11 @@ class EdgeLimits:
 
 
 Admit = Callable[[Principal], None]
-Watch = Callable[[Entry, Principal, str], Awaitable[Release]]
-MaySee = Callable[[Principal, Entry, str], Awaitable[bool]]
-
-
-async def everybody(principal: Principal, entry: Entry, uri: str) -> bool:
-    """For resources that are the same for every principal."""
-    return True
 
 
 async def no_thread(principal: Principal, meta: JsonObject) -> str | None:
     """For a gateway without threads."""
     return None
-
-
-async def nobody_reports(entry: Entry, principal: Principal, uri: str) -> Release:
-    """For resources whose updates the gateway knows of by itself."""
-    return lambda: None
 
 
 class Edge:
@@ -121,7 +100,7 @@ class Edge:
         metrics: Metrics,
         admit: Admit,
         may_see: MaySee = everybody,
-        completer_of: Callable[[Entry], Completer | None] = lambda entry: None,
+        completer_of: CompleterOf = lambda entry: None,
         watch: Watch = nobody_reports,
         end_round: EndRound = lambda call, error: None,
         id_of: IdOf = fresh_id,
@@ -139,52 +118,48 @@ class Edge:
             may_see: whether what a URI names is this principal's, asked before a subscription is granted.
             thread_of: the thread that a `_meta` names, which raises NotFound where it is none of the principal's.
         """
-        self._catalog = catalog
-        self._policy = policy
         self._admit = admit
-        self._may_see = may_see
-        self._is_profile = is_profile
-        self._thread_of = thread_of
-        self._run_of = partial(RunOf, runbook, thread_of, self._admit_run)
-        self._refusals = Refusals(log, rejections)
+        self._profiles = Profiles(catalog, is_profile)
         self._runbook = runbook
         self.rejections = rejections
         self.changes = changes
         self.metrics = metrics
-        self._completer_of = completer_of
-        self._watch = watch
         self._limits = limits or EdgeLimits()
         self.room = Room(limit_bytes=self._limits.room_bytes, share_bytes=self._limits.share_bytes)
-        self._info = info
-        self._stamp = info.stamp()
+        stamp = info.stamp()
+        run_of = partial(RunOf, runbook, thread_of, self._admit_run)
+        permission = Permission(catalog, policy, Refusals(log, rejections), run_of=run_of)
         self._surfaces = surfaces or Surfaces(policy)
         self._lists = Lists(
-            catalog, policy, self._surfaces, key=state_key, stamp=self._stamp, page_size=self._limits.page_size
+            catalog, policy, self._surfaces, key=state_key, stamp=stamp, page_size=self._limits.page_size
         )
         self._calls = Calls(
-            handle, policy, states=States(state_key), stamp=self._stamp, metrics=metrics, run_of=self._run_of,
-            end_round=end_round, id_of=id_of, now_ns=now_ns,
+            handle, policy, states=States(state_key), stamp=stamp, metrics=metrics, run_of=run_of, end_round=end_round,
+            id_of=id_of, now_ns=now_ns,
+        )  # fmt: skip
+        self._param_headers = ParamHeaders(catalog)
+        self._interests = Interests(
+            catalog, permission, changes, may_see=may_see, watch=watch, stamp=stamp,
+            streams_limit=self._limits.listens_per_session,
         )  # fmt: skip
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Future[Any]] = set()
-        self._listens: dict[asyncio.Event, Session] = {}
-        self._declared: OrderedDict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = OrderedDict()
         self.held = False  # no new call is taken, and everything else is served
         self.drains = asyncio.Event()  # set once no new request is taken
-        self._profiles: dict[str, tuple[str, bool]] = {}
         self._logger = structlog.get_logger("omni_mcp.edge")
         self._be_watched()
+        greetings = Greetings(info, runbook, thread_of=thread_of)
         self._handlers: dict[str, Callable[[Asked], Awaitable[JsonObject | bytes]]] = {
-            "initialize": self._initialize,
-            "ping": self._ping,
-            "discover": self._discover,
+            "initialize": greetings.initialize,
+            "ping": greetings.ping,
+            "discover": greetings.discover,
+            "set_level": greetings.set_level,
             "list": self._list,
             "call": self._call,
-            "subscribe": self._subscribe,
-            "unsubscribe": self._unsubscribe,
-            "complete": self._complete,
-            "set_level": self._set_level,
-            "listen": self._listen,
+            "complete": Completions(catalog, permission, completer_of, stamp=stamp).complete,
+            "subscribe": self._interests.subscribe,
+            "unsubscribe": self._interests.unsubscribe,
+            "listen": self._interests.listen,
         }
 
     def _be_watched(self) -> None:
@@ -220,17 +195,7 @@ class Edge:
 
     def has_profile(self, name: str) -> bool:
         """Whether there is such a profile, or anything is named in it."""
-        if self._is_profile(name):
-            return True
-        version, known = self._profiles.get(name, ("", False))
-        if version != self._catalog.version:
-            version = self._catalog.version
-            kinds = ("tool", "resource", "resource_template", "prompt")
-            known = any(self._catalog.entries(name, kind) for kind in kinds)
-            if len(self._profiles) >= 256:
-                self._profiles.clear()  # names that clients made up
-            self._profiles[name] = (version, known)
-        return known
+        return self._profiles.has(name)
 
     @property
     def open_sessions(self) -> int:
@@ -254,8 +219,7 @@ class Edge:
             How many had to be cancelled. Their outcomes are on record.
         """
         self.drains.set()
-        for ended in list(self._listens):
-            ended.set()
+        self._interests.end_streams()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=timeout_s)
         late = [task for task in self._tasks if not task.done()]
@@ -399,7 +363,7 @@ class Edge:
             if method.rated:
                 self._admit(session.principal)
             if headers is not None and request.method == "tools/call" and era == "modern":
-                self._check_param_headers(asked, headers)
+                self._param_headers.check(asked, headers)
             return result_reply(request.id, await self._handlers[method.handler](asked))
         except RpcError as fault:
             if not fault.recorded:
@@ -420,27 +384,16 @@ class Edge:
         """Read what the request says of its client, and refuse one that contradicts itself."""
         params = request.params
         if era == "handshake":
-            return Asked(session=session, id=request.id, method=request.method, params=params, meta=meta_of(params),
-                         outlet=outlet, era=era, client=session.client)  # fmt: skip
+            meta = meta_of(params)
+            return Asked(session=session, id=request.id, method=request.method, params=params, meta=meta, outlet=outlet,
+                         era=era, client=session.client, trace=trace_id_of(meta))  # fmt: skip
         meta = check_envelope(params)
         if headers is not None:
             check_headers(request.method, params, meta, headers)
         client = modern_client(meta, session.transport)
         return Asked(session=session, id=request.id, method=request.method, params=params, meta=meta, outlet=outlet,
-                     era=era, client=client, log_level=meta.get(META_LOG_LEVEL))  # fmt: skip
-
-    def _check_param_headers(self, asked: Asked, headers: Mapping[str, str]) -> None:
-        session = asked.session
-        entry = self._catalog.find(session.profile, "tool", asked.params["name"], project=session.principal.project)
-        if entry is None:
-            return  # who may not see the tool gets the same answer as for one that is not there
-        declared = self._declared.get(entry.digest)
-        if declared is None:
-            declared = self._declared[entry.digest] = declared_headers(entry.definition.get("inputSchema"))
-            while len(self._declared) > 4096:
-                self._declared.popitem(last=False)
-        if declared:
-            check_param_headers(declared, asked.params.get("arguments") or {}, headers)
+                     era=era, client=client, trace=trace_id_of(meta),
+                     log_level=meta.get(META_LOG_LEVEL))  # fmt: skip
 
     def _admit_run(self, asked: Asked) -> None:
         """Count a run that has to be opened, as a new session is counted; else each new trace would open one.
@@ -456,34 +409,6 @@ class Edge:
             self.rejections.note(asked.session.transport, error.code)
             raise
 
-    async def _initialize(self, asked: Asked) -> JsonObject:
-        session = asked.session
-        if session.opened:
-            raise RpcError(INVALID_REQUEST, "initialize was already sent on this connection")
-        version = negotiate(asked.params["protocolVersion"])
-        session.thread = await self._thread_of(session.principal, asked.meta)
-        client = asked.params.get("clientInfo") or {}
-        session.version = version
-        session.client = ClientFacts(
-            name=short_text(client.get("name")),
-            version=short_text(client.get("version")),
-            era="handshake",
-            protocol_version=version,
-            transport=session.transport,
-            capabilities=asked.params.get("capabilities") or {},
-        )
-        try:
-            session.run = await self._runbook.open(session.principal, session.client, thread=session.thread)
-        except LogUnavailable:
-            session.run = None  # its first call opens the run, or is refused: the client need not connect again
-        return initialize_result(self._info, version)
-
-    async def _ping(self, asked: Asked) -> JsonObject:
-        return {}
-
-    async def _discover(self, asked: Asked) -> JsonObject:
-        return discover_result(self._info)
-
     async def _list(self, asked: Asked) -> bytes:
         session = asked.session
         cursor = asked.params.get("cursor")
@@ -492,125 +417,6 @@ class Edge:
 
     def _call(self, asked: Asked) -> Awaitable[JsonObject]:
         return self._calls.serve(self._surfaces.turned(asked))
-
-    async def _set_level(self, asked: Asked) -> JsonObject:
-        level = asked.params["level"]
-        if level not in LOG_LEVELS:
-            raise RpcError(INVALID_PARAMS, f"level must be one of {', '.join(LOG_LEVELS)}", {"path": "$.params.level"})
-        asked.session.log_level = level
-        return {}
-
-    async def _subscribe(self, asked: Asked) -> JsonObject:
-        session, uri = asked.session, asked.params["uri"]
-        if len(session.subscriptions) >= SUBSCRIPTIONS_LIMIT and uri not in session.subscriptions:
-            raise Overloaded(f"one client may subscribe to {SUBSCRIPTIONS_LIMIT} resources")
-        if not await self._permitted(asked, "resource", uri, may_see=self._may_see):
-            raise unknown_target("resource", uri, era=asked.era)
-        session.subscriptions.add(uri)
-        self.changes.join(session)
-        release = await self._watched(session, uri)
-        self.changes.subscribe(session, uri, release, reader=session.principal)
-        return {}
-
-    async def _watched(self, session: Session, uri: str) -> Release:
-        """Have updates of *uri* reported to us by the server that it is of; returns how to undo that."""
-        entry = self._catalog.find(session.profile, "resource", uri, project=session.principal.project)
-        return await self._watch(entry, session.principal, uri) if entry is not None else lambda: None
-
-    async def _unsubscribe(self, asked: Asked) -> JsonObject:
-        asked.session.subscriptions.discard(asked.params["uri"])
-        self.changes.unsubscribe(asked.session, asked.params["uri"])
-        return {}
-
-    async def _complete(self, asked: Asked) -> JsonObject:
-        kind, name, entry = self._completed(asked)
-        argument = asked.params["argument"]
-        string_at(argument.get("name"), path="params.argument.name")
-        string_at(argument.get("value"), path="params.argument.value", limit=URI_LIMIT)
-        if not await self._permitted(asked, kind, name, entry):
-            raise unknown_target(kind, name, era=asked.era)
-        assert entry is not None  # the policy never allows the unknown resource
-        completer = self._completer_of(entry)
-        found: JsonObject = {"values": [], "hasMore": False}
-        if completer is not None:
-            context = asked.params.get("context") or {}
-            found = await completer.complete(asked.session.principal, entry, argument, context)
-        result: JsonObject = {"completion": found}
-        return {"resultType": "complete", "_meta": self._stamp, **result} if asked.era == "modern" else result
-
-    def _completed(self, asked: Asked) -> tuple[CallKind, str, Entry | None]:
-        """Return what a completion is about."""
-        ref, profile, project = asked.params["ref"], asked.session.profile, asked.session.principal.project
-        if ref.get("type") == "ref/prompt":
-            name = string_at(ref.get("name"), path="params.ref.name")
-            return "prompt", name, self._catalog.find(profile, "prompt", name, project=project)
-        if ref.get("type") == "ref/resource":
-            uri = string_at(ref.get("uri"), path="params.ref.uri", limit=URI_LIMIT)
-            templates = self._catalog.entries(profile, "resource_template", project=project)
-            entry = next((entry for public, entry in templates if public == uri), None)
-            return "resource", uri, entry or self._catalog.find(profile, "resource", uri, project=project)
-        path = {"path": "$.params.ref.type"}
-        raise RpcError(INVALID_PARAMS, "params.ref.type must be ref/prompt or ref/resource", path)
-
-    async def _permitted(
-        self, asked: Asked, kind: CallKind, name: str, entry: Entry | None = None, *, may_see: MaySee = everybody
-    ) -> bool:
-        """Ask the policy about a request that is no call; a refusal is on record in the caller's run.
-
-        A quarantined target is unknown, as it is to calls.
-        """
-        session = asked.session
-        found = entry or self._catalog.find(session.profile, kind, name, project=session.principal.project)
-        if found is not None and found.state in ("quarantined", "pin_missing"):
-            found = None
-        async with self._run_of(asked) as run:
-            decision = self._policy.decide(
-                action=ACTIONS[kind], principal=session.principal, entry=found, name=name, run=run,
-                arguments_digest=EMPTY_DIGEST, arguments_bytes=2,
-            )  # fmt: skip
-            allowed = decision.verdict == "allow" and found is not None
-            if allowed and found is not None and await may_see(session.principal, found, name):
-                return True
-            detail = "; ".join(decision.errors) or ("unknown target" if found is None else decision.verdict)
-            detail = "not the caller's" if allowed else detail
-            refusal = AccessRefusedEvent(
-                method=asked.method, target=name, principal=session.principal.key, rules=decision.rules, detail=detail
-            )
-            await self._refusals.note(run, session.transport, refusal)
-            return False
-
-    async def _listen(self, asked: Asked) -> JsonObject:
-        """Serve one modern subscription until the client cancels it or the gateway stops."""
-        if sum(owner is asked.session for owner in self._listens.values()) >= self._limits.listens_per_session:
-            raise Overloaded("too many subscriptions on this connection")
-        stream = await self._granted_stream(asked)
-        self.changes.join(stream)
-        self._listens[stream.ended] = asked.session
-        try:
-            for uri in stream.uris:
-                release = await self._watched(asked.session, uri)
-                self.changes.subscribe(stream, uri, release, reader=asked.session.principal)
-            stream.acknowledge()
-            await stream.ended.wait()
-        finally:
-            self._listens.pop(stream.ended, None)
-            self.changes.leave(stream)
-        return {"resultType": "complete", "_meta": {**self._stamp, META_SUBSCRIPTION: asked.id}}
-
-    async def _granted_stream(self, asked: Asked) -> ListenStream:
-        wanted = asked.params["notifications"]
-        uris = wanted.get("resourceSubscriptions") or []
-        if not isinstance(uris, list) or len(uris) > SUBSCRIPTIONS_LIMIT:
-            path = {"path": "$.params.notifications.resourceSubscriptions"}
-            raise RpcError(INVALID_PARAMS, f"resourceSubscriptions must be at most {SUBSCRIPTIONS_LIMIT} URIs", path)
-        granted = []
-        for uri in uris:
-            string_at(uri, path="params.notifications.resourceSubscriptions", limit=URI_LIMIT)
-            if await self._permitted(asked, "resource", uri, may_see=self._may_see):
-                granted.append(uri)
-        kinds: tuple[ListKind, ...] = ("tools", "resources", "prompts")
-        named = frozenset(kind for kind in kinds if wanted.get(f"{kind}ListChanged") is True)
-        return ListenStream(asked.outlet, asked.id, kinds=named, uris=granted)
 
 
 def _forget(calls: dict[int | str, asyncio.Future[Reply]], request_id: int | str, task: asyncio.Future[Reply]) -> None:

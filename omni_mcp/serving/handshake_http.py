@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from omni_mcp.chain.crashpoint import reach
 from omni_mcp.contracts.call import Principal
@@ -136,6 +137,7 @@ class HandshakeHttp:
         self._kept_limit_bytes = kept_limit_bytes
         self._now_s = now_s
         self._sessions: dict[str, HttpSession] = {}
+        self._kept_at_most: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -219,15 +221,22 @@ class HandshakeHttp:
     def _stream_of(self, held: HttpSession) -> EventStream:
         held.posts += 1
         who = held.session.principal.key
-        return EventStream(str(held.posts), on_held=lambda: self._make_room(who))
+        return EventStream(str(held.posts), on_held=partial(self._make_room, who))
 
-    def _make_room(self, who: str) -> None:
-        """Let go of answers of a principal that keeps too much, those of its longest unused session first."""
+    def _make_room(self, who: str, more_bytes: int) -> None:
+        """Let go of answers of a principal that keeps too much, those of its longest unused session first.
+
+        They are only counted once all that was told since the last time could be too much.
+        """
+        self._kept_at_most[who] += more_bytes
+        if self._kept_at_most[who] <= self._kept_limit_bytes:
+            return
         mine = sorted((h for h in self._sessions.values() if h.session.principal.key == who), key=_touched)
         spare = sum(held.kept_bytes for held in mine) - self._kept_limit_bytes
         for held in mine:
             while spare > 0 and (before := held.kept_bytes) and held.drop_kept():
                 spare -= before - held.kept_bytes
+        self._kept_at_most[who] = spare + self._kept_limit_bytes
 
     async def _stream(self, exchange: Exchange, held: HttpSession, stream: EventStream) -> None:
         """Answer with events; what the client did not get waits for it."""
@@ -305,6 +314,11 @@ class HandshakeHttp:
             return
         await self._edge.close(held.session)
         await exchange.answer(204)
+
+    def session_of(self, exchange: Exchange) -> Session | None:
+        """Return the session that a request names, if it is the caller's."""
+        held = self._sessions.get(exchange.headers.get(SESSION_HEADER, ""))
+        return held.session if held is not None and held.session.principal == exchange.principal else None
 
     async def _find(self, exchange: Exchange, profile: str) -> HttpSession | None:
         """Return the session of a request, or answer why there is none. Another principal's is not there.

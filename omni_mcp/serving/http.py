@@ -35,6 +35,7 @@ from omni_mcp.serving.asgi import (
     json_bytes,
     refuse_room,
 )
+from omni_mcp.serving.conversation import whom_to_tell
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.gate import NO_TOKEN, Gate, Stop, local_hosts, local_origins
 from omni_mcp.serving.handshake_http import HandshakeHttp
@@ -177,9 +178,9 @@ class HttpFace:
         return serve(exchange, profile)
 
     def _gate(self, scope: Scope) -> Gate:
-        """The gate for the port that the request came in on; the client has no say in which that is."""
+        """The gate for the port that the request came in on: one for each that is listened on, whatever clients do."""
         server = scope.get("server")
-        port = int(server[1]) if server and server[1] else 0
+        port = (server[1] if server else None) or 0
         gate = self._gates.get(port)
         if gate is None:
             gate = self._gates[port] = Gate(
@@ -227,7 +228,11 @@ class HttpFace:
             try:
                 data = await exchange.body(limit_bytes)
                 claim.shrink_to(len(data))  # what it is smaller than it could have been
-                value = await parsed(data, limit_bytes=limit_bytes)
+                try:
+                    value = await parsed(data, limit_bytes=limit_bytes)
+                except BadFrame as fault:
+                    await self._refuse_bytes(exchange, fault, data)
+                    return
                 del data
                 if _is_modern(exchange.headers, value):
                     if isinstance(value, list):
@@ -237,6 +242,13 @@ class HttpFace:
                     await self._handshake.post(exchange, profile, value)
             except BadFrame as fault:
                 await exchange.answer_json(400, self._edge.reject("http", fault).body)
+
+    async def _refuse_bytes(self, exchange: Exchange, fault: BadFrame, data: bytes) -> None:
+        """Answer a body that is no message. Handshake clients take an HTTP error for the end of everything."""
+        handshake = _handshake_header(exchange.headers)
+        fault.id = whom_to_tell(self._handshake.session_of(exchange) if handshake else None, fault, data)
+        status = 200 if handshake and fault.id is not None else 400
+        await exchange.answer_json(status, self._edge.reject("http", fault).body)
 
     async def _get_mcp(self, exchange: Exchange, profile: str) -> None:
         if not _handshake_header(exchange.headers):

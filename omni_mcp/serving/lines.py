@@ -10,6 +10,7 @@ from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import OmniError, Overloaded, RateLimited
 from omni_mcp.protocol.frames import FRAME_LIMIT_BYTES, BadFrame
 from omni_mcp.protocol.rpc import PARSE_ERROR
+from omni_mcp.protocol.sender import HEAD_BYTES, TAIL_BYTES
 from omni_mcp.serving.conversation import Conversation
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.room import Claim
@@ -19,33 +20,43 @@ UNREAD_LIMIT_BYTES = 16 * 1024 * 1024  # what a client may leave unread before i
 
 
 class LineTooLong:
-    """Stands for a line over the limit; its bytes were thrown away as they came."""
+    """Stands for a line over the limit; all but its first and last bytes were thrown away as they came."""
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self.head = _first(parts)
+        self.tail = _last(parts)
+
+    def goes_on(self, more: bytes) -> None:
+        """Keep the last bytes."""
+        self.tail = (self.tail + more[-TAIL_BYTES:])[-TAIL_BYTES:]
 
 
-class NoRoom:
-    """Stands for a line that could not be held; its bytes were thrown away as they came."""
+class NoRoom(LineTooLong):
+    """Stands for a line that could not be held."""
 
-    def __init__(self, error: OmniError) -> None:
+    def __init__(self, parts: list[bytes], error: OmniError) -> None:
+        super().__init__(parts)
         self.error = error
 
 
 async def split_lines(
     reader: asyncio.StreamReader, *, limit_bytes: int, claim: Claim
-) -> AsyncIterator[bytes | LineTooLong | NoRoom]:
+) -> AsyncIterator[bytes | LineTooLong]:
     """Yield lines without their newline. Every byte is looked at once, so a long line costs what its length says.
 
     What is held of a line that goes on in the next chunk is claimed until the line was taken.
     """
     parts: list[bytes] = []
     size = 0
-    skipping: LineTooLong | NoRoom | None = None
+    skipping: LineTooLong | None = None
     while chunk := await reader.read(CHUNK_BYTES):
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
             if skipping is not None:
+                skipping.goes_on(chunk[start:end])
                 yield skipping
             elif size + end - start > limit_bytes:
-                yield LineTooLong()
+                yield LineTooLong([*parts, chunk[start:end]])
             else:
                 parts.append(chunk[start:end])
                 line, parts = b"".join(parts), []
@@ -54,27 +65,48 @@ async def split_lines(
             claim.close()
         size += len(chunk) - start
         if skipping is None and start < len(chunk):
-            skipping = _refused(size, len(chunk) - start, limit_bytes, claim)
-            if skipping is None:
-                parts.append(chunk[start:])
-            else:
+            parts.append(chunk[start:])
+            skipping = _refused(parts, size, limit_bytes, claim)
+            if skipping is not None:
                 parts = []
                 claim.close()
+        elif skipping is not None:
+            skipping.goes_on(chunk[start:])
     if skipping is not None:
         yield skipping
     elif parts:
         yield b"".join(parts)  # a last line without its newline is a line
 
 
-def _refused(size: int, more: int, limit_bytes: int, claim: Claim) -> LineTooLong | NoRoom | None:
-    """Say why *more* bytes of a line cannot be held, or claim them."""
+def _refused(parts: list[bytes], size: int, limit_bytes: int, claim: Claim) -> LineTooLong | None:
+    """Say why the last of *parts* of a line cannot be held, or claim it."""
     if size > limit_bytes:
-        return LineTooLong()
+        return LineTooLong(parts)
     try:
-        claim.grow(more)
+        claim.grow(len(parts[-1]))
     except (RateLimited, Overloaded) as error:
-        return NoRoom(error)
+        return NoRoom(parts, error)
     return None
+
+
+def _first(parts: list[bytes]) -> bytes:
+    head = bytearray()
+    for part in parts:
+        head += part[: HEAD_BYTES - len(head)]
+        if len(head) >= HEAD_BYTES:
+            break
+    return bytes(head)
+
+
+def _last(parts: list[bytes]) -> bytes:
+    last: list[bytes] = []
+    size = 0
+    for part in reversed(parts):
+        last.insert(0, part[-TAIL_BYTES:])
+        size += len(part)
+        if size >= TAIL_BYTES:
+            break
+    return b"".join(last)[-TAIL_BYTES:]
 
 
 class LineOutlet:
@@ -123,9 +155,10 @@ async def serve_lines(
     try:
         async for line in split_lines(reader, limit_bytes=frame_limit_bytes, claim=claim):
             if isinstance(line, NoRoom):
-                talk.turn_away(line.error)
+                talk.turn_away_line(line.error, line.head, line.tail)
             elif isinstance(line, LineTooLong):
-                talk.refuse(BadFrame(PARSE_ERROR, "too_large", f"a line is over {frame_limit_bytes} bytes"))
+                fault = BadFrame(PARSE_ERROR, "too_large", f"a line is over {frame_limit_bytes} bytes")
+                talk.refuse(fault, line.head, line.tail)
             elif line.strip():
                 await talk.take(line)
         await talk.finish(grace_s=0.0 if outlet.dropped else eof_grace_s)

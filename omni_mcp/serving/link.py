@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omni_mcp.contracts.call import AskRefused, Era
 from omni_mcp.contracts.json import JsonObject, JsonValue
-from omni_mcp.protocol.eras import LOG_LEVELS
+from omni_mcp.protocol.eras import LOG_LEVELS, PAGES_SINCE, at_least
 from omni_mcp.protocol.rpc import notification
 from omni_mcp.serving.session import Outlet, Session
 
@@ -22,6 +22,11 @@ class Link:
         self._era = era
         self._token = progress_token
         self._log_level = log_level  # of a modern request, None for silence; a handshake session has its own
+
+    @property
+    def client(self) -> object:
+        """The connection. A modern request over HTTP is one for itself: nothing says which of them belong together."""
+        return self._session
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Send `notifications/progress` if the request brought a token."""
@@ -57,3 +62,10 @@ class Link:
     def can_ask(self, method: str) -> bool:
         """Modern clients are never pushed to: what they must answer goes into a multi-round result."""
         return self._era == "handshake" and self._session.can_ask(method)
+
+    def page_done(self, elicitation: str) -> None:
+        """Send `notifications/elicitation/complete`, which came with 2025-11-25 and went with 2026-07-28."""
+        if self._era == "handshake" and at_least(self._session.version, PAGES_SINCE):
+            told = notification("notifications/elicitation/complete", {"elicitationId": elicitation})
+            if not self._outlet.send(told) and self._outlet is not self._session.outlet:
+                self._session.outlet.send(told)

@@ -15,7 +15,10 @@ from omni_mcp.serving.session import Outlet
 class ListenStream:
     """One `subscriptions/listen`: a listener that stamps everything with the id of its request."""
 
-    def __init__(self, outlet: Outlet, request_id: int | str, *, kinds: frozenset[ListKind], uris: list[str]) -> None:
+    def __init__(
+        self, outlet: Outlet, request_id: int | str, *, profile: str, kinds: frozenset[ListKind], uris: list[str]
+    ) -> None:
+        self.profile = profile
         self._outlet = outlet
         self._stamp: JsonObject = {META_SUBSCRIPTION: request_id}
         self._kinds = kinds

@@ -10,7 +10,7 @@ from omni_mcp.contracts.call import Principal
 from omni_mcp.contracts.errors import QuotaExceeded
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.serving.calls import Asked
-from omni_mcp.serving.runbook import Joined, Runbook, trace_id_of
+from omni_mcp.serving.runbook import Joined, Runbook
 
 ThreadOf = Callable[[Principal, JsonObject], Awaitable[str | None]]
 AdmitRun = Callable[[Asked], None]
@@ -37,10 +37,9 @@ class RunOf(AbstractAsyncContextManager[str]):
         asked, session = self._asked, self._asked.session
         if asked.era == "modern":
             thread = await self._thread_of(session.principal, asked.meta)
-            trace = trace_id_of(asked.meta)
-            if not self._runbook.is_open(session.principal, trace, thread):
+            if not self._runbook.is_open(session.principal, asked.trace, thread):
                 self._admit(asked)
-            joined = self._runbook.joined(session.principal, asked.client, trace, thread)
+            joined = self._runbook.joined(session.principal, asked.client, asked.trace, thread)
             run = joined.enter() or await joined.opened()
             self._joined = joined
             return run

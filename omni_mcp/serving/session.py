@@ -43,24 +43,32 @@ class Session:
     bring their own.
     """
 
+    version = ""  # set by the handshake
+    log_level = "info"
+    run: str | None = None
+    thread: str | None = None  # which its runs belong to
+    closed = False
+    on_close: Callable[[], None] | None = None  # the transport lets go of what it holds
+    _opening: asyncio.Lock | None = None
+    _asked = 0
+
     def __init__(self, *, principal: Principal, profile: str, transport: Transport, outlet: Outlet) -> None:
         self.principal = principal
         self.profile = profile
         self.transport: Transport = transport
         self.outlet = outlet
-        self.version = ""  # set by the handshake
         self.client = _nothing_said(transport)
-        self.log_level = "info"
-        self.run: str | None = None
-        self.thread: str | None = None  # which its runs belong to
         self.run_users: dict[str, int] = defaultdict(int)  # requests under way by run: a full run makes way for another
-        self.opening = asyncio.Lock()
         self.calls: dict[RequestId, asyncio.Future[Reply]] = {}
         self.subscriptions: set[str] = set()
-        self.closed = False
-        self.on_close: Callable[[], None] | None = None  # the transport lets go of what it holds
         self._asks: dict[str, asyncio.Future[JsonObject]] = {}
-        self._asked = 0
+
+    @property
+    def opening(self) -> asyncio.Lock:
+        """Held while its run is opened."""
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        return self._opening
 
     @property
     def opened(self) -> bool:

@@ -17,29 +17,30 @@ class EventStream:
     can be read again from any number after the oldest one held.
     """
 
+    finished = False
+    overrun = False
+    on_change: Callable[[], None] | None = None  # told of each change, without a wait
+    _held_bytes = 0
+    _last = 0
+    _delivered = 0
+    _reader = 0  # number of the attached reader; a newer one ends an older one
+    _attached = False
+    _changed: asyncio.Event | None = None  # for whoever waits
+
     def __init__(
         self,
         name: str = "",
         *,
         events_limit: int = EVENTS_LIMIT,
         bytes_limit: int = BYTES_LIMIT,
-        on_held: Callable[[], None] | None = None,
+        on_held: Callable[[int], None] | None = None,
     ) -> None:
-        """Make an empty stream; *on_held* is called when it holds more and nobody reads."""
+        """Make an empty stream; *on_held* is called with what it holds when that is more and nobody reads."""
         self.name = name
         self._events_limit = events_limit
         self._bytes_limit = bytes_limit
         self._held: deque[tuple[int, bytes]] = deque()
-        self._held_bytes = 0
-        self._last = 0
-        self._delivered = 0
         self._on_held = on_held
-        self._reader = 0  # number of the attached reader; a newer one ends an older one
-        self._attached = False
-        self._changed = asyncio.Event()
-        self.on_change: Callable[[], None] | None = None  # also told, without a wait
-        self.finished = False
-        self.overrun = False
 
     def send(self, data: bytes) -> bool:
         """Add one message; False if the stream is over or its reader was dropped for being slow."""
@@ -70,13 +71,14 @@ class EventStream:
         self._change()
 
     def _change(self) -> None:
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
         if self.on_change is not None:
             self.on_change()
 
     def _tell_held(self) -> None:
         if self._on_held is not None and not self._attached:
-            self._on_held()
+            self._on_held(self._held_bytes)
 
     def _add(self, data: bytes) -> None:
         self._last += 1
@@ -114,7 +116,8 @@ class EventStream:
         self._reader += 1
         self._attached = True
         self.overrun = self.overrun and not again
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
         return self._reader
 
     def detach(self, reader: int) -> None:
@@ -146,6 +149,8 @@ class EventStream:
                         return found
                     if self.finished:
                         return None
+                    if self._changed is None:
+                        self._changed = asyncio.Event()
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

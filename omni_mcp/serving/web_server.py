@@ -8,6 +8,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -18,7 +19,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from omni_mcp.deadline import Deadline
-from omni_mcp.serving.asgi import AT_ONCE, ON_GONE, AsgiApp, HeaderList, Scope
+from omni_mcp.known_heads import KnownHeads
+from omni_mcp.serving.asgi import AT_ONCE, HEADERS, ON_GONE, AsgiApp, DoubleHeader, HeaderList, Scope, headers_of
 
 HEADER_DEADLINE_S = 10.0
 BODY_DEADLINE_S = 30.0
@@ -28,6 +30,7 @@ CONNECTIONS_LIMIT = 1024
 OTHER_FILES = 512  # descriptors that are not connections: the log, cells and their cgroups, clients on the local socket
 HEADER_LIMIT_BYTES = 64 * 1024
 HEADER_COUNT_LIMIT = 128
+HEADS_KEPT = 4  # of one connection, whoever opened it: what is read of each takes some kilobytes
 STOP_TIMEOUT_S = 2
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
@@ -37,6 +40,17 @@ _WHOLE_URL = (  # whose host could be another than the one that Host names
     b"connection: close\r\n\r\nbegin the request with a path, such as: POST /mcp\r\n"
 )
 _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """What was read of the head of a request. `length_at` is the place of its length among the headers."""
+
+    scope: Scope
+    url: bytes
+    headers: list[tuple[bytes, bytes]]
+    length_at: int
+    named: dict[str, str]
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -60,6 +74,7 @@ class BoundedHttp(HttpToolsProtocol):
     _awaited = ""  # the part of a request whose deadline counts
     _is_receiving = False  # a request is there in part: its own deadline counts, whatever was answered meanwhile
     _hearers: set[Callable[[], None]]
+    _heads: KnownHeads[_Head]
 
     def connection_made(self, transport: Any) -> None:
         limit = connections_cap() if self.connections_limit is None else self.connections_limit
@@ -70,6 +85,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         super().connection_made(transport)
         self._hearers = set()
+        self._heads = KnownHeads(HEADS_KEPT)
         self._extensions = {ON_GONE: {"tell": self.on_gone}, AT_ONCE: {"body": self.body, "answer": self.answer}}
         self._deadline = Deadline()
         self._arm(self.header_deadline_s)
@@ -99,10 +115,54 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self not in self.connections:
             return
+        earlier = self.cycle
+        may_be_whole = not self._is_receiving and (earlier is None or earlier.response_complete)
+        if may_be_whole and (known := self._heads.find(data)) is not None:
+            self._begin_known(*known)
+            return
         self._head_bytes += len(data)
         self._feed(data)
         if self._is_receiving:
             self._await_rest()
+        elif may_be_whole and self.cycle is not earlier:
+            self._learn_head()
+
+    def _begin_known(self, head: _Head, length: bytes, body: bytes) -> None:
+        """As everything that the parser calls for one request, where it would say what it said before."""
+        if self.transport.is_closing():
+            return
+        self._disarm()
+        self.url = head.url
+        self.expect_100_continue = False
+        self.headers = headers = head.headers.copy()
+        headers[head.length_at] = (b"content-length", length)
+        named = {**head.named, "content-length": length.decode()}
+        scope: Any = {**head.scope, "headers": headers, "state": self.app_state.copy(), HEADERS: named}
+        self.scope = scope
+        self.cycle = cycle = RequestResponseCycle(
+            scope, self.transport, self.flow, self.logger, self.access_logger, self.access_log,
+            self.server_state.default_headers, asyncio.Event(), False, True, self.on_response_complete,
+        )  # fmt: skip
+        cycle.body += body
+        cycle.more_body = False
+        cycle.message_event.set()
+        self._start_asgi_task(cycle, self.app)
+
+    def _learn_head(self) -> None:
+        """Keep what was read of a head that came with the whole of its request, if no error or refusal came of it."""
+        cycle = self.cycle
+        scope: Scope = dict(self.scope)
+        is_plain = cycle.keep_alive and not cycle.more_body and scope["http_version"] == "1.1"
+        if not is_plain or self.transport.is_closing() or not self._heads.learns(self.headers):
+            return
+        try:
+            named = headers_of(scope)
+        except DoubleHeader:
+            return
+        length_at = [name for name, _ in self.headers].index(b"content-length")
+        self._heads.learn(
+            _Head(scope=scope, url=self.url, headers=self.headers, length_at=length_at, named=named)
+        )  # fmt: skip
 
     def _feed(self, data: bytes) -> None:
         """As uvicorn's; a request with an upgrade, which is not offered, is read again without it, with its body."""
@@ -175,7 +235,7 @@ class BoundedHttp(HttpToolsProtocol):
             return False
         if cycle.disconnected:
             return True
-        lines = [b"%b: %b" % pair for pair in (*self.server_state.default_headers, *headers)]
+        lines = [*map(b": ".join, self.server_state.default_headers), *map(b": ".join, headers)]
         head = b"\r\n".join((STATUS_LINE[status][:-2], *lines, b"content-length: %d\r\n\r\n" % len(body)))
         ends = len(lines) + 3
         if not cycle.keep_alive or b"\r\nconnection: " in head:

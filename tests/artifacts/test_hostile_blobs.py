@@ -16,6 +16,7 @@ from omni_mcp.contracts.errors import NotFound
 from omni_mcp.engines.artifacts.blobs import BlobStore
 from omni_mcp.engines.artifacts.references import REFERENCE_BYTES
 from omni_mcp.engines.artifacts.store import open_artifacts
+from omni_mcp.engines.artifacts.write_out import write_out
 from omni_mcp.engines.secrets.masking import SecretMasker
 
 ANN = 'User::"ann"@default'
@@ -168,3 +169,18 @@ def test_a_store_of_which_little_was_erased_is_left_as_it_is(tmp_path: Path) -> 
     BlobStore(tmp_path / "a", shrink_from_bytes=1).close()
 
     assert database.read_bytes() == before
+
+
+def test_what_cannot_be_brought_to_the_disk_is_an_error_and_not_taken_for_written(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        file.write(b"x" * 10_000)
+        write_out(file.fileno(), 0, 10_000)
+        closed = file.fileno()
+    reading, writing = os.pipe()
+    try:
+        for descriptor in (closed, writing):
+            with pytest.raises(OSError):
+                write_out(descriptor, 0, 10_000)
+    finally:
+        os.close(reading)
+        os.close(writing)

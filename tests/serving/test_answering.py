@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from omni_mcp.contracts.call import Call, Result
-from omni_mcp.serving.asgi import AT_ONCE
+from omni_mcp.serving.asgi import AT_ONCE, Exchange
 from omni_mcp.serving.under_way import UnderWay
 from omni_mcp.serving.web_server import serve_http
 from omni_mcp.testing import WAIT_S
@@ -80,6 +80,22 @@ async def test_a_request_that_comes_in_part_behind_an_answer_keeps_its_own_deadl
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
         said = await asyncio.wait_for(reader.read(), WAIT_S)
     assert said.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in said
+
+
+async def test_an_answer_that_counts_until_it_is_taken_returns_when_its_client_has_read_it() -> None:
+    size_bytes = 16 << 20  # more than the system's own buffers take
+    taken = asyncio.Event()
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await Exchange(scope, receive, send, {}, "id").answer_until_taken(200, b"x" * size_bytes)
+        taken.set()
+
+    async with serve_http(large, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)
+        assert b"content-length: %d" % size_bytes in head and not taken.is_set()
+        await asyncio.wait_for(reader.readexactly(size_bytes), WAIT_S)
+        await asyncio.wait_for(taken.wait(), WAIT_S)
 
 
 async def test_an_answer_whose_header_would_begin_another_line_is_not_written() -> None:

@@ -87,6 +87,7 @@ class Ear:
 
     def __init__(self, *kinds: str, alive: bool = True) -> None:
         self.kinds = kinds
+        self.profile = "default"
         self.alive = alive
         self.heard: list[tuple[str, Any]] = []
         self.told = asyncio.Event()

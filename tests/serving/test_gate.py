@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import httpx2
 import pytest
 
+from omni_mcp.serving.gate import Gate
 from omni_mcp.serving.metrics import Metrics
 from tests.serving.edge_world import MODERN, World, initialize, modern, modern_headers, request
 
@@ -63,6 +65,22 @@ async def test_two_different_credentials_are_nobodys() -> None:
         same = await post(http, **{"X-API-Key": "bob-token", "Authorization": "Bearer bob-token"})
     assert [two.status_code, wrong.status_code, same.status_code] == [400, 400, 200]
     assert "send one of them" in two.json()["detail"] and len(world.calls) == 1
+
+
+async def test_the_addresses_that_clients_reach_take_nothing_that_stays() -> None:
+    """A gateway that listens on every address of a machine can be reached at millions of them."""
+
+    def gates() -> int:
+        gc.collect()
+        return sum(isinstance(one, Gate) for one in gc.get_objects())
+
+    async with World().direct() as http:
+        before = gates()
+        for number in range(1, 9):
+            address = f"http://127.0.0.{number}:{http.base_url.port}"
+            answer = await http.get(f"{address}/healthz", headers={"Host": "gateway.test"})
+            assert answer.status_code == 200
+        assert gates() == before + 1
 
 
 @pytest.mark.parametrize(

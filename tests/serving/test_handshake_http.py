@@ -34,6 +34,21 @@ async def test_every_version_of_the_era_is_agreed_on_and_an_unknown_one_gets_the
             assert ("completions" in answer.json()["result"]["capabilities"]) == (wanted != "2024-11-05")
 
 
+async def test_a_request_that_cannot_be_taken_is_answered_as_a_request_and_the_session_goes_on() -> None:
+    body = b'{"method":"tools/call","params":{"name":"t__echo","arguments":{"n":%d}},"jsonrpc":"2.0","id":4}' % 10**20
+    async with World().direct() as http:
+        session = await opened(http)
+        headers = {**session, "Content-Type": "application/json"}
+        refused = await http.post("/mcp", content=body, headers=headers)
+        nobodys = await http.post("/mcp", content=body.replace(b'"id":4', b'"id":null'), headers=headers)
+        after = await call(http, session, "echo")
+
+    assert refused.status_code == 200
+    assert (refused.json()["id"], refused.json()["error"]["code"]) == (4, -32700)
+    assert (nobodys.status_code, nobodys.json()["id"]) == (400, None)
+    assert "result" in after.json()
+
+
 async def test_session_ids_are_long_random_and_never_the_same() -> None:
     async with World().direct() as http:
         ids = {(await opened(http))["Mcp-Session-Id"] for _ in range(20)}

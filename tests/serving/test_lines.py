@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from omni_mcp.protocol.sender import TAIL_BYTES
 from omni_mcp.serving.edge import EdgeLimits
-from omni_mcp.serving.lines import LineOutlet, LineTooLong, NoRoom, split_lines
+from omni_mcp.serving.lines import CHUNK_BYTES, LineOutlet, LineTooLong, NoRoom, split_lines
 from omni_mcp.serving.room import Claim, Room
 from tests.serving.edge_world import BOB, World, initialize, modern, modern_headers, request, text_answer
 from tests.serving.line_client import LineClient
@@ -54,6 +55,20 @@ def test_no_line_within_the_limit_is_lost_or_joined(lines: list[bytes], data: st
     ]
 
 
+@pytest.mark.parametrize("limit", [1000, CHUNK_BYTES + 3, 2 * CHUNK_BYTES + 3])
+@pytest.mark.parametrize("more", [1, 9, TAIL_BYTES + 1])
+async def test_of_a_line_that_is_too_long_the_first_and_last_bytes_are_kept_however_it_comes(
+    limit: int, more: int
+) -> None:
+    text = (b"%07d," * (CHUNK_BYTES // 4) % tuple(range(CHUNK_BYTES // 4)))[: 2 * CHUNK_BYTES]
+    line = text + text[:more].lower() if limit < 2 * CHUNK_BYTES else text + b"x" * (more + 3)
+    lines = split_lines(reader_of(line + b"\n", b"next\n"), limit_bytes=limit, claim=unclaimed())
+    long, after = [one async for one in lines]
+
+    assert isinstance(long, LineTooLong) and after == b"next"
+    assert long.tail == line[-TAIL_BYTES:] and long.head == line[: 64 * 1024]
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [(b"{\n", -32700), (b"\xff\xfe\n", -32700), (b'{"jsonrpc":"2.0","id":1,"id":1,"method":"ping"}\n', -32700),
@@ -68,6 +83,41 @@ async def test_a_bad_line_gets_an_error_and_the_next_one_is_served(line: bytes, 
         assert (answer["id"], answer["error"]["code"]) == (None, code)
         assert (await client.ask("ping"))["result"] == {}
     assert world.log.codes() == ["request_rejected"]
+
+
+SURROGATE = b'{"text":"\\ud83d"}'
+REFUSED = {
+    "number_range": b'{"n":%d}' % 10**20, "not_json": SURROGATE, "too_deep": b'{"a":' * 65 + b"1" + b"}" * 65,
+    "too_large": b'{"text":"%s"}' % (b"x" * 300_000), "duplicate_key": b'{"a":1,"a":2}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("id_last", [False, True])
+@pytest.mark.parametrize("reason", list(REFUSED))
+async def test_a_request_that_is_refused_for_what_it_holds_is_answered_under_its_own_id(
+    reason: str, id_last: bool
+) -> None:
+    params = b'"params":{"id":9,"name":"t__echo","arguments":%s}' % REFUSED[reason]
+    line = (
+        b'{"method":"tools/call",%s,"jsonrpc":"2.0","id":7}'
+        if id_last
+        else b'{"jsonrpc":"2.0","id":7,%s,"method":"tools/call"}'
+    )
+    async with LineClient.open(World(), frame_limit_bytes=100_000) as client:
+        await client.start()
+        client.send(line % params + b"\n")
+        answer = await client.receive()
+        assert (await client.ask("ping"))["result"] == {}
+
+    assert (answer["id"], answer["error"]["code"], answer["error"]["data"]) == (7, -32700, {"reason": reason})
+
+
+async def test_an_id_that_is_too_long_is_refused_under_itself() -> None:
+    async with LineClient.open(World()) as client:
+        client.send({"jsonrpc": "2.0", "id": "x" * 300, "method": "ping"})
+        answer = await client.receive()
+
+    assert (answer["id"], answer["error"]["code"]) == ("x" * 300, -32600)
 
 
 async def test_nothing_but_ping_and_initialize_is_served_before_the_handshake() -> None:

@@ -21,6 +21,7 @@ class Finder:
     def __init__(self, needles: Iterable[str]) -> None:
         encoded = {needle: needle.encode("utf-8", "surrogatepass") for needle in needles}
         self._needles = tuple(sorted(encoded.items(), key=lambda pair: (-len(pair[0]), pair[0])))
+        self._raw = tuple(encoded.values())
         groups: dict[int, set[int]] = {}
         for raw in encoded.values():
             width = next(width for width, _ in _WIDTHS if len(raw) >= 2 * width - 1)
@@ -38,8 +39,14 @@ class Finder:
                 return True
         return False
 
+    def is_any_in(self, text: bytes) -> bool:
+        """Whether a needle is in *text*."""
+        if len(self._raw) > _FEW and not self.may_contain(text):
+            return False
+        return any(map(text.__contains__, self._raw))
+
     def find(self, text: bytes) -> list[str]:
         """Return the needles that are in *text*, longest first."""
-        if not self.may_contain(text):
+        if not self.is_any_in(text):
             return []
         return [needle for needle, raw in self._needles if raw in text]

@@ -123,7 +123,7 @@ class SecretMasker:
             text = orjson.dumps(value)
         except TypeError:
             return True  # a lone surrogate or a huge integer: the rewrite looks at each string by itself
-        return bool(self._in_json.find(text))
+        return self._in_json.is_any_in(text)
 
     def _has_secret_name(self, value: JsonValue) -> bool:
         harmless = self._harmless
