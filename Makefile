@@ -2,9 +2,10 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
+WORKERS ?= 3
 export OMNI_VENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST := $(BIN)/python -m pytest -q -n 3 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test long check lint types docs conformance faults soak bench clean help
 
@@ -25,7 +26,7 @@ long:  ## the long tests: servers of other people, crowds, every kill point, con
 	@.ci/setup dev
 	@$(BIN)/python tests/node/setup.py
 	@$(BIN)/python tests/servers/setup.py
-	$(PYTEST) -m long
+	OMNI_ALL_EXAMPLES=1 $(PYTEST) -m long
 
 check: lint types docs test  ## everything that CI checks but the long runs
 

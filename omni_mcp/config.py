@@ -369,6 +369,14 @@ def read_secrets(settings: Settings, environment: dict[str, str]) -> dict[str, s
     Raises:
         ConfigError: a reference has an unknown form, or what it names is not there.
     """
+    found, problems = find_secrets(settings, environment)
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def find_secrets(settings: Settings, environment: dict[str, str]) -> tuple[dict[str, str], list[Problem]]:
+    """As `read_secrets`: what can be had, and what is wrong with the others."""
     found: dict[str, str] = {}
     problems: list[Problem] = []
     for name, reference in settings.secrets.items():
@@ -383,6 +391,4 @@ def read_secrets(settings: Settings, environment: dict[str, str]) -> dict[str, s
         except (KeyError, OSError, ValueError) as error:
             text = f"{rest} is not set in the environment" if isinstance(error, KeyError) else str(error)
             problems.append(Problem(file="omni.toml", line=0, path=f"$.secrets.{name}", message=text))
-    if problems:
-        raise ConfigError(problems)
-    return found
+    return found, problems

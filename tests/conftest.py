@@ -9,12 +9,16 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import is_hypothesis_test, settings
 
 from omni_mcp.testing import Canary
 
 ROOM_BYTES = 4 << 30
+FEWER = 10  # of the examples of a property, where none is asked for: `make long` takes them all
+LEAST_EXAMPLES = 10
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 
 
@@ -29,6 +33,24 @@ def pytest_configure(config: pytest.Config) -> None:
     if "TMPDIR" not in os.environ and (place := _place_in_memory()):
         os.environ["TMPDIR"] = place
         tempfile.tempdir = None
+
+
+@pytest.hookimpl(tryfirst=True)  # before those are taken out that are not asked for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A property is tried with a few examples in each run, and as a long test (OMNI_ALL_EXAMPLES=1) with all of its."""
+    in_full = "OMNI_ALL_EXAMPLES" in os.environ
+    seen: set[int] = set()
+    for item in items:
+        test: Any = getattr(item, "obj", None)
+        if not is_hypothesis_test(test):
+            continue
+        if in_full:
+            item.add_marker(pytest.mark.long)
+        elif id(test) not in seen:  # a parametrised one comes several times
+            seen.add(id(test))
+            wanted = test._hypothesis_internal_use_settings
+            few = min(wanted.max_examples, max(LEAST_EXAMPLES, wanted.max_examples // FEWER))
+            test._hypothesis_internal_use_settings = settings(wanted, max_examples=few)
 
 
 def _place_in_memory() -> str | None:

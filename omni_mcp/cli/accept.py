@@ -12,9 +12,12 @@ from typing import Literal
 import click
 import orjson
 
+from omni_mcp.cli.in_force import wait_for_acceptance
 from omni_mcp.cli.look import look_at
 from omni_mcp.cli.person import json_option, yes_option
+from omni_mcp.cli.plugins import known_plugins
 from omni_mcp.cli.relabel import change_line, changes_as_json, changes_of, vouch_anew
+from omni_mcp.config import load_settings
 from omni_mcp.contracts.errors import BadRequest, NotFound
 from omni_mcp.contracts.ids import iso_time
 from omni_mcp.contracts.json import JsonObject
@@ -22,7 +25,14 @@ from omni_mcp.contracts.manifest import Labels
 from omni_mcp.engines.catalog.acceptance import Answer, Waiting, accept, answer_to, launch_changes, waiting_of
 from omni_mcp.engines.catalog.difference import Difference
 from omni_mcp.engines.catalog.difference_text import definition_lines, difference_lines, one_line
-from omni_mcp.engines.catalog.lock_listing import KeptListing, get_listing, listings_dir, load_listings, names_by_server
+from omni_mcp.engines.catalog.lock_listing import (
+    KeptListing,
+    get_listing,
+    keep_listing,
+    listings_dir,
+    load_listings,
+    names_by_server,
+)
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.engines.catalog.relabelling import Relabelled
 from omni_mcp.engines.identity.keys import local_user
@@ -88,6 +98,7 @@ def accept_command(
     other = changes_of(lock_file, listing, names, labels) if said and (names or (everything and again)) else ()
     anew = vouch_anew(lock_file, other, yes=yes) if other else ()
     if not waiting:
+        wait_for_acceptance(home, server)
         _report(server, Outcome(), anew, as_json=as_json)
         if not other and not as_json:
             click.echo(f"Nothing of {server} waits for you.{_about_labels(server, said)}")
@@ -102,7 +113,8 @@ def accept_command(
         _show_launch(server, changed)
         outcome = ask_all(waiting, labels, changed)
     write_down(outcome, lock_file)
-    _report(server, outcome, anew, as_json=as_json)
+    wait_for_acceptance(home, server)
+    _report(server, outcome, anew, as_json=as_json, changed=changed)
     if outcome.broken_off:
         raise click.Abort
 
@@ -110,6 +122,8 @@ def accept_command(
 def _listing_of(home: Home, server: str) -> KeptListing:
     """Return what is known of the server's lists; one of servers.toml that was not seen as it is now is started."""
     known = load_servers(servers_file_of(home)).servers
+    if (of_plugin := _listing_of_plugin(home, server)) is not None:
+        return of_plugin
     try:
         kept = get_listing(listings_dir(home.data), server)
         if server not in known or not known[server].enabled or kept.launch == launch_of(known[server]):
@@ -125,6 +139,19 @@ def _listing_of(home: Home, server: str) -> KeptListing:
         why = one_line(found.fault)
         raise NotFound(f"what {server!r} offers is not known: {why}; see: omni-mcp servers test {server}")
     return listing
+
+
+def _listing_of_plugin(home: Home, name: str) -> KeptListing | None:
+    """Return what the plugin *name* brings as it is installed now, and keep it as a gateway that starts would."""
+    settings = load_settings(home.settings_file)
+    if name not in settings.plugins.tools:
+        return None
+    brought = known_plugins(settings, home).tools
+    if name not in brought.names:
+        return None
+    found = brought.listing(name)
+    keep_listing(listings_dir(home.data), found)
+    return found
 
 
 def _about_labels(server: str, said: bool) -> str:
@@ -247,7 +274,9 @@ def _full_text(one: Waiting, found: Difference) -> str:
     return "\n".join(map(one_line, lines))
 
 
-def _report(server: str, outcome: Outcome, anew: Sequence[Relabelled], *, as_json: bool) -> None:
+def _report(
+    server: str, outcome: Outcome, anew: Sequence[Relabelled], *, as_json: bool, changed: Sequence[str] = ()
+) -> None:
     if as_json:
         click.echo(orjson.dumps(_as_json(outcome) | {"relabelled": changes_as_json(anew)}))
     else:
@@ -256,11 +285,15 @@ def _report(server: str, outcome: Outcome, anew: Sequence[Relabelled], *, as_jso
         for answer in outcome.answers:
             click.echo(one_line(f"accepted: {server} {answer.waiting.item}"))
     if outcome.refused:
-        names = ", ".join(one_line(one.item) for one in outcome.refused)
+        severe = [one_line(one.item) for one in outcome.refused if one.difference().severity == "severe"]
+        others = [one_line(one.item) for one in outcome.refused if one.difference().severity != "severe"]
+        if severe:
+            click.echo(f"omni-mcp: not accepted for severe findings: {', '.join(severe)}", err=True)
+        if others:
+            text = f"not accepted, since what starts {server} is not what it was ({', '.join(changed)})"
+            click.echo(f"omni-mcp: {text}: {', '.join(others)}", err=True)
         click.echo(
-            f"omni-mcp: not accepted: {names}: severe findings, or another start of the server. Look at them with "
-            f"`omni-mcp lock --server {server}`; --accept-risks accepts them all the same",
-            err=True,
+            f"Look at them with `omni-mcp lock --server {server}`; --accept-risks accepts them all the same", err=True
         )
         sys.exit(1)
 

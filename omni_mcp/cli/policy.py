@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from omni_mcp.contracts.errors import BadRequest, ConfigError, NotFound
 from omni_mcp.contracts.events import RunEvent
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.contracts.policy import Action, Decision, Explanation
+from omni_mcp.contracts.tool import Entry
+from omni_mcp.engines.catalog.names import public_name, server_of
 from omni_mcp.engines.policy.cases import CaseReport, read_cases, run_cases
 from omni_mcp.engines.policy.explain import explain as explain_decision
 from omni_mcp.engines.policy.files import PolicyFile, read_policy_files
@@ -27,6 +30,7 @@ from omni_mcp.engines.policy.policy_set import PolicySet, compile_policies, load
 from omni_mcp.engines.policy.request import resource_id
 from omni_mcp.engines.runlog.reader import LogReader
 from omni_mcp.paths import Home, bundled, find_home, make_private_dir, write_private
+from omni_mcp.servers_file import load_servers, servers_file_of
 
 SCAN_EVENTS = 100_000  # how far back a shortened call id is looked for
 _PRINCIPAL = re.compile(r'(?:(Agent|User)::)?"?([^"]+)"?')
@@ -85,10 +89,7 @@ def write_grant(home: Home, spec: GrantSpec, server: str | None, name: str | Non
     known = entries_of(home, spec.action, server, name)
     cedar = open_policy(home.policies, bundled("policies"))
     caller = somebody(agent=spec.agent, user=spec.user, project=spec.project)
-    verdicts = {
-        resource_id(entry.server, entry.name): try_call(cedar, caller, entry, action=spec.action).verdict
-        for entry in known
-    }
+    verdicts = {_name_for_callers(entry): try_call(cedar, caller, entry, action=spec.action).verdict for entry in known}
     return {
         "file": str(file),
         "rule": spec.id,
@@ -96,6 +97,10 @@ def write_grant(home: Home, spec: GrantSpec, server: str | None, name: str | Non
         "known_tools": len(known),
         "still_asked": sorted(public for public, verdict in verdicts.items() if verdict == "ask"),
     }
+
+
+def _name_for_callers(entry: Entry) -> str:
+    return public_name(entry.server, entry.name) if entry.kind == "tool" else resource_id(entry.server, entry.name)
 
 
 def policy_dir(home: Home) -> Path:
@@ -218,7 +223,18 @@ def explain(call: str, as_json: bool) -> None:
         raise NotFound(f"there is no call {call!r}; see: omni-mcp runs list")
     cedar = open_policy(home.policies, bundled("policies"))
     story = story_of(events, cedar.rules)
+    if story.get("verdict") == "deny" and (server := _disabled_server(home, str(story["name"]))):
+        story["next_step"] = f"its server is disabled now: omni-mcp servers enable {server}"
     click.echo(orjson.dumps(story) if as_json else _story_text(story))
+
+
+def _disabled_server(home: Home, public: str) -> str | None:
+    """Return the server that *public* is of, if servers.toml defines it and says that it is not used."""
+    with suppress(ConfigError):
+        name = server_of(public)
+        found = load_servers(servers_file_of(home)).servers.get(name or "")
+        return name if found is not None and not found.enabled else None
+    return None
 
 
 def _call_id(reader: LogReader, name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import orjson
 
+from omni_mcp.cli.in_force import wait_for_servers
 from omni_mcp.cli.lazy import LazyGroup
 from omni_mcp.cli.person import json_option, printable
 from omni_mcp.cli.servers_facts import facts_of, get_definition
@@ -64,7 +65,7 @@ def get(name: str, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def enable(name: str, as_json: bool) -> None:
-    """Use the server NAME."""
+    """Use the server NAME. It waits until the running gateway does."""
     _switch(name, True, as_json)
 
 
@@ -72,7 +73,7 @@ def enable(name: str, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def disable(name: str, as_json: bool) -> None:
-    """Stop using the server NAME; its definition stays."""
+    """Stop using the server NAME; its definition stays. It waits until the running gateway takes no call of it."""
     _switch(name, False, as_json)
 
 
@@ -84,9 +85,14 @@ def _switch(name: str, enabled: bool, as_json: bool) -> None:
             raise BadRequest(f"{name} lacks a secret; write it to {missing[0]} first, mode 600")
         return now.with_servers({name: definition}, {})
 
-    after = edit_servers(servers_file_of(find_home()), change)
+    home = find_home()
+    after = edit_servers(servers_file_of(home), change)
+    since = wait_for_servers(home, [name])
     if as_json:
-        click.echo(orjson.dumps(facts_of(name, after, None)))
+        click.echo(orjson.dumps({**facts_of(name, after, None), "in_force": not since}))
+    else:
+        words = "enabled: its accepted tools can be called" if enabled else "disabled: it takes no new calls"
+        click.echo(f"{printable(name)} is {words}{since}")
 
 
 def _secret_files(definition: ServerDefinition, found: Servers) -> list[Path]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
+from omni_mcp.cli.in_force import wait_for_servers
 from omni_mcp.cli.packages import (
     allowed_lines,
     fetched_of,
@@ -29,6 +31,8 @@ from omni_mcp.server_definition import ServerDefinition, Servers
 from omni_mcp.servers_file import edit_servers, names_in_settings, servers_file_of
 from omni_mcp.upstreams.definitions import launch_of
 
+PLACES_OF_A_CELL = (Path("/tmp"), Path("/workspace"))  # its own, and empty
+
 
 @click.command("set")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -37,6 +41,7 @@ from omni_mcp.upstreams.definitions import launch_of
 @click.option("--no-hosts", is_flag=True, help="Take away all hosts first.")
 @click.option("--dir", "dirs", multiple=True, metavar="DIR[:rw]", help="The command sees this directory, too.")
 @click.option("--no-dir", "no_dirs", multiple=True, metavar="DIR", help="It does not see this directory any more.")
+@click.option("--cwd", metavar="DIR", help="Where the command starts; a place that it sees.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable of the command that is no secret.")
 @click.option("--no-env", multiple=True, metavar="NAME", help="Take this variable away.")
 @click.option("--profile", help="Sandbox profile of the command.")
@@ -45,7 +50,9 @@ from omni_mcp.upstreams.definitions import launch_of
 @click.option("--description", help="For people.")
 @json_option
 def set_command(names: tuple[str, ...], packages: bool, as_json: bool, **said: Any) -> None:
-    """Change the servers NAME: what they may reach and see, and how they are used. A running gateway follows at once.
+    """Change the servers NAME: what they may reach and see, and how they are used.
+
+    It waits until a running gateway goes by it.
 
     What starts a server is part of what was accepted of it: if that changes, its tools wait until you accept them anew.
 
@@ -71,7 +78,9 @@ def set_command(names: tuple[str, ...], packages: bool, as_json: bool, **said: A
         lines += missing_lines([one for one in fetched if not one.source.hosts])
         lines += allowed_lines(home, hosts_of(fetched))
     lines += allowed_lines(home, said["hosts"])
+    lines += [line for name in names for line in _unseen_lines(name, after.servers[name])]
     lines += _acceptance_lines(home, seen[0], after, names)
+    wait_for_servers(home, names)
     if as_json:
         click.echo(orjson.dumps([facts_of(name, after, None) for name in names]))
     for line in lines:
@@ -91,6 +100,8 @@ def _changed(definition: ServerDefinition, said: dict[str, Any]) -> ServerDefini
         fields["hosts"] = list(dict.fromkeys((*kept, *said["hosts"])))
     if said["dirs"] or said["no_dirs"]:
         fields["mounts"] = _mounts(definition, said["dirs"], said["no_dirs"])
+    if said["cwd"] is not None:
+        fields["cwd"] = os.path.abspath(os.path.expanduser(said["cwd"]))
     if said["env"] or said["no_env"]:
         fields["env"] = _env(definition, said["env"], said["no_env"])
     plain = ("profile", "timeout_s", "stateful", "description")
@@ -105,6 +116,16 @@ def _mounts(definition: ServerDefinition, added: Sequence[str], gone: Sequence[s
             raise BadRequest(f"it does not see {source}; it sees: {', '.join(mounts) or 'nothing of yours'}")
         del mounts[source]
     return list((mounts | {mount["source"]: mount for mount in map(mount_of, added)}).values())
+
+
+def _unseen_lines(name: str, definition: ServerDefinition) -> Iterator[str]:
+    """Yield that a command cannot start where it is told to, if it does not see that place."""
+    if definition.cwd is None:
+        return
+    start = Path(definition.cwd)
+    seen = (Path("/usr"), *(Path(mount.source) for mount in definition.mounts))
+    if start not in PLACES_OF_A_CELL and not any(start == place or place in start.parents for place in seen):
+        yield f"{name} does not see {start}, where it starts; show it: omni-mcp servers set {name} --dir {start}"
 
 
 def _env(definition: ServerDefinition, added: Sequence[str], gone: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import click
 import orjson
 
 from omni_mcp.cli.person import json_option, printable
-from omni_mcp.config import load_settings, read_secrets
+from omni_mcp.config import find_secrets, load_settings
 from omni_mcp.contracts.errors import NotFound
 from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home, find_home
@@ -50,9 +50,8 @@ def try_defined(home: Home, name: str) -> tuple[ServerDefinition, ServerTrial]:
         NotFound: they define none.
     """
     settings = load_settings(home.settings_file)
-    defined = read_definitions(
-        settings.servers, home, secrets=read_secrets(settings, dict(os.environ)), environment=os.environ
-    )
+    known, _ = find_secrets(settings, dict(os.environ))  # another server's secret may be set elsewhere only
+    defined = read_definitions(settings.servers, home, secrets=known, environment=os.environ)
     definition = defined.servers.get(name)
     if definition is None:
         raise NotFound(f"there is no server {name!r}; see: omni-mcp servers list")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from omni_mcp.clients.found import FoundServer, Input
 from omni_mcp.clients.jsonc import writable
-from omni_mcp.clients.mounts import propose_mounts
+from omni_mcp.clients.mounts import propose_mounts, starts_in_project
 from omni_mcp.clients.secret_values import LEAST_CHARS, NameTest, is_secret, is_secret_header, shown_text, shown_words
 from omni_mcp.clients.template import Reference, Template, Unclear, only_text
 from omni_mcp.contracts.json import JsonObject
@@ -113,8 +113,16 @@ class Translator:
         cwd = self._fixed_text(found.cwd, found, "cwd") if found.cwd else None
         if shown_words([command, *args], self._is_secret_name) != [command, *args]:
             notes.append("an argument looks like a secret and stays one: better put it into a variable")
+        project = found.place.project
+        if cwd is None and project is not None and starts_in_project([command, *args], project):
+            cwd = str(project)
         mounts, about_mounts = propose_mounts([command, *args, *([cwd] if cwd else [])], self._home)
         notes += about_mounts
+        if cwd and not found.cwd:
+            if any(Path(mount.source) in (project, *Path(cwd).parents) for mount in mounts):
+                notes.append(f"starts in {cwd}, as the client starts it")
+            else:
+                cwd = None  # it would not start at all in a place that it does not see
         fields: JsonObject = {"command": command}
         fields |= {"args": args} if args else {}
         fields |= {"cwd": cwd} if cwd else {}

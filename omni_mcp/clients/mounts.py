@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from omni_mcp.host_places import HostPlaces, general_fault, keys_at, keys_in
 from omni_mcp.paths import find_home
 from omni_mcp.server_definition import MountDefinition
 
+_FETCHES = ("npx", "uvx")
 _SHOWN_ANYWAY = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/dev/null")  # by the sandbox, to every job
 
 
@@ -35,6 +36,16 @@ def propose_mounts(words: Iterable[str], home: Path) -> tuple[tuple[MountDefinit
             notes.append(f"{path} is not shown to it: {reason}")
     kept = [path for path in found if not any(other != path and _is_below(Path(path), (other,)) for other in found)]
     return tuple(MountDefinition(source=path) for path in kept if ".." not in Path(path).parts), tuple(notes)
+
+
+def starts_in_project(words: Sequence[str], project: Path) -> bool:
+    """Whether a command of a project works only where the client starts it, in the project's directory.
+
+    So it is for all but packages that are fetched; for those if an argument names something in there.
+    """
+    names = (word.partition("=")[2] if word.startswith("-") else word for word in words)
+    inside = any(name and not Path(name).is_absolute() and _exists(project / name) for name in names)
+    return inside or Path(words[0]).name not in _FETCHES
 
 
 def _exists(path: Path) -> bool:

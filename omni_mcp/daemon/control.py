@@ -13,6 +13,7 @@ from omni_mcp.engines.identity.keys import local_user
 from omni_mcp.gateway import Gateway
 from omni_mcp.paths import Home
 from omni_mcp.replay.recorded import read_run
+from omni_mcp.replay.remake import order_of, remake
 from omni_mcp.replay.rerun import asked_options, rerun
 
 WAITS_FOR_INPUT = "a call that waits for its caller's input"
@@ -32,6 +33,7 @@ class Control:
         self._stop = stop
         self._facts = facts
         self._ending: asyncio.Task[None] | None = None
+        self._being_made_again: set[str] = set()
         self._left: list[str] = []  # what was still inside when the time to drain was over
 
     @property
@@ -39,13 +41,13 @@ class Control:
         """What is answered at once."""
         return {
             "status": self._status, "ping": self._ping, "drain": self._drain, "undrain": self._undrain,
-            "calls": self._calls,
+            "calls": self._calls, "in_force": self._in_force,
         }  # fmt: skip
 
     @property
     def work(self) -> Mapping[str, Callable[[JsonObject], Awaitable[JsonObject]]]:
         """What takes its time."""
-        return {"replay": self._replay, "drain": self._drain_calls}
+        return {"replay": self._replay, "rerun": self._rerun, "drain": self._drain_calls}
 
     async def _status(self) -> JsonObject:
         return self._facts()
@@ -101,6 +103,9 @@ class Control:
     async def _calls(self) -> JsonObject:
         return self._gateway.doors.facts()
 
+    async def _in_force(self) -> JsonObject:
+        return self._gateway.in_force()
+
     def names_inside(self) -> list[str]:
         """Return what is under way, by the names that were called."""
         facts = self._gateway.doors.facts()
@@ -109,3 +114,7 @@ class Control:
     async def _replay(self, arguments: JsonObject) -> JsonObject:
         run = await asyncio.to_thread(read_run, self._home, str(arguments.get("run")))
         return {"report": (await rerun(self._gateway, run, asked_options(arguments))).as_json()}
+
+    async def _rerun(self, arguments: JsonObject) -> JsonObject:
+        """Make failed calls of a run again."""
+        return {"report": await remake(self._gateway, self._home, order_of(arguments), self._being_made_again)}

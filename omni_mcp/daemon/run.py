@@ -31,6 +31,7 @@ from omni_mcp.paths import Home, make_private_dir
 from omni_mcp.serving.lines import serve_lines
 from omni_mcp.serving.socket import DEFAULT_PROFILE
 from omni_mcp.serving.stdio import stdio_streams
+from omni_mcp.short_turns import take_short_turns
 
 OLD_GATEWAY_TIMEOUT_S = 15.0  # how long one started by a client waits for its predecessor to end
 DESCRIPTORS = 65536
@@ -99,6 +100,7 @@ async def _serve(
         _log_to(sink, settings, gateway)
         _reload_on_hangup(gateway)
         collect_seldom()
+        take_short_turns()
         daemon = Daemon(gateway, home, stop=stop, from_shim=from_shim)
         reason = await daemon.run(settings, lock, announce)
         structlog.get_logger().info("stopped", reason=reason)

@@ -11,6 +11,7 @@ MODERN_VERSIONS = ("2026-07-28",)
 KNOWN_VERSIONS = (*HANDSHAKE_VERSIONS, *MODERN_VERSIONS)
 LATEST_HANDSHAKE = HANDSHAKE_VERSIONS[-1]
 ASSUMED_VERSION = "2025-03-26"  # of an HTTP request without a version header (MCP 2025-11-25, basic/transports)
+PAGES_SINCE = "2025-11-25"  # elicitation by a page (mode `url`) and the error -32042
 BATCH_VERSION = "2025-03-26"  # the only version that has JSON-RPC batches
 
 META_VERSION = "io.modelcontextprotocol/protocolVersion"

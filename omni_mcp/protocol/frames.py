@@ -17,6 +17,7 @@ VALUES_LIMIT = 100_000  # of one message, containers included: 4 MiB of small va
 LARGE_BYTES = 256 * 1024  # from here on parsing is work for a thread
 METHOD_LIMIT = 128
 ID_LIMIT = 256
+ECHO_LIMIT = 1024  # of an id that is sent back, also where it is too long to be taken
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1  # what orjson keeps exactly; a wider integer would silently become a float
 
 RequestId: TypeAlias = int | str
@@ -214,7 +215,10 @@ def _id_of(value: JsonObject) -> RequestId | None:
         return found
     if "method" not in value and found is None and "error" in value:
         return None  # an error for a message that the peer could not read
-    raise BadFrame(INVALID_REQUEST, "bad_id", f"an id is a string of at most {ID_LIMIT} characters or an integer")
+    told = found if type(found) is str and len(found) <= ECHO_LIMIT else None
+    raise BadFrame(
+        INVALID_REQUEST, "bad_id", f"an id is a string of at most {ID_LIMIT} characters or an integer", id=told
+    )
 
 
 def _question(value: JsonObject, request_id: RequestId | None) -> Request | Notification:

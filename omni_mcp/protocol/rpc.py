@@ -18,6 +18,7 @@ RESOURCE_NOT_FOUND = -32002  # handshake era only; the modern era uses -32602
 HEADER_MISMATCH = -32020
 MISSING_CAPABILITY = -32021
 UNSUPPORTED_VERSION = -32022
+PAGE_REQUIRED = -32042  # 2025-11-25 only: `data.elicitations` names pages that a person has to open first
 REQUEST_CANCELLED = -32800
 
 # Status of an HTTP answer that carries the error (MCP 2026-07-28, basic/transports); every other code is a 200.

@@ -19,13 +19,16 @@ from omni_mcp.engines.policy.policy import Reload
 from omni_mcp.filewatch import FileWatch
 from omni_mcp.paths import Home
 from omni_mcp.running.engines import Engines
-from omni_mcp.serving.changes import Changes
+from omni_mcp.serving.changes import Changes, ListKind
 from omni_mcp.upstreams.live import LiveServers
 from omni_mcp.upstreams.news import News
 
 WATCH_S = 0.5
 SWEEP_S = 30.0
 LIVE_KEYS = frozenset({"servers"})  # of omni.toml: an edit is in force without a start
+ENTRIES_OF: dict[ListKind, tuple[str, ...]] = {
+    "tools": ("tool",), "resources": ("resource", "resource_template"), "prompts": ("prompt",),
+}  # fmt: skip
 ENTRY_KINDS = ("tool", "resource", "resource_template", "prompt")
 
 
@@ -109,6 +112,7 @@ class Upkeep:
         self._engines.reports.stands("lockfile", found.problems)
         if not found.problems:
             await self.renew_catalog(self._engines.behind.source)
+            self._engines.behind.follows_lock()
         return found.problems
 
     async def _try_lock(self) -> Sequence[Problem]:
@@ -150,7 +154,9 @@ class Upkeep:
         """Write down what a reload brought, tell clients, and have open questions looked at again."""
         if diff.added or diff.changed or diff.removed:
             self._engines.reports.catalog_changed(self._engines.catalog.version, diff.added, diff.changed, diff.removed)
-        self._changes.lists_changed()
+        self._changes.lists_changed(
+            concerns=lambda profile, kind: any(entry in diff.lists_of(profile) for entry in ENTRIES_OF[kind])
+        )
         self._engines.desk.recheck_soon(self._engines.policy.version, self._still_asks, self._is_current)
 
     async def watch(self) -> None:
@@ -164,8 +170,8 @@ class Upkeep:
                 await self.renew_catalog()
             if await asyncio.to_thread(looks[1].settled_change):
                 self.check_settings()
-            if self.live_servers is not None and await self.live_servers.look():
-                await self.renew_catalog(self._engines.behind.source)
+            if self.live_servers is not None:
+                await self.live_servers.look()
             lock_is_due = await asyncio.to_thread(looks[2].settled_change) or lock_is_due
             if lock_is_due:
                 lock_is_due = not await self.reload_lock()

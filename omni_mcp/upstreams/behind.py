@@ -35,10 +35,12 @@ from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home
 from omni_mcp.plugins.tools import PluginTools
 from omni_mcp.upstreams.definitions import Defined, Together, known_listings, launch_of
+from omni_mcp.upstreams.in_force import InForce
 from omni_mcp.upstreams.large_program import PROGRAM as LARGE_PROGRAM
 from omni_mcp.upstreams.launcher import Launcher, mounts_of
 from omni_mcp.upstreams.news import News
 from omni_mcp.upstreams.reporter import Reporter
+from omni_mcp.upstreams.usable_schemas import UsableSchemas
 
 STDERR_SHOWN = 2000  # characters
 
@@ -63,6 +65,7 @@ class Behind:
         self._reloading = asyncio.Lock()
         self._locked = LockedSource(Together([upstreams.source, plugins]), lock, launch_of=self._launch_of)
         self._locked.listen(reporter.note)
+        self.in_force = InForce(defined, lock.now)
 
     def _launch_of(self, name: str) -> Mapping[str, str]:
         definition = self._defined.servers.get(name)
@@ -194,9 +197,13 @@ class Behind:
             seen_at = datetime.now(UTC).isoformat()
             kept = KeptListing.model_validate(
                 {"server": server, "seen_at": seen_at, "launch": launch_of(definition), "items": listing.items,
-                 "problems": listing.problems}
+                 "problems": listing.problems, "asks_roots": listing.asks_roots}
             )  # fmt: skip
             keep_listing(self._listings, kept)
+
+    def follows_lock(self) -> None:
+        """The catalog has caught up with omni.lock."""
+        self.in_force.lock = self._lock.now
 
     def paused(self) -> JsonObject:
         """Return what takes no new calls, and why."""
@@ -209,10 +216,7 @@ class Behind:
             OSError: it cannot be written.
         """
         for name in sorted(self._plugins.names):
-            seen_at = datetime.now(UTC).isoformat()
-            items = {"tool": self._plugins.items(name)}
-            kept = {"server": name, "seen_at": seen_at, "launch": dict(self._plugins.launch_of(name)), "items": items}
-            keep_listing(self._listings, KeptListing.model_validate(kept))
+            keep_listing(self._listings, self._plugins.listing(name))
 
     def facts(self) -> JsonObject:
         """What `status` and `doctor` say of each server."""
@@ -281,7 +285,7 @@ async def open_behind(
     here.learn(defined)
     hooks = Hooks(
         on_state=reporter.state, on_listing=news.listed, on_list_changed=news.noticed, on_listed=news.answered,
-        on_resource=news.updated,
+        on_resource=news.updated, schema_faults=UsableSchemas().faults,
     )  # fmt: skip
     async with open_upstreams(
         defined.servers, launch=launcher, secrets=defined.secrets, info=ClientInfo(version=__version__),

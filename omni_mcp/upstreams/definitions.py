@@ -24,11 +24,15 @@ from omni_mcp.turns import Work, finish
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defined:
-    """What the operator's files define: servers by name, the values of their secrets, and what is wrong."""
+    """What the operator's files define: servers by name, the values of their secrets, and what is wrong.
+
+    `said` are the definitions as they were written; in `servers` one that cannot be used is disabled.
+    """
 
     servers: Mapping[str, ServerDefinition]
     secrets: Mapping[str, str] = field(repr=False)
     problems: tuple[Problem, ...] = ()
+    said: Mapping[str, ServerDefinition] = field(default_factory=dict)
     refused: bool = False  # a file as a whole
 
     def says_the_same_as(self, other: Defined) -> bool:
@@ -62,7 +66,9 @@ def read_definitions(
         name: definition.model_copy(update={"enabled": False}) if name in out else definition
         for name, definition in everything.servers.items()
     }
-    return Defined(servers=usable, secrets=values, problems=tuple(problems), refused=refused)
+    return Defined(
+        servers=usable, secrets=values, problems=tuple(problems), said=everything.servers, refused=refused
+    )  # fmt: skip
 
 
 def refused_mounts(servers: Mapping[str, ServerDefinition], shown: HostPlaces) -> dict[str, str]:
@@ -114,7 +120,11 @@ def known_entries(by_hand: Mapping[str, ServerDefinition], home: Home, plugins: 
 def known_listings(home: Home, servers: Mapping[str, ServerDefinition]) -> dict[str, Listing]:
     """Return what servers offered last, as far as they are launched as they were then."""
     return {
-        server: Listing(items={str(kind): items for kind, items in kept.items.items()}, problems=kept.problems)
+        server: Listing(
+            items={str(kind): items for kind, items in kept.items.items()},
+            problems=kept.problems,
+            asks_roots=kept.asks_roots,
+        )
         for server, kept in load_listings(listings_dir(home.data)).items()
         if server in servers and dict(kept.launch) == launch_of(servers[server])
     }

@@ -56,6 +56,9 @@ class LiveServers:
             if defined.refused:
                 raise ConfigError(list(defined.problems))
             changed = await self._behind.apply(defined, self._renew)
+            if changed:
+                await self._renew()
+            self._behind.in_force.defined = defined
         except ConfigError as error:
             self._report(error.problems)
             return False

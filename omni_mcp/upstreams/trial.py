@@ -19,12 +19,13 @@ from omni_mcp.engines.secrets.masking import SecretMasker
 from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.lister import Unlisted
 from omni_mcp.engines.upstream.listing import Listing
-from omni_mcp.engines.upstream.pool import Known, Upstreams, open_upstreams
+from omni_mcp.engines.upstream.pool import Hooks, Known, Upstreams, open_upstreams
 from omni_mcp.host_places import HostPlaces
 from omni_mcp.paths import Home, bundled
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.upstreams.behind import own_uri
 from omni_mcp.upstreams.launcher import Launcher, mounts_of
+from omni_mcp.upstreams.usable_schemas import UsableSchemas
 
 STDERR_SHOWN = 2000  # characters
 REFUSED_SHOWN = 20  # hosts
@@ -61,7 +62,7 @@ async def try_server(
         in_use = definition.model_copy(update={"enabled": True})
         async with open_upstreams(
             {name: in_use}, launch=launcher, secrets=secrets, info=ClientInfo(version=__version__), own_uri=own_uri,
-            known=Known(listings={name: Listing()}),
+            known=Known(listings={name: Listing()}), hooks=Hooks(schema_faults=UsableSchemas().faults),
         ) as pool:  # fmt: skip
             found = await _look(pool, name, masker)
         refused = sorted({f"{one.host}:{one.port}" for one in tried if one.verdict == "refused"})

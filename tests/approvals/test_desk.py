@@ -109,6 +109,49 @@ async def test_a_no_refuses_the_call_and_the_same_call_is_asked_anew(
     ]  # fmt: skip
 
 
+async def test_the_question_of_a_cancelled_call_is_withdrawn_unless_another_call_waits_for_it(
+    open_desk: OpenDesk, open_store: OpenStore, call_of: CallOf, log: SqliteRunLog, run: str
+) -> None:
+    async with open_desk() as desk:
+        first, second = ask(desk, call_of()), ask(desk, call_of())
+        asked = (await waiting(desk, 2))[0]
+        first.cancel()
+        await ended(first)
+        still = [one.id for one in await desk.open_questions()]
+        second.cancel()
+        await ended(second)
+        while await desk.open_questions():
+            await asyncio.sleep(0)
+        with pytest.raises(Conflict):
+            open_store().decide(asked.id, by="2000", approve=True)
+        third = ask(desk, call_of())
+        again = (await waiting(desk))[0]
+        await desk.decide(again.id, by="2000", approve=True, channel="console")
+        facts = await third
+
+    assert still == [asked.id] and again.id != asked.id == open_store().get(asked.id).id
+    assert facts.id == again.id
+    assert [decision for _, _, decision in await story(log, run) if decision] == ["withdrawn", "approved"]
+
+
+async def test_what_a_gateway_cancels_when_it_stops_stays_open_for_the_next_one(
+    open_desk: OpenDesk, open_store: OpenStore, call_of: CallOf
+) -> None:
+    async with open_desk() as desk:
+        task = ask(desk, call_of())
+        asked = (await waiting(desk))[0]
+        desk.leave_open()
+        task.cancel()
+        await ended(task)
+
+    assert [one.id for one in open_store().open_questions()] == [asked.id]
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
 async def test_when_the_wait_is_over_the_question_stays_open_and_a_later_yes_is_taken_without_waiting(
     open_desk: OpenDesk, open_store: OpenStore, call_of: CallOf
 ) -> None:

@@ -132,6 +132,13 @@ def test_profiles_show_their_servers_and_identity_names_only_for_one() -> None:
             ProfileSpec(servers=servers_, names="identity")
 
 
+def test_a_prompt_keeps_its_name_where_a_server_is_alone() -> None:
+    prompt = Entry(kind="prompt", server="a", name="dot.ted/slash ü", definition={"name": "dot.ted/slash ü"})
+    made = catalog(prompt)
+    assert made.find("a", "prompt", "dot.ted/slash ü") is prompt
+    assert made.find("default", "prompt", public_name("a", "dot.ted/slash ü")) is prompt
+
+
 def test_a_kind_has_names_of_its_own() -> None:
     prompt = Entry(kind="prompt", server="a", name="x", definition={"name": "x"})
     made = catalog(tool("a", "x"), prompt)

@@ -13,7 +13,7 @@ from typing import Any
 
 from omni_mcp.engines.catalog.lockfile import LockFile
 from omni_mcp.paths import Home
-from omni_mcp.testing import home_in
+from omni_mcp.testing import home_in, write_private
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop
 
@@ -143,3 +143,13 @@ async def test_that_calls_are_still_asked_about_is_said_once_with_the_way_out(tm
     assert "of 17 of its 17 tools" in line and "and 12 more" in line
     assert "omni-mcp accept up TOOL --read-only" in said and "omni-mcp approvals grant 'up__*'" in said
     assert again[0] == 0 and all(accepted(home).values())
+
+
+async def test_a_secret_of_another_server_that_is_not_set_here_is_no_reason_to_stop(tmp_path: Path) -> None:
+    home = home_in(tmp_path)
+    write_private(home.settings_file, '[secrets]\nother = "env:NOT_SET_IN_THIS_SHELL"\n')
+    async with web_server(Shop(tools=TOOLS).script()) as server:
+        code, _, err = await omni(home, "add", "up", "--url", server.url, "--accept", "read-only", "--let", "none")
+
+    assert code == 0, err
+    assert set(accepted(home)) == {"tool/look", "tool/write"}

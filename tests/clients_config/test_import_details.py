@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.servers_file import load_servers
 from tests.clients_config.conftest import Person
 from tests.clients_config.terminal import answer_on_a_terminal
@@ -30,6 +31,45 @@ def test_a_secret_in_a_url_is_said(person: Person) -> None:
         person, {"url": "https://e.example.org/mcp?api_key=abcd1234"}
     )
     assert "URL" not in notes_of(person, {"url": "https://e.example.org/mcp?page=2"})
+
+
+def of_project(person: Person, entry: dict[str, Any]) -> tuple[ServerDefinition, str]:
+    """Import *entry* of a project's file; returns its definition and the notes."""
+    project = person.home / "work"
+    project.mkdir(exist_ok=True)
+    (project / "server.py").write_text("")
+    (project / ".mcp.json").write_text(json.dumps({"mcpServers": {"one": entry}}))
+    [server] = person.json("import", "claude-code", "--project", str(project), "--yes")["servers"]
+    return load_servers(person.servers_file).servers["one"], " / ".join(server["notes"])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"command": "./run.sh"},
+        {"command": "python3", "args": ["server.py"]},
+        {"command": "npm", "args": ["run", "mcp"]},
+        {"command": "npx", "args": ["-y", "some-server", "."]},
+    ],
+)
+def test_a_command_of_a_project_starts_in_the_project_and_sees_it(person: Person, entry: dict[str, Any]) -> None:
+    definition, notes = of_project(person, entry)
+    project = str(person.home / "work")
+    assert definition.cwd == project and [(one.source, one.writable) for one in definition.mounts] == [(project, False)]
+    assert f"starts in {project}" in notes
+
+
+def test_a_package_that_names_nothing_of_the_project_does_not_see_it(person: Person) -> None:
+    definition, _ = of_project(person, {"command": "npx", "args": ["-y", "some-server"]})
+    assert definition.cwd is None and not definition.mounts
+
+
+def test_a_project_that_cannot_be_shown_is_no_place_to_start_in(person: Person) -> None:
+    (person.home / "work").mkdir()
+    (person.home / "work" / ".ssh").mkdir()
+    (person.home / "work" / ".ssh" / "id_rsa").write_text("key")
+    definition, notes = of_project(person, {"command": "python3", "args": ["server.py"]})
+    assert definition.cwd is None and not definition.mounts and "keys are kept in it" in notes
 
 
 @pytest.mark.parametrize("client", ["cursor", "claude-code"])

@@ -154,6 +154,36 @@ def test_a_source_that_no_host_can_be_made_of_opens_nothing_and_no_password_is_s
     assert "omni-mcp servers set one --allow HOST:PORT" in said and why in said
 
 
+@pytest.mark.parametrize(
+    ("program", "url"),
+    [
+        ("npx", "https://${NPM_TOKEN}.example.org/"),
+        ("npx", "https://npm.example.org/${NPM_TOKEN}/"),
+        ("uvx", "https://${UV_TOKEN}.example.org/simple"),
+    ],
+)
+def test_an_address_that_names_a_variable_is_never_filled_in(person: Person, program: str, url: str) -> None:
+    person.variables |= {"NPM_TOKEN": "pa55word", "UV_TOKEN": "pa55word"}
+    flag = "--registry" if program == "npx" else "--index-url"
+    with_servers(person, {"one": {"command": program, "args": [flag, url, "x"]}})
+    said = person.run("import", "--yes", "--packages").output
+    assert definitions(person)["one"].hosts == () and "names a variable" in said
+    assert "pa55word" not in said + person.servers_file.read_text()
+
+
+@pytest.mark.parametrize("name", ["npm_config_userconfig", "NPM_CONFIG_GLOBALCONFIG", "npm_config_registry"])
+def test_npm_is_asked_for_the_persons_own_settings_and_told_nothing_of_a_definition(
+    person: Person, tmp_path: Path, name: str
+) -> None:
+    asked = tmp_path / "asked"
+    person.has_program("npm", f"env > {asked}\nprintf 'registry={REGISTRY}\\n@none:registry=undefined\\n'")
+    person.variables["NPM_CONFIG_LOGLEVEL"] = "silent"
+    with_servers(person, {"one": {"command": "npx", "args": ["x"], "env": {name: "/home/bob/.npmrc"}}})
+    person.run("import", "--yes", "--packages")
+    environment = asked.read_text()
+    assert "NPM_CONFIG_LOGLEVEL=silent" in environment and "bob" not in environment
+
+
 def test_a_scope_with_a_registry_of_its_own_is_said(person: Person) -> None:
     other = "https://scope.example.org/"
     person.has_program("npm", f"printf 'registry={REGISTRY}\\n@corp:registry={other}\\n'")

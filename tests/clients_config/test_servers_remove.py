@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from omni_mcp.engines.catalog.lockfile import LockFile
 from tests.clients_config.conftest import Person
 
@@ -67,3 +69,27 @@ def test_rules_that_a_person_wrote_stay_and_are_named(person: Person) -> None:
 
     assert mine.exists() and written.exists()
     assert "mine.cedar" in said and written.name in said.partition("left in force")[2]
+
+
+@pytest.mark.parametrize("broken", ["lock", "rules", "grants"])
+def test_where_something_of_it_cannot_be_read_nothing_is_removed(person: Person, broken: str) -> None:
+    with_one(person)
+    person.run("approvals", "grant", "one__*", "--expires", "1d", "--any-definition", "--yes")
+    policies = person.omni_home / "policies"
+    [state] = (person.omni_home / "data").rglob("state.db")
+    victim = {"lock": person.omni_home / "omni.lock", "rules": policies / "mine.cedar", "grants": state}[broken]
+    whole = victim.read_bytes() if victim.exists() else None
+    for beside in state.parent.glob("state.db-*"):
+        beside.unlink()
+    victim.write_bytes(b"\xff" * 4096)
+    victim.chmod(0o600)
+    before = person.servers_file.read_bytes()
+    assert person.run("servers", "remove", "one").exit_code != 0
+
+    if whole is None:
+        victim.unlink()
+    else:
+        victim.write_bytes(whole)
+    assert person.servers_file.read_bytes() == before
+    assert (rules(person), accepted(person)) == (3, {"one", "one-more"})
+    assert len(person.json("approvals", "grants")) == 1

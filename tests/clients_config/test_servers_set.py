@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from omni_mcp.engines.catalog.lock_listing import KeptListing, keep_listing, listings_dir
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.servers_file import load_servers
+from omni_mcp.upstreams.definitions import launch_of
 from tests.clients_config.conftest import TOKEN, Person
 
 
@@ -92,3 +94,27 @@ def test_what_was_accepted_waits_again_only_if_what_starts_the_server_changed(on
     one.accepts_all()
     assert "accept one" not in one.run("servers", "set", "one", "--timeout", "5").output
     assert "omni-mcp accept one" in one.run("servers", "set", "one", "--allow", "b.example.org:443").output
+
+
+def test_where_a_command_starts_can_be_changed_and_a_place_that_it_does_not_see_is_said(one: Person) -> None:
+    work = one.home / "work"
+    work.mkdir()
+    said = one.run("servers", "set", "one", "--cwd", str(work)).output
+    shown = one.run("servers", "set", "one", "--cwd", str(work), "--dir", str(work)).output
+
+    assert f"omni-mcp servers set one --dir {work}" in said and "does not see" not in shown
+    assert load_servers(one.servers_file).servers["one"].cwd == str(work)
+
+
+def test_accept_says_why_it_does_not_accept_without_a_look(one: Person) -> None:
+    one.accepts_all()
+    one.run("servers", "set", "one", "--allow", "b.example.org:443")
+    items = {"tool": [{"name": "look", "inputSchema": {"type": "object"}}]}
+    kept = KeptListing.model_validate(
+        {"server": "one", "seen_at": "", "launch": launch_of(definition(one)), "items": items}
+    )
+    keep_listing(listings_dir(one.omni_home / "data"), kept)
+    refused = one.run("accept", "one", "--all", "--yes")
+
+    assert refused.exit_code == 1 and "what starts one is not what it was (hosts): tool/look" in refused.output
+    assert "severe" not in refused.output

@@ -54,7 +54,7 @@ async def open_with_fixture(settings: Settings, home: Home) -> AsyncIterator[Gat
     signals = Signals()
     fixture = ConformanceServer(list_changed=signals.list_changed, resource_updated=signals.resource_updated)
     opening = open_gateway(
-        settings, home, sources=[fixture], executors={"mcp_remote": fixture}, completers={SERVER: fixture}
+        settings, home, sources=[fixture], executors={"mcp_remote": fixture}, completers={SERVER: fixture}, cells=False
     )
     async with opening as gateway:
         signals.attach(gateway)

@@ -52,8 +52,9 @@ async def in_front_of(
         unlisted = [name for name in pool.completers if pool.source.find(name) is None]
         assert not unlisted, pool.facts()
         async with open_gateway(
-            settings, home, sources=[pool.source], executors={"mcp_remote": pool.executor}, completers=pool.completers
-        ) as gateway:
+            settings, home, sources=[pool.source], executors={"mcp_remote": pool.executor}, completers=pool.completers,
+            cells=False,
+        ) as gateway:  # fmt: skip
             following = asyncio.create_task(_follow(gateway, news))
             try:
                 yield gateway, pool

@@ -14,8 +14,8 @@ from omni_mcp.contracts.call import Answer, Call
 from omni_mcp.testing import ALLOW_ALL, Canary
 from tests.memory_server.world import (
     AGENT,
-    BOTH_ERAS,
     HANDSHAKE,
+    MODERN,
     STRANGER,
     CommandLine,
     done,
@@ -50,7 +50,7 @@ RULES = f"""{ALLOW_ALL}
 unless {{ context has approval && context.approval.digest == context.args_digest }};"""
 
 
-@pytest.mark.parametrize("era", BOTH_ERAS)
+@pytest.mark.parametrize("era", [MODERN, pytest.param(HANDSHAKE, marks=pytest.mark.long)])
 async def test_after_a_forgetting_no_piece_of_a_word_is_in_any_file_of_any_kind(era: str, place: Path) -> None:
     canary = Canary(place / "touched")
 
@@ -93,7 +93,10 @@ async def test_after_a_forgetting_no_piece_of_a_word_is_in_any_file_of_any_kind(
     await finished_by_the_next_start(place, WORDS)
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["beside the gateway", "alone"])
+@pytest.mark.parametrize(
+    "beside",
+    [pytest.param(True, id="beside the gateway"), pytest.param(False, id="alone", marks=pytest.mark.long)],
+)
 async def test_after_an_erasure_no_piece_of_a_word_of_the_run_is_in_any_file_of_any_kind(
     beside: bool, place: Path
 ) -> None:

@@ -97,7 +97,7 @@ async def test_what_is_no_success_is_an_error_with_its_body(tmp_path: Path) -> N
     async with a_shop(tmp_path) as (_, client, origin):
         for status, body, kind, said in (
             (404, '{"message": "no such pet"}', "application/json", 'HTTP 404\n{"message": "no such pet"}'),
-            (500, "<h1>Oh</h1>", "text/html", "HTTP 500\n<h1>Oh</h1>"), (503, "", "text/plain", "HTTP 503"),
+            (500, "<h1>Oh</h1>", "text/html", "HTTP 500\n<h1>Oh</h1>"), (501, "", "text/plain", "HTTP 501"),
             (400, b"\x89PNG", "image/png", "HTTP 400\n(4 bytes of image/png)"), (304, "", "text/plain", "HTTP 304"),
         ):  # fmt: skip
             origin.reply = lambda asked, s=status, b=body, k=kind: answer(b, status=s, kind=k)  # type: ignore[misc]
@@ -106,6 +106,38 @@ async def test_what_is_no_success_is_an_error_with_its_body(tmp_path: Path) -> N
         origin.reply = lambda asked: answer("x" * 100_000, status=400, kind="text/plain")
         text = (await client.call("shop__getPet", {"petId": "1"}))["content"][0]["text"]
         assert len(text) < 4000 and text.endswith("(there is more)")
+
+
+async def test_a_reading_operation_is_tried_again_where_its_service_was_not_there(tmp_path: Path) -> None:
+    async with a_shop(tmp_path) as (here, client, origin):
+        replies = [answer("", status=503), answer("", status=502), answer(json.dumps([REX]))]
+        origin.reply = lambda asked: replies.pop(0)
+        result = await client.call("shop__listPets")
+        tried = [event.payload or {} for event in await here.events() if event.code == "attempt_failed"]
+
+        assert result["structuredContent"]["body"] == [REX] and len(origin.asked) == 3
+        assert [one["error"] for one in tried] == ["upstream_unavailable"] * 2
+        assert [one["message"] for one in tried] == ["HTTP 503", "HTTP 502"]
+        assert len(await record(here)) == 3
+
+
+async def test_a_service_that_stays_overloaded_is_an_error_with_its_words_after_three_requests(tmp_path: Path) -> None:
+    async with a_shop(tmp_path) as (_, client, origin):
+        origin.reply = lambda asked: answer("maintenance", status=503, kind="text/plain")
+        result = await client.call("shop__listPets")
+        assert error_of(result)["code"] == "upstream_unavailable" and len(origin.asked) == 3
+        assert result["content"][0]["text"].startswith("HTTP 503\nmaintenance")
+
+        origin.reply = lambda asked: answer("", status=503, Retry_After="1")
+        assert (await client.call("shop__listPets"))["isError"] and len(origin.asked) == 4, "it said when to come back"
+
+
+@pytest.mark.parametrize("reply", [answer("", status=503), answer("", status=502), b""], ids=["503", "502", "hangs up"])
+async def test_a_writing_operation_is_sent_once_whatever_comes_back(tmp_path: Path, reply: bytes) -> None:
+    async with a_shop(tmp_path) as (_, client, origin):
+        origin.reply = lambda asked: reply
+        result = await client.call("shop__createPet", {"body": {"name": "Rex"}})
+        assert result["isError"] and len(origin.asked) == 1
 
 
 ODD_ANSWERS: list[tuple[bytes, str, JsonObject]] = [
@@ -118,6 +150,9 @@ ODD_ANSWERS: list[tuple[bytes, str, JsonObject]] = [
     (b"null", "application/json", {"body": None}),
     ("grün".encode("latin-1"), "text/plain; charset=latin-1", {"text": "grün"}),
     (b"a\xffb", "text/plain; charset=rot13", {"text": "a\ufffdb"}),
+    (b'{"n":18446744073709551616}', "application/json", {"text": '{"n":18446744073709551616}'}),
+    (b'{"n":18446744073709551615}', "application/json", {"body": {"n": 18446744073709551615}}),
+    (b'{"a":1,"a":2}', "application/json", {"text": '{"a":1,"a":2}'}),
     (b"", "application/json", {}),
     (b"plain", "", {"text": "plain"}),
 ]

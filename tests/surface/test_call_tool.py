@@ -93,8 +93,8 @@ async def story(here: LocalGateway, call: str | None = None) -> str:
     """What is on record of one call, or of the newest, without what differs between any two calls."""
     events = await here.events()
     newest = call or [event.call for event in events if event.kind == "tool_call"][-1]
-    told = [(e.kind, e.code, e.actor, e.payload) for e in events if e.call == newest]
-    return neutral(orjson.dumps(told).decode())
+    told = [(e.kind, e.code, e.actor, {**(e.payload or {}), "premises": None}) for e in events if e.call == newest]
+    return neutral(orjson.dumps(told, option=orjson.OPT_SORT_KEYS).decode())
 
 
 def neutral(text: str) -> str:

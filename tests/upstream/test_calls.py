@@ -39,6 +39,10 @@ def sdk(transport: str, url: str) -> tuple[ServerDefinition, Known]:
 
 SDK_LINKS = ("stdio/handshake", "stdio/modern", "http/handshake", "http/modern", "sse/handshake")
 MODERN = "2026-07-28"
+EACH_LINK = pytest.mark.parametrize(
+    "link",
+    [pytest.param(one, marks=[pytest.mark.long] * (one in ("stdio/handshake", "http/modern"))) for one in SDK_LINKS],
+)
 
 
 def beside_clients(older: str) -> pytest.MarkDecorator:
@@ -149,7 +153,7 @@ async def test_what_a_server_asks_is_asked_of_the_caller_in_every_pair_of_eras(
     assert not len(here.pool.parking)
 
 
-@pytest.mark.parametrize("link", SDK_LINKS)
+@EACH_LINK
 async def test_a_cancelled_call_is_cancelled_at_the_server(link: str, sdk_url: str) -> None:
     settings, known = sdk(link, sdk_url)
     mark = f"mark {link}"
@@ -168,7 +172,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_server(link: str, sdk_url: s
         reply.cancel()
 
 
-@pytest.mark.parametrize("link", SDK_LINKS)
+@EACH_LINK
 async def test_trace_context_is_forwarded_and_the_callers_other_metadata_stays(link: str, sdk_url: str) -> None:
     settings, known = sdk(link, sdk_url)
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -133,8 +133,8 @@ async def test_a_forgotten_session_is_opened_again_and_the_call_sent_again_whate
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(500, "outcome_unknown"), (502, "outcome_unknown"), (503, "upstream_unavailable"),
-                         (429, "upstream_unavailable"), (401, "upstream_unavailable")]
+    ("status", "code"), [(500, "outcome_unknown"), (502, "outcome_unknown"), (503, "outcome_unknown"),
+                         (408, "outcome_unknown"), (429, "upstream_unavailable"), (401, "upstream_unavailable")]
 )  # fmt: skip
 async def test_a_status_says_whether_a_call_may_have_taken_effect(status: int, code: str) -> None:
     async def call(asked: Asked) -> None:
@@ -143,11 +143,69 @@ async def test_a_status_says_whether_a_call_may_have_taken_effect(status: int, c
     async with web_server(handshake(call)) as server:
         async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
             reply = await client.request("tools/call", {"name": "up__it", "arguments": {}})
+            [told] = [event.payload or {} for event in await here.gateway.events() if event.kind == "tool_error"]
         calls = [one for one in server.asked if one.rpc == "tools/call"]
 
-    assert error_of(reply)["code"] == code and len(calls) == 1
-    if code == "upstream_unavailable":
-        assert error_of(reply)["data"]["retry_after_s"] == 7
+    assert error_of(reply)["code"] == told["code"] == code and len(calls) == 1
+    assert error_of(reply)["data"]["retry_after_s"] == 7
+    assert told["dispatched"] is (code == "outcome_unknown")
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "outcome_unknown"), (429, "upstream_unavailable")])
+async def test_a_status_says_so_over_the_older_transport_too(status: int, code: str) -> None:
+    initialized = {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "web"}}
+    results = {"initialize": initialized, "tools/list": {"tools": [{"name": "it", "inputSchema": {"type": "object"}}]}}
+    place = b"event: endpoint\ndata: /post\n\n"
+    streams: list[Asked] = []
+
+    async def script(asked: Asked) -> None:
+        if asked.method == "GET":
+            streams.append(asked)
+            await asked.events()
+            await asked.raw(b"%x\r\n%s\r\n" % (len(place), place))
+            await asyncio.Event().wait()
+        elif asked.rpc in results:
+            await asked.reply(202)
+            await streams[-1].event({"jsonrpc": "2.0", "id": asked.message["id"], "result": results[asked.rpc]})
+        else:
+            await asked.reply(status if asked.rpc == "tools/call" else 202)
+
+    async with web_server(script) as server:
+        settings = ServerDefinition(url=server.url, transport="sse")
+        async with world({"up": settings}, accept=writing) as here, here.client() as client:
+            reply = await client.request("tools/call", {"name": "up__it", "arguments": {}})
+
+    assert error_of(reply)["code"] == code
+
+
+@pytest.mark.parametrize("id", ["null", '"server-error"'])  # as the Python SDK of today and its first versions say it
+async def test_a_forgotten_session_that_is_told_in_json_is_opened_again(id: str) -> None:
+    body = b'{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":%s}' % id.encode()
+
+    async def call(asked: Asked) -> None:
+        greetings = [one for one in server.asked if one.rpc == "initialize"]
+        await (asked.reply(404, body) if len(greetings) == 1 else answer(asked))
+
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}, accept=writing) as here, here.client() as client:
+            results = [await client.call("up__it") for _ in range(2)]
+        rpcs = [one.rpc for one in server.asked]
+
+    assert [one["content"][0]["text"] for one in results] == ["done", "done"]
+    assert (rpcs.count("initialize"), rpcs.count("tools/call")) == (2, 3)
+
+
+async def test_a_404_that_answers_the_request_itself_is_its_answer() -> None:
+    async def call(asked: Asked) -> None:
+        await asked.error(404, -32001, "no such page")
+
+    async with web_server(handshake(call)) as server:
+        async with world({"up": at(server.url)}) as here, here.client() as client:
+            reply = await client.request("tools/call", {"name": "up__it", "arguments": {}})
+        rpcs = [one.rpc for one in server.asked]
+
+    assert "no such page" in reply["result"]["content"][0]["text"]
+    assert (rpcs.count("initialize"), rpcs.count("tools/call")) == (1, 1)
 
 
 async def broken_head(asked: Asked) -> None:

@@ -35,6 +35,17 @@ async def test_bad_tools_are_left_out_by_name_and_the_others_stay_as_they_are() 
     assert len(problems) == 6 and any("used twice" in problem for problem in problems)
 
 
+async def test_tools_that_nobody_could_call_are_left_out_with_the_reason() -> None:
+    async with world({"up": raw(list="useless_tools")}) as here, here.client() as client:
+        names = {tool["name"] for tool in await client.listed("tools")}
+        problems = here.pool.facts()["up"]["problems"]
+
+    assert "up__echo" in names
+    assert not {"up__task", "up__wrong", "up__lost", "up__out"} & names
+    assert [problem.split("'")[1] for problem in problems] == ["task", "wrong", "lost", "out"]
+    assert "as a task only" in problems[0] and "inputSchema is refused" in problems[1] and "outputSchema" in problems[3]
+
+
 @pytest.mark.parametrize(("kind", "tools", "word"), [("endless", 0, "pages"), ("loop", 1, "cursor")])
 async def test_a_list_without_an_end_is_cut(kind: str, tools: int, word: str) -> None:
     async with world({"up": raw(list=kind)}) as here:

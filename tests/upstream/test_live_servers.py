@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from omni_mcp.testing import error_of
+from omni_mcp.testing import MemoryClient, error_of
 from tests.upstream.servers.web import web_server
 from tests.upstream.town import Shop, a_town
 from tests.waiting import until
@@ -40,6 +40,38 @@ async def test_a_server_that_a_command_adds_disables_enables_and_removes_comes_a
     assert [(one["state"], one["detail"]) for one in told if one and one["state"] == "disabled"] == [
         ("disabled", "disabled"), ("disabled", "removed"),
     ]  # fmt: skip
+
+
+async def test_a_client_hears_of_a_list_only_when_something_else_is_listed_in_its_profile(tmp_path: Path) -> None:
+    announce = {"name": "announce", "inputSchema": {"type": "object"}}
+    shop, other = Shop(tools=[announce]), Shop()
+    old = "2025-11-25"
+    async with web_server(shop.script()) as one, web_server(other.script()) as two:
+        both = f'[servers.one]\nurl = "{one.url}"\n[servers.two]\nurl = "{two.url}"\n'
+        async with (
+            a_town(tmp_path, both) as town,
+            town.here.client(version=old) as everything, town.here.client(version=old, profile="two") as apart,
+        ):  # fmt: skip
+            await town.accepted("one", "two")
+            await until(lambda: "tools" in lists_told(everything) and "tools" in lists_told(apart))
+            everything.notifications.clear()
+            apart.notifications.clear()
+            shop.tools = [announce, IT]
+            await everything.call("one__announce")
+            await until(lambda: town.here.gateway.catalog.get("tool", "one", "it") is not None)
+            quiet = lists_told(everything), lists_told(apart)
+            town.accepts("one")
+            await until(lambda: bool(lists_told(everything)))
+            after = lists_told(everything), lists_told(apart)
+
+    assert quiet == ([], [])
+    assert after == (["tools"], [])
+
+
+def lists_told(client: MemoryClient) -> list[str]:
+    """Return the kinds of lists that the client was told are others now."""
+    methods = [str(note["method"]).split("/") for note in client.notifications]
+    return [words[1] for words in methods if words[-1] == "list_changed"]
 
 
 async def test_calls_under_way_at_the_changed_server_and_at_another_end_as_if_nothing_had_happened(

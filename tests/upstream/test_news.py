@@ -24,7 +24,13 @@ def sdk_url() -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("link", ["stdio/handshake", "stdio/modern", "http/handshake", "http/modern", "sse/handshake"])
+@pytest.mark.parametrize(
+    "link",
+    [
+        "stdio/modern", "http/handshake", "sse/handshake",
+        *(pytest.param(one, marks=pytest.mark.long) for one in ("stdio/handshake", "http/modern")),
+    ],
+)  # fmt: skip
 async def test_a_new_tool_is_listed_and_an_updated_resource_is_told(link: str, sdk_url: str) -> None:
     kind, _, era = link.partition("/")
     settings = {

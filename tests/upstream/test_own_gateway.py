@@ -7,7 +7,7 @@ import pytest
 from omni_mcp.contracts.call import Era
 from omni_mcp.engines.upstream.pool import Known
 from omni_mcp.server_definition import ServerDefinition
-from omni_mcp.testing import ALLOW_ALL, ANN, BOB, error_of, local_gateway
+from omni_mcp.testing import ALLOW_ALL, ANN, BOB, Canary, error_of, local_gateway
 from tests.upstream.world import world
 
 
@@ -34,3 +34,31 @@ async def test_a_call_goes_through_two_gateways_under_the_name_that_the_inner_on
     assert read["result"]["contents"][0]["uri"] == "run://latest"
     assert error_of(refused)["code"] == "policy_denied"
     assert principals == {BOB.key}
+
+
+@pytest.mark.parametrize("begun_by", ["the client", "the outer gateway"])
+async def test_one_call_leaves_runs_of_one_trace_in_both_and_the_inner_policy_decides(
+    canary: Canary, begun_by: str
+) -> None:
+    brought = begun_by == "the client"
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    meta = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"} if brought else {}
+    canary.tool("it")
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as inner, inner.http(BOB) as (url, tokens):
+        settings = ServerDefinition(url=f"{url}/mcp/canary", headers={"Authorization": "Bearer secret:inner"})
+        async with (
+            world({"up": settings}, secrets={"inner": tokens[0]}) as outer,
+            outer.client(principal=ANN) as client,
+        ):
+            result = await client.call("up__it", _meta=meta)
+            inner.write_policy('@id("none") forbid (principal, action, resource);')
+            await inner.gateway.reload()
+            refused = await client.call("up__it", _meta=meta)
+            runs = [await here.log.runs() for here in (inner.gateway, outer.gateway.gateway)]
+
+    if not brought:
+        [trace] = [run["trace_id"] for run in runs[1] if run["kind"] != "gateway"]
+    traced = [[run for run in found if run["trace_id"] == trace] for found in runs]
+    assert not result["isError"], result
+    assert refused["isError"] and "policy_denied" in str(refused["content"])
+    assert [[run["calls"] for run in found] for found in traced] == [[2], [2]]

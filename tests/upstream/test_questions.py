@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -83,6 +84,25 @@ async def test_who_cannot_answer_is_not_asked_and_the_server_is_told(version: st
     assert json.loads(result["content"][0]["text"])["code"] == -32601
 
 
+async def test_null_parameters_are_none_and_what_can_be_no_parameters_is_answered_with_an_error() -> None:
+    roots = {"roots": [{"uri": "file:///here"}]}
+    async with world({"up": raw()}) as here:
+        async with here.client(version="2025-11-25", capabilities=CAN, answer=lambda *_: roots) as client:
+            absent = await client.call("up__null_params")
+            wrong = await client.call("up__list_params")
+
+    assert json.loads(absent["content"][0]["text"]) == roots
+    assert json.loads(wrong["content"][0]["text"])["code"] == -32602
+
+
+@pytest.mark.parametrize("tool", ["text_id", "float_id"])
+async def test_an_answer_counts_whose_id_came_back_as_another_kind_of_number(tool: str) -> None:
+    async with world({"up": raw()}) as here, here.client() as client:
+        result = await client.call(f"up__{tool}")
+
+    assert result["content"][0]["text"] == "mine all the same"
+
+
 async def test_a_question_that_no_version_knows_is_refused() -> None:
     async with world({"up": raw()}) as here:
         async with here.client(version="2025-11-25", capabilities=CAN, answer=accept_as("x")) as client:
@@ -122,6 +142,83 @@ async def test_a_question_that_could_be_anybodys_reaches_nobody() -> None:
 
     assert json.loads(both["content"][0]["text"])["code"] == -32600
     assert json.loads(alone["content"][0]["text"])["content"] == {"name": "Ann"}
+
+
+@pytest.mark.parametrize("others", ["2025-11-25", "2026-07-28"])
+async def test_another_client_of_the_same_principal_never_sees_a_question_or_a_log_of_a_call(others: str) -> None:
+    shown: list[str] = []
+
+    def show(method: str, params: Any) -> Any:
+        shown.append(method)
+        return {"action": "accept", "content": {"name": "another"}}
+
+    async with world({"up": raw()}) as here:
+        async with (
+            here.client(version="2025-11-25", capabilities=CAN, answer=accept_as("mine")) as mine,
+            here.client(version=others, capabilities=CAN, answer=show) as other,
+        ):
+            id, hanging = await other.start("tools/call", {"name": "up__hang", "arguments": {}})
+            await until(lambda: here.pool._connections["up", ""].busy)
+            both = await mine.call("up__ask")
+            rooted = await mine.call("up__roots")
+            await mine.call("up__log")
+            await other.notify("notifications/cancelled", {"requestId": id})
+            await until(lambda: not here.pool._connections["up", ""].busy)
+            alone = await mine.call("up__ask")
+            hanging.cancel()
+        logs = [message for message in other.notifications if message["method"] == "notifications/message"]
+
+    assert json.loads(both["content"][0]["text"])["code"] == -32600
+    assert json.loads(rooted["content"][0]["text"])["code"] == -32600
+    assert json.loads(alone["content"][0]["text"])["content"] == {"name": "mine"}
+    assert shown == [] and logs == []
+
+
+async def test_an_answer_that_is_no_message_refuses_the_question_at_once() -> None:
+    async with world({"up": raw()}) as here:
+        async with here.client(version="2025-11-25", capabilities=CAN) as client:
+            receive, answering = client.send, []
+
+            def send(data: bytes) -> bool:
+                message = json.loads(data)
+                if "method" not in message:
+                    return bool(receive(data))
+                wide = b'{"jsonrpc":"2.0","id":"%s","result":{"n":%d}}' % (message["id"].encode(), 10**20)
+                answering.append(asyncio.create_task(client.tell(wide)))
+                return True
+
+            client.send = send
+            told = json.loads((await client.call("up__sample"))["content"][0]["text"])
+            await asyncio.gather(*answering)
+
+    assert told["code"] == -32603 and "64 bits" in told["message"]
+
+
+async def test_a_call_that_waits_for_its_caller_to_come_back_keeps_no_other_call_from_asking() -> None:
+    async with world({"up": raw()}) as here:
+        async with (
+            here.client(capabilities=CAN) as gone,
+            here.client(version="2025-11-25", capabilities=CAN, answer=accept_as("here")) as client,
+            here.client(version="2025-11-25", principal=BOB, capabilities=CAN, answer=accept_as("Bob")) as bob,
+        ):
+            await gone.call("up__ask")
+            asked = await client.call("up__ask")
+            elsewhere = await bob.call("up__ask")
+
+    assert json.loads(asked["content"][0]["text"])["content"] == {"name": "here"}
+    assert json.loads(elsewhere["content"][0]["text"])["code"] == -32600
+
+
+async def test_a_client_with_several_calls_under_way_is_asked_what_one_of_them_asks() -> None:
+    async with world({"up": raw()}) as here:
+        async with here.client(version="2025-11-25", capabilities=CAN, answer=accept_as("me")) as client:
+            id, hanging = await client.start("tools/call", {"name": "up__hang", "arguments": {}})
+            await until(lambda: here.pool._connections["up", ""].busy)
+            asked = await client.call("up__ask")
+            await client.notify("notifications/cancelled", {"requestId": id})
+            hanging.cancel()
+
+    assert json.loads(asked["content"][0]["text"])["content"] == {"name": "me"}
 
 
 async def test_a_stateful_server_runs_once_for_each_principal_and_keeps_them_apart() -> None:

@@ -27,6 +27,7 @@ from omni_mcp.engines.upstream.wire.lines import PipeChild
 from omni_mcp.gateway import Gateway
 from omni_mcp.server_definition import ServerDefinition
 from omni_mcp.testing import ALLOW_ALL, HARMLESS, WAIT_S, LocalGateway, home_in, write_private
+from omni_mcp.upstreams.usable_schemas import UsableSchemas
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WRITES = Labels(read_only=False, destructive=False, egress=False, reads_private=False, reads_untrusted=False)
@@ -65,6 +66,7 @@ class Heard:
             on_listing=self._listing,
             on_list_changed=lambda server: self._add("list_changed", server),
             on_resource=lambda server, uri: self._add("resource", server, uri),
+            schema_faults=UsableSchemas().faults,
         )
 
     def _listing(self, server: str, listing: Listing) -> None:
@@ -130,7 +132,7 @@ async def world(
                 await asyncio.wait_for(pool.listed(name), WAIT_S)
             async with open_gateway(
                 Settings(), home, sources=[pool.source], executors={"mcp_remote": pool.executor},
-                completers=pool.completers,
+                completers=pool.completers, cells=False,
             ) as gateway:  # fmt: skip
                 heard.gateway = gateway
                 yield Here(LocalGateway(gateway, home), pool, children, heard)

@@ -24,7 +24,7 @@ def yard(cells: None) -> Iterator[Yard]:
         yield found
 
 
-@pytest.mark.parametrize("server", ["lines", "web"])
+@pytest.mark.parametrize("server", ["lines", pytest.param("web", marks=pytest.mark.long)])
 async def test_large_results_become_artifacts_and_do_not_add_up_in_the_daemon(yard: Yard, server: str) -> None:
     sizes = [await kept_bytes(yard, server, LARGEST)]
     before = await settled(yard.running)
@@ -42,7 +42,7 @@ async def kept_bytes(yard: Yard, server: str, size: int) -> int:
     return int(reply["result"]["_meta"]["io.omni-mcp/artifact"]["size"])
 
 
-@pytest.mark.parametrize("server", ["lines", "web"])
+@pytest.mark.parametrize("server", ["lines", pytest.param("web", marks=pytest.mark.long)])
 def test_a_result_over_the_limit_is_refused_while_others_are_answered(yard: Yard, server: str) -> None:
     other = "web" if server == "lines" else "lines"
     with ThreadPoolExecutor() as pool:
@@ -58,4 +58,5 @@ def test_a_result_over_the_limit_is_refused_while_others_are_answered(yard: Yard
 
 
 def test_each_of_them_has_one_outcome(yard: Yard) -> None:
+    ask(yard.running, "tools/call", {"name": "lines__echo", "arguments": {"text": "where the others ran elsewhere"}})
     assert set(yard.outcome_counts()) == {1}

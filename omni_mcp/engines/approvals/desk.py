@@ -28,6 +28,7 @@ from omni_mcp.engines.approvals.store_thread import StoreThread
 WAIT_S = 120.0
 POLL_S = 0.15  # a revocation counts within 200 ms, the look and a busy machine included
 IDLE_POLL_S = 0.5
+ABANDONED = "the call that asked was cancelled, or its client left"
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +83,8 @@ class ApprovalDesk:
         self._seen_version = -1
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._abandoned: set[str] = set()  # questions whose last waiting call was cancelled
+        self._leaves_open = False
 
     async def open(self) -> None:
         """Record what was decided while no gateway ran, then watch for answers.
@@ -158,20 +161,45 @@ class ApprovalDesk:
                 now_ns=self._now_ns(),
             )
             again = call.round is not None
-            claim = await self._thread.run(
-                self._store.claim, wanted, parent_seq=parent, again=again, alone=call.replayed
-            )
-            await self._record.decisions()
-            if claim.outcome == "taken":
-                return await self._record.use(claim.approval, call, parent)
-            if claim.outcome == "opened":
-                await self._record.question(wanted, call, parent)
-            answered = await self._wait(claim.approval, call, deadline)
+            asked = wanted
+            try:
+                claim = await self._thread.run(
+                    self._store.claim, wanted, parent_seq=parent, again=again, alone=call.replayed
+                )
+                asked = claim.approval
+                await self._record.decisions()
+                if claim.outcome == "taken":
+                    return await self._record.use(asked, call, parent)
+                if claim.outcome == "opened":
+                    await self._record.question(wanted, call, parent)
+                answered = await self._wait(asked, call, deadline)
+            except asyncio.CancelledError:
+                self._abandon(asked.id)
+                raise
             await self._record.decisions()  # the answer stands in the log before its use, or its refusal
             if answered.state == "approved" and await self._thread.run(self._store.use, answered.id, call.id):
                 return await self._record.use(answered, call, parent)
+            if answered.state == "withdrawn" and answered.note == ABANDONED:
+                continue  # another call asked this, and was cancelled when this one came
             raise_refusal(answered)
             # Approved, but an identical call took it first: one approval, one call; so this one is asked about anew.
+
+    def leave_open(self) -> None:
+        """The gateway stops: what it cancels from now on may be sent again to the next one, after the answer."""
+        self._leaves_open = True
+
+    def _abandon(self, question: str) -> None:
+        """A call that waited was cancelled: with the next look, what nobody waits for any more is withdrawn."""
+        if not self._leaves_open:
+            self._abandoned.add(question)
+            self._look_now.set()
+
+    async def _withdraw_abandoned(self) -> None:
+        abandoned = set(self._abandoned)
+        if gone := abandoned - self._waiting.keys():
+            await self._thread.run(self._store.withdraw, sorted(gone), note=ABANDONED)
+            self._seen_version = -1
+        self._abandoned -= abandoned
 
     async def open_questions(self, *, project: str | None = None) -> list[Approval]:
         """Return what waits, oldest first."""
@@ -253,6 +281,8 @@ class ApprovalDesk:
                 self._look_now.clear()
                 try:
                     await self._recheck_if_wanted()
+                    if self._abandoned:
+                        await self._withdraw_abandoned()
                     await self._look()
                 except LogUnavailable:
                     # Nobody is woken by an answer that is not on record: they wait on, and the next look tries again.

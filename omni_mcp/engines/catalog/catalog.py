@@ -15,7 +15,7 @@ from omni_mcp.engines.catalog.gradual import Gradual
 from omni_mcp.engines.catalog.names import is_canonical_uri, is_server_name, template_matches
 from omni_mcp.engines.catalog.shelf import Key, Shelf, label, shelf_of
 from omni_mcp.engines.catalog.versions import Pins, Versions, versions_of
-from omni_mcp.engines.catalog.views import NO_VIEW, ProfileSpec, View, view_of
+from omni_mcp.engines.catalog.views import KINDS, NO_VIEW, Named, ProfileSpec, View, view_of
 from omni_mcp.turns import Work, finish, in_turns
 
 BUILTIN_PROFILES: dict[str, ProfileSpec] = {
@@ -31,7 +31,8 @@ BUILTIN_PROFILES: dict[str, ProfileSpec] = {
 class CatalogDiff:
     """What a reload changed, as `kind server/name`. `refused` are definitions dropped because two claim one name.
 
-    `repinned`: some project sees another version of something, or an older version came or went.
+    `repinned`: some project sees another version of something, or an older version came or went. `relisted` are the
+    kinds of which something else is listed, by profile and by server.
     """
 
     added: tuple[str, ...] = ()
@@ -39,6 +40,11 @@ class CatalogDiff:
     removed: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     repinned: bool = False
+    relisted: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def lists_of(self, profile: str) -> frozenset[str]:
+        """Return the kinds of which *profile* may list something else now."""
+        return frozenset(KINDS) if self.repinned else self.relisted.get(profile, frozenset())
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed or self.repinned)
@@ -288,4 +294,32 @@ def _difference(before: _Snapshot, after: _Snapshot) -> CatalogDiff:
         removed=tuple(label(old[key]) for key in sorted(old.keys() - new.keys())),
         refused=after.refused,
         repinned=before.versions.facts() != after.versions.facts(),
+        relisted=_relisted(before, after),
+    )
+
+
+def _relisted(before: _Snapshot, after: _Snapshot) -> dict[str, frozenset[str]]:
+    servers = {
+        server: frozenset(kind for kind in KINDS if _accepted(before, server, kind) != _accepted(after, server, kind))
+        for server in before.shelves.keys() | after.shelves.keys()
+        if before.shelves.get(server) is not after.shelves.get(server)
+    }
+    profiles: dict[str, frozenset[str]] = {}
+    for name, view in after.views.items():
+        old = before.views.get(name, NO_VIEW)
+        profiles[name] = frozenset(
+            kind for kind in KINDS if old is not view and not _lists_same(old.listed.get(kind, ()), view.listed[kind])
+        )
+    return servers | profiles
+
+
+def _accepted(state: _Snapshot, server: str, kind: str) -> list[tuple[Key, str]]:
+    shelf = state.shelves.get(server)
+    entries = shelf.entries.values() if shelf is not None else ()
+    return [(entry.key, entry.digest) for entry in entries if entry.kind == kind and entry.state == "accepted"]
+
+
+def _lists_same(one: Named, other: Named) -> bool:
+    return len(one) == len(other) and all(
+        a is b or (a[0] == b[0] and a[1].digest == b[1].digest) for a, b in zip(one, other, strict=True)
     )

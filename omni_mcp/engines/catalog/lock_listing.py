@@ -35,6 +35,7 @@ class KeptListing(Closed):
     launch: dict[PartName, Digest] = {}
     items: dict[EntryKind, list[JsonObject]] = {}
     problems: tuple[str, ...] = Field((), max_length=1000)
+    asks_roots: bool = False  # it takes its directories from its client
 
     def definitions(self) -> Iterator[tuple[EntryKind, str, JsonObject]]:
         """Yield (kind, name, definition) of every item that has a name."""

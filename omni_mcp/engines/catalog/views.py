@@ -122,6 +122,8 @@ def _part(profile: ProfileSpec, shelf: Shelf, stays: frozenset[str], before: Par
         return before
 
     def public(entry: Entry) -> str:
+        if entry.kind == "prompt" and profile.names == "identity":
+            return entry.name  # what clients call a prompt has no limits that it could break
         if entry.kind not in URI_KINDS:
             return public_name(entry.server, entry.name, profile.names)
         uri = uri_of(entry)

@@ -71,6 +71,7 @@ async def converse(call: Call, talk: Talk, exchange: Exchange, *, may_park: Call
 
 
 async def _ask(call: Call, talk: Talk, exchange: Exchange, question: Question) -> None:
+    talk.pages.opened(question.params, call.link)
     try:
         result = await call.link.ask(question.method, passed_on(question.params))
     except AskRefused as refused:

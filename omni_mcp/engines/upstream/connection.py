@@ -12,10 +12,11 @@ from omni_mcp.contracts.errors import OmniError, SandboxUnavailable, UpstreamUna
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.endings import to_its_end
 from omni_mcp.engines.upstream.envelope import ClientInfo
-from omni_mcp.engines.upstream.faults import DiedOnProbe, GreetingFailed
+from omni_mcp.engines.upstream.faults import PASSING_STATUSES, DiedOnProbe, GreetingFailed
 from omni_mcp.engines.upstream.greeting import GREETING_S, PROBE_S, greet
 from omni_mcp.engines.upstream.health import Health, Patience
 from omni_mcp.engines.upstream.news import Reports, Watched
+from omni_mcp.engines.upstream.roots import Roots, given
 from omni_mcp.engines.upstream.talk import Listener, Talk
 from omni_mcp.engines.upstream.wire.seam import Wire, WireFault
 
@@ -59,6 +60,7 @@ class Timing:
     ready_s: float = 35.0  # how long a call waits for a connection
     watch_s: float = 5.0  # how long a subscription waits until the server was asked
     idle_s: float | None = 600.0  # without a call; None: stay
+    roots_s: float = 2.0  # how long a server that takes its directories from its client has to ask for them
     list_settle_s: float = 0.2  # list changes within this time are one
     list_pause_s: float = 2.0  # between two listings of one server, however often it changes
     list_retry_s: float = 30.0  # after a listing that failed; doubles up to `list_retry_limit_s`
@@ -80,7 +82,7 @@ class Connection:
 
     def __init__(
         self, server: str, *, definition: str, wires: Sequence[OpenWire], info: ClientInfo, listener: Listener,
-        eras: Eras, timing: Timing | None = None, keep: bool = False,
+        eras: Eras, timing: Timing | None = None, keep: bool = False, roots: Roots = (),
         on_state: Callable[[State, str], None] = lambda state, reason: None,
         on_health: Callable[[str], None] = lambda reason: None,
     ) -> None:  # fmt: skip
@@ -88,6 +90,7 @@ class Connection:
         self.watched = Watched()
         self._definition = definition
         self._wires = list(wires)
+        self._roots = roots
         self._info = info
         self._listener = listener
         self._eras = eras
@@ -150,10 +153,8 @@ class Connection:
             async with asyncio.timeout(self._timing.ready_s):
                 return await waiter
         except TimeoutError:
-            raise UpstreamUnavailable(
-                "the server behind it did not get ready in time",
-                detail=f"{self.server}: not ready within {self._timing.ready_s:g} s; {self.health.last_fault}",
-            ) from None
+            late = f"{self.server}: not ready within {self._timing.ready_s:g} s; {self.health.last_fault}"
+            raise _lasting("the server behind it did not get ready in time", detail=late) from None
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -291,12 +292,15 @@ class Connection:
         self.health.connecting()
         try:
             talk = await self._connect()
-        except (WireFault, GreetingFailed) as fault:
+        except WireFault as fault:
             self._not_connected(UpstreamUnavailable(UNREACHABLE, detail=fault.reason))
             return
+        except GreetingFailed as fault:
+            kind = UpstreamUnavailable if fault.status in PASSING_STATUSES else _lasting
+            self._not_connected(kind(UNREACHABLE, detail=fault.reason))
+            return
         except TimeoutError:
-            late = f"no greeting within {self._timing.greeting_s:g} s"
-            self._not_connected(UpstreamUnavailable(UNREACHABLE, detail=late))
+            self._not_connected(_lasting(UNREACHABLE, detail=f"no greeting within {self._timing.greeting_s:g} s"))
             return
         except OmniError as error:
             self._not_connected(error)
@@ -331,8 +335,8 @@ class Connection:
             await self._something(talk)
         if talk.ended.is_set():
             reason = talk.fault.reason if talk.fault else "it went away"
-            if talk.fault is not None and talk.fault.session_lost:
-                self.health.last_fault = reason  # it is there; only a new handshake is due
+            if talk.session_lost:
+                self.health.last_fault = reason
             else:
                 self.health.disconnected(reason)
             self._become("waiting" if self._cared_for() else "idle", reason)
@@ -383,13 +387,15 @@ class Connection:
             return await self._attempt(open_wire, "handshake")
 
     async def _attempt(self, open_wire: OpenWire, remembered: Era | None) -> Talk:
-        talk = Talk(await open_wire(), self._listener, info=self._info)
+        talk = Talk(await open_wire(), self._listener, info=self._info, roots=self._roots)
         try:
             await talk.wire.open(talk)
             await greet(
                 talk, info=self._info, remembered=remembered, probe_s=self._timing.probe_s,
                 timeout_s=self._timing.greeting_s,
             )  # fmt: skip
+            if self._roots:
+                await given(talk, wait_s=self._timing.roots_s)
         except BaseException:
             await to_its_end(talk.close())
             raise
@@ -417,12 +423,21 @@ class Connection:
             if not waiter.done():
                 kind = SandboxUnavailable if isinstance(error, SandboxUnavailable) else UpstreamUnavailable
                 detail = f"{self.server}: {error.detail}"[:REASON_LIMIT]
-                waiter.set_exception(kind(error.message, detail=detail, data=error.data))
+                told = kind(error.message, detail=detail, data=error.data)
+                told.passing = error.passing
+                waiter.set_exception(told)
 
     def _become(self, state: State, reason: str) -> None:
         if state != self.state:
             self.state = state
             self._on_state(state, reason)
+
+
+def _lasting(message: str, *, detail: str) -> UpstreamUnavailable:
+    """Return the error for what another attempt at once would meet again."""
+    error = UpstreamUnavailable(message, detail=detail)
+    error.passing = False
+    return error
 
 
 async def _close(talk: Talk, reports: Reports) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 
-from omni_mcp.contracts.call import Call, Era
+from omni_mcp.contracts.call import Call, CallerLink, Era
 from omni_mcp.contracts.json import JsonObject, JsonValue
 from omni_mcp.protocol.eras import (
     LOG_LEVELS,
@@ -51,7 +51,8 @@ class ClientInfo:
 class Caller:
     """What a server may know of the one for whom a request is made."""
 
-    principal: str = ""  # stays here: decides whom a question without an address may reach
+    link: CallerLink | None = None  # stays here: its client decides whom a question without an address may reach
+    principal: str = ""  # stays here, too
     capabilities: JsonObject = field(default_factory=dict)
     trace: JsonObject = field(default_factory=dict)
     log_level: str | None = None
@@ -66,9 +67,10 @@ def caller_of(call: Call) -> Caller:
     meta = call.meta
     level = meta.get(META_LOG_LEVEL) if call.client.era == "modern" else LOWEST_LEVEL
     return Caller(
+        link=call.link,
         principal=call.principal.key,
         capabilities=forwarded_capabilities(call.client.capabilities),
-        trace={} if _TRACED.isdisjoint(meta) else _trace_of(meta),
+        trace=_own_trace(call) if _TRACED.isdisjoint(meta) else _trace_of(meta),
         log_level=level if level in LOG_LEVELS else None,
         wants_progress="progressToken" in meta,
     )
@@ -80,6 +82,11 @@ _TRACED = frozenset(TRACE_KEYS)
 def _trace_of(meta: JsonObject) -> JsonObject:
     given = ((key, meta.get(key)) for key in TRACE_KEYS)
     return {key: value for key, value in given if isinstance(value, str) and 0 < len(value) <= TRACE_LIMIT}
+
+
+def _own_trace(call: Call) -> JsonObject:
+    """Begin a trace where the client brought none: a run is one, and a call is a span of it (W3C Trace Context)."""
+    return {"traceparent": f"00-{call.run.replace('-', '')}-{call.id[19:23]}{call.id[24:]}-01"}
 
 
 def forwarded_capabilities(declared: JsonObject) -> JsonObject:

@@ -65,6 +65,8 @@ News = Question | Withdrawn | Progress | Logged | Answered
 class Exchange:
     """One request under way. `next` is for its caller, the other methods for the talk that it is part of."""
 
+    parked = False  # its caller has to come back for it
+
     def __init__(self, id: int, method: str, caller: Caller, *, let_go: Callable[[Exchange, str], None]) -> None:
         self.id = id
         self.method = method

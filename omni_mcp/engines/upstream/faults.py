@@ -22,6 +22,21 @@ class Garbled(Exception):
         super().__init__(reason)
         self.reason = reason
 
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        return WORDS.get(self.reason, self.reason.replace("_", " "))
+
+
+WORDS = {
+    "number_range": "it holds an integer that does not fit into 64 bits",
+    "too_deep": "it is nested too deeply",
+    "too_many_values": "it holds too many values",
+    "too_large": "it is too large",
+    "duplicate_key": "an object in it has the same key twice",
+    "not_json": "it is not valid JSON in UTF-8, or holds a lone surrogate",
+}
+
 
 class GreetingFailed(Exception):
     """The server is there, but no version could be agreed on. `status` is set if HTTP said so."""
@@ -36,9 +51,18 @@ class DiedOnProbe(Exception):
     """The server ended when it was asked `server/discover`; started again, it must not be asked that."""
 
 
+PASSING_STATUSES = (502, 503, 504)  # after which another attempt at once may help
 MESSAGE_LIMIT = 2000
 DATA_LIMIT = 64 * 1024  # of `data`: it goes to the client and on record
 VALUES_LIMIT = 4096
+
+
+def may_have_acted(status: int) -> bool:
+    """Return whether a request that was answered with this HTTP status, no success, may have taken effect.
+
+    503 and 408 are said by servers that did nothing, and by proxies that lost a server at work: nobody can tell.
+    """
+    return status >= 500 or status == 408
 
 
 def remote_error_of(error: JsonObject) -> RemoteError:

@@ -15,7 +15,7 @@ from omni_mcp.contracts.errors import UpstreamUnavailable
 class Patience:
     """How long failures are waited out."""
 
-    backoff_s: float = 0.5  # doubles with each failure in a row; the wait is a random part of it
+    backoff_s: float = 0.1  # as between a call's attempts; doubles with each failure in a row, the wait is a part of it
     backoff_limit_s: float = 60.0
     failures_to_open: int = 5  # in a row; then calls fail at once
     open_s: float = 10.0  # doubles each time the one call that is let through fails, too

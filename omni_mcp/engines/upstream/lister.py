@@ -8,7 +8,7 @@ from collections.abc import Callable
 from omni_mcp.contracts.errors import OmniError
 from omni_mcp.engines.upstream.connection import Connection, Timing
 from omni_mcp.engines.upstream.faults import Garbled, RemoteError
-from omni_mcp.engines.upstream.listing import Listing, fetch
+from omni_mcp.engines.upstream.listing import Listing, SchemaFaults, fetch
 from omni_mcp.engines.upstream.wire.seam import WireFault
 
 
@@ -20,7 +20,7 @@ class Unlisted(Exception):
         self.reason = reason
 
 
-async def ask(connection: Connection) -> Listing:
+async def ask(connection: Connection, schema_faults: SchemaFaults) -> Listing:
     """Connect where there is no connection, and ask for all lists.
 
     Raises:
@@ -28,7 +28,7 @@ async def ask(connection: Connection) -> Listing:
     """
     release = connection.hold()
     try:
-        listing = await fetch(await connection.talk())
+        listing = await fetch(await connection.talk(), schema_faults)
     except OmniError as error:
         raise Unlisted(error.detail) from error
     except RemoteError as error:
@@ -57,13 +57,14 @@ class Lister:
 
     def __init__(
         self, connection: Callable[[], Connection], *, slots: asyncio.Semaphore, timing: Timing, is_known: bool,
-        on_listing: Callable[[Listing], None], on_tried: Callable[[int], None],
+        on_listing: Callable[[Listing], None], on_tried: Callable[[int], None], schema_faults: SchemaFaults,
     ) -> None:  # fmt: skip
         self._connection = connection
         self._slots = slots
         self._timing = timing
         self._on_listing = on_listing
         self._on_tried = on_tried
+        self._schema_faults = schema_faults
         self._wanted = asyncio.Event()
         self._fetching = False
         self._failures = 0
@@ -116,7 +117,7 @@ class Lister:
         self._failures += 1
         self._fetching = True
         try:
-            listing = await ask(self._connection())
+            listing = await ask(self._connection(), self._schema_faults)
         except Unlisted as fault:
             self.fault = fault.reason
         except OmniError as error:

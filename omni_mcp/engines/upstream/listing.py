@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -27,6 +27,13 @@ CURSOR_LIMIT = 16 * 1024
 DEPTH_LIMIT = 48  # of one definition: what a client gets is nested a little deeper
 PAGE_S = 30.0
 PROBLEMS_KEPT = 50
+
+
+SchemaFaults = Callable[[JsonObject], Sequence[str]]
+
+
+def _none(schema: JsonObject) -> Sequence[str]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,7 @@ class Listing:
 
     items: dict[str, list[JsonObject]] = field(default_factory=dict)  # by entry kind
     problems: tuple[str, ...] = ()
+    asks_roots: bool = False  # it takes its directories from its client, outside of any call
 
     def entries(self, server: str, *, timeout_s: float) -> list[Entry]:
         """Return an entry for each item: quarantined, with the labels of the worst, until somebody accepts it."""
@@ -85,8 +93,11 @@ class Listing:
         return found
 
 
-async def fetch(talk: Talk) -> Listing:
+async def fetch(talk: Talk, schema_faults: SchemaFaults = _none) -> Listing:
     """Ask a server for all its lists.
+
+    Args:
+        schema_faults: why a schema can be used by nobody; a tool with such a one is left out: no call could be checked.
 
     Raises:
         RemoteError, Garbled, WireFault, TimeoutError: it did not answer one of them as it should.
@@ -95,11 +106,13 @@ async def fetch(talk: Talk) -> Listing:
     problems: list[str] = []
     for kind in KINDS:
         if talk.peer.has(kind.capability):
-            items[kind.kind] = await _fetch_kind(talk, kind, problems)
-    return Listing(items=items, problems=tuple(problems[:PROBLEMS_KEPT]))
+            items[kind.kind] = await _fetch_kind(talk, kind, problems, schema_faults)
+    return Listing(items=items, problems=tuple(problems[:PROBLEMS_KEPT]), asks_roots=talk.roots_asked.is_set())
 
 
-async def _fetch_kind(talk: Talk, kind: Kind, problems: list[str]) -> list[JsonObject]:
+async def _fetch_kind(
+    talk: Talk, kind: Kind, problems: list[str], schema_faults: SchemaFaults
+) -> list[JsonObject]:  # fmt: skip
     raw: list[object] = []
     cursor: str | None = None
     seen: set[str] = set()
@@ -128,16 +141,18 @@ async def _fetch_kind(talk: Talk, kind: Kind, problems: list[str]) -> list[JsonO
             break
     else:
         problems.append(f"{kind.method}: more than {PAGES_LIMIT} pages; the rest is left out")
-    return await in_turns(_fit(raw[:ITEMS_LIMIT], kind, talk, problems))
+    return await in_turns(_fit(raw[:ITEMS_LIMIT], kind, talk, problems, schema_faults))
 
 
-def _fit(raw: list[object], kind: Kind, talk: Talk, problems: list[str]) -> Work[list[JsonObject]]:
+def _fit(
+    raw: list[object], kind: Kind, talk: Talk, problems: list[str], schema_faults: SchemaFaults
+) -> Work[list[JsonObject]]:
     """Return the items that can be entries; of two with one name neither, since nobody can tell which is meant."""
     fit: list[JsonObject] = []
     names = Counter(item[kind.key] for item in raw if isinstance(item, dict) and isinstance(item.get(kind.key), str))
     for number, item in enumerate(raw):
         yield
-        fault = _fault(item, kind, modern=talk.peer.era == "modern")
+        fault = _fault(item, kind, modern=talk.peer.era == "modern") or _unusable(item, kind, schema_faults)
         if fault is None and isinstance(item, dict):
             if names[item[kind.key]] == 1:
                 fit.append(item)
@@ -170,6 +185,19 @@ def _fault(item: object, kind: Kind, *, modern: bool) -> str | None:
     if item["inputSchema"].get("type") != "object":
         return 'inputSchema must have the type "object"'
     return fault_of_header_schema(item["inputSchema"]) if modern else None
+
+
+def _unusable(item: object, kind: Kind, schema_faults: SchemaFaults) -> str | None:
+    """Say why nobody could call a tool, though its definition has the right shape."""
+    if kind.kind != "tool" or not isinstance(item, dict):
+        return None
+    execution = item.get("execution")
+    if isinstance(execution, dict) and execution.get("taskSupport") == "required":
+        return "can be called as a task only, and tasks are not passed on"
+    for member in ("inputSchema", "outputSchema"):
+        if (schema := item.get(member)) is not None and (faults := schema_faults(schema)):
+            return f"{member} is refused: {faults[0]}"
+    return None
 
 
 def _same(one: object, other: object) -> bool:
@@ -209,7 +237,7 @@ class Listings:
         """Replace what is known; True if it differs."""
         before = self._known.get(server)
         self._known[server] = listing
-        return before is None or not _same(before.items, listing.items)
+        return before is None or before.asks_roots != listing.asks_roots or not _same(before.items, listing.items)
 
     def load(self) -> list[Entry]:
         """As the port `Source`."""

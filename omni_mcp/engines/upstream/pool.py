@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -20,8 +20,9 @@ from omni_mcp.engines.upstream.connection import Connection, Eras, OpenWire, Sta
 from omni_mcp.engines.upstream.envelope import ClientInfo
 from omni_mcp.engines.upstream.executor import UpstreamExecutor
 from omni_mcp.engines.upstream.lister import Lister, Unlisted, ask
-from omni_mcp.engines.upstream.listing import Listing, Listings
+from omni_mcp.engines.upstream.listing import Listing, Listings, SchemaFaults
 from omni_mcp.engines.upstream.parking import PARKED_S, Parking
+from omni_mcp.engines.upstream.roots import Roots
 from omni_mcp.engines.upstream.wire.event_stream import EventStreamWire
 from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.engines.upstream.wire.lines import Child, LinesWire
@@ -42,11 +43,13 @@ class Hooks:
     """Whom the pool tells. None of them may wait or raise.
 
     `on_list_changed` is told of each notice of a server, `on_listed` how many notices a try to list it has answered.
+    `schema_faults` says why a tool with such a schema is left out.
     """
 
     on_state: Callable[[str, ServerStatus, str], None] = lambda server, status, detail: None
     on_listing: Callable[[str, Listing], None] = lambda server, listing: None  # it differs from the one before
     on_list_changed: Callable[[str], None] = lambda server: None
+    schema_faults: SchemaFaults = lambda schema: ()
     on_listed: Callable[[str, int], None] = lambda server, notices: None
     on_resource: Callable[[str, str], None] = lambda server, uri: None
 
@@ -83,7 +86,10 @@ class Upstreams:
         self.eras = Eras(eras)
         self.source = Listings(accept=accept)
         self.parking = Parking(parked_s=parked_s)
-        self.executor = UpstreamExecutor(self._connection_of, parking=self.parking, own_uri=own_uri)
+        self._rooted: set[str] = set()  # servers that take their directories from their client
+        self.executor = UpstreamExecutor(
+            self._connection_of, self._rooted_connection_of, rooted=self._rooted, parking=self.parking, own_uri=own_uri
+        )
         self.completers: dict[str, Completer] = {}
         self._completer = UpstreamCompleter(self._connection_of)
         self._servers: dict[str, ServerDefinition] = {}
@@ -121,6 +127,7 @@ class Upstreams:
             if now is None or definition.definition != now.definition:
                 self._forget(name)
         self.source.use({name: definition.timeout_s for name, definition in wanted.items()}, known)
+        self._rooted.update(name for name in wanted.keys() & known.keys() if known[name].asks_roots)
         for name in wanted.keys() - self._listers.keys():
             self._start_lister(name)
         self.completers.clear()
@@ -160,7 +167,7 @@ class Upstreams:
         except OmniError as error:
             raise Unlisted(error.detail) from error
         ready = time.perf_counter()
-        listing = await ask(connection)
+        listing = await ask(connection, self._hooks.schema_faults)
         listed = time.perf_counter()
         return Probe(listing=listing, ready_ms=(ready - begun) * 1000, list_ms=(listed - ready) * 1000)
 
@@ -188,20 +195,30 @@ class Upstreams:
 
     def _connection_of(self, server: str, principal: str) -> Connection:
         if server not in self._servers or self._closed:
-            raise UpstreamUnavailable("the server behind it is not in use", detail=f"{server} is not enabled")
-        key = self._key(server, principal)
+            unused = UpstreamUnavailable("the server behind it is not in use", detail=f"{server} is not enabled")
+            unused.passing = False
+            raise unused
+        return self._connection(self._key(server, principal))
+
+    def _rooted_connection_of(self, server: str, principal: str, roots: Roots) -> Connection:
+        """Return the connection of a server that takes its directories from its client, for these directories."""
+        if not roots or server not in self._servers:
+            return self._connection_of(server, principal)
+        return self._connection((server, f"{self._key(server, principal)[1]} {digest(list(roots))}"), roots)
+
+    def _connection(self, key: tuple[str, str], roots: Roots = ()) -> Connection:
         found = self._connections.get(key)
         if found is None:
-            self._make_room(server)
-            found = self._connect(key)
+            self._make_room(key[0])
+            found = self._connect(key, roots)
         return found
 
-    def _connect(self, key: tuple[str, str]) -> Connection:
+    def _connect(self, key: tuple[str, str], roots: Roots = ()) -> Connection:
         server = key[0]
         definition = self._servers[server]
         made = self._connections[key] = Connection(
             server, definition=definition.definition, wires=self._wires(server, definition), info=self._info,
-            listener=_Reports(self, server), eras=self.eras, timing=self._timing,
+            listener=_Reports(self, server), eras=self.eras, timing=self._timing, roots=roots,
             on_state=lambda state, reason: self._on_state(key, made, state, reason),
             on_health=lambda reason: self._on_health(key, made, reason),
         )  # fmt: skip
@@ -297,11 +314,21 @@ class Upstreams:
         lister = Lister(
             partial(self._connection_of, server, SHARED), slots=self._listing_slots, timing=self._timing,
             is_known=self.source.find(server) is not None, on_listing=partial(self._listed, server),
-            on_tried=partial(self._hooks.on_listed, server),
+            on_tried=partial(self._hooks.on_listed, server), schema_faults=self._hooks.schema_faults,
         )  # fmt: skip
         self._listers[server] = lister, asyncio.create_task(lister.run(), name=f"lists of {server}")
 
+    def asks_roots(self, server: str) -> None:
+        """A server asks for its client's directories outside of any call."""
+        if server not in self._servers or server in self._rooted:
+            return
+        self._rooted.add(server)
+        if (known := self.source.find(server)) is not None:
+            self._listed(server, known)
+
     def _listed(self, server: str, listing: Listing) -> None:
+        if server in self._rooted and not listing.asks_roots:
+            listing = replace(listing, asks_roots=True)
         if self.source.put(server, listing):
             self._hooks.on_listing(server, listing)
 
@@ -312,6 +339,7 @@ class Upstreams:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
         self.source.forget(server)
+        self._rooted.discard(server)
         self._hooks.on_listed(server, lister.noticed)
 
     async def close(self) -> None:
@@ -338,6 +366,9 @@ class _Reports:
 
     def resource_updated(self, uri: str) -> None:
         self._pool.resource_updated(self._server, uri)
+
+    def asks_roots(self) -> None:
+        self._pool.asks_roots(self._server)
 
 
 async def _drained(connection: Connection, owner: asyncio.Task[None]) -> None:

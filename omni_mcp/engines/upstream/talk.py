@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from omni_mcp.contracts.json import JsonObject
 from omni_mcp.engines.upstream.envelope import NOBODY, Caller, ClientInfo, enveloped, mirrored_headers
 from omni_mcp.engines.upstream.exchange import Exchange, Logged, Progress, Question
 from omni_mcp.engines.upstream.faults import Garbled, remote_error_of
+from omni_mcp.engines.upstream.pages import Pages
 from omni_mcp.engines.upstream.peer import Peer
 from omni_mcp.engines.upstream.wire.large import LargeResponse
-from omni_mcp.engines.upstream.wire.seam import Outgoing, Receiver, Wire, WireFault
+from omni_mcp.engines.upstream.wire.seam import Misasked, Outgoing, Receiver, Wire, WireFault
 from omni_mcp.protocol.eras import ASKS
 from omni_mcp.protocol.frames import Frame, Notification, Request, RequestId, Response
 from omni_mcp.protocol.rpc import INVALID_REQUEST, METHOD_NOT_FOUND, error_reply, notification, request, result_reply
@@ -36,12 +37,27 @@ class Listener(Protocol):
         """Hear that a resource (the server's own URI) has changed."""
         ...
 
+    def asks_roots(self) -> None:
+        """Hear that the server asks for its client's directories outside of any call."""
+        ...
+
 
 class Talk(Receiver):
     """One open wire. Used up when it is `ended`."""
 
-    def __init__(self, wire: Wire, listener: Listener, *, info: ClientInfo, pending_limit: int = PENDING_LIMIT) -> None:
+    def __init__(
+        self, wire: Wire, listener: Listener, *, info: ClientInfo, pending_limit: int = PENDING_LIMIT,
+        roots: Sequence[JsonObject] = (),
+    ) -> None:  # fmt: skip
+        """Take the wire.
+
+        Args:
+            roots: what the server is told when it asks for directories outside of any call.
+        """
         self.wire = wire
+        self.roots = list(roots)
+        self.roots_asked = asyncio.Event()
+        self.pages = Pages()
         self.peer = Peer(era="handshake", version="")
         self.ended = asyncio.Event()
         self.fault: WireFault | None = None
@@ -56,7 +72,12 @@ class Talk(Receiver):
     @property
     def pending(self) -> int:
         """Requests that wait for their answers, those of the gateway itself not counted."""
-        return sum(bool(exchange.caller.principal) for exchange in self._exchanges.values())
+        return sum(exchange.caller.link is not None for exchange in self._exchanges.values())
+
+    @property
+    def session_lost(self) -> bool:
+        """Whether it ended because the server forgot the session: it is there, and only a new handshake is due."""
+        return self.fault is not None and self.fault.session_lost
 
     async def start(
         self, method: str, params: JsonObject, *, caller: Caller = NOBODY, declared: HeaderDeclarations = (),
@@ -170,8 +191,9 @@ class Talk(Receiver):
         self.fault = fault
         self.ended.set()
         exchanges, self._exchanges = self._exchanges, {}
+        told = WireFault(fault.reason, sent=True) if fault.session_lost else fault  # theirs may be at work
         for exchange in exchanges.values():
-            exchange.fail(fault)
+            exchange.fail(told)
 
     def _take_answer(self, frame: Response, within: int | None) -> bool:
         if within is not None and frame.id != within:
@@ -192,17 +214,26 @@ class Talk(Receiver):
         if frame.method == "ping":
             self._errand(self._send_quietly(result_reply(frame.id, {}).body))
             return
+        if isinstance(frame, Misasked):
+            self._turn_away(frame.id, frame.code, frame.message)
+            return
         if frame.method not in ASKS or self.peer.era == "modern":
             self._turn_away(frame.id, METHOD_NOT_FOUND, f"Method not found: {frame.method}")
+            return
+        if frame.method == "roots/list" and within is None and (self.roots or not self.pending):
+            self._give_roots(frame.id)
             return
         exchange = self._whose(within)
         if exchange is not None:
             if not exchange.ask(Question(frame.id, frame.method, frame.params)):
                 self._turn_away(frame.id, INVALID_REQUEST, "too many questions are open")
-        elif frame.method == "roots/list" and not self.pending:
-            self._errand(self._send_quietly(result_reply(frame.id, {"roots": []}).body))
         else:
             self._turn_away(frame.id, INVALID_REQUEST, "this request cannot be tied to a call that is under way")
+
+    def _give_roots(self, id: RequestId) -> None:
+        self._errand(self._send_quietly(result_reply(id, {"roots": self.roots}).body))
+        self.roots_asked.set()
+        self._listener.asks_roots()
 
     def _turn_away(self, id: RequestId, code: int, message: str) -> None:
         self.oddities["question_refused"] += 1
@@ -224,6 +255,9 @@ class Talk(Receiver):
         elif method == "notifications/cancelled":
             for exchange in self._exchanges.values():
                 exchange.withdraw(params.get("requestId", ""))
+        elif method == "notifications/elicitation/complete":
+            if not self.pages.done(params.get("elicitationId")):
+                self.oddities["unknown_page"] += 1
         elif method == "notifications/subscriptions/acknowledged":
             self._take_acknowledgement(params, within)
         else:
@@ -249,16 +283,20 @@ class Talk(Receiver):
     def _whose(self, within: int | None) -> Exchange | None:
         """Return the request that something without an address belongs to.
 
-        Where one stream carries everything and requests of several principals are under way, nobody can tell; then
-        it reaches none of them. Requests of one principal share what is said.
+        Where one stream carries everything and requests of several clients are under way, nobody can tell; then it
+        reaches none of them, be they one principal's or not. Requests of one client share what is said.
+
+        One that is parked waits for its answer and asks nothing meanwhile, unless it has asked twice at once; but what
+        another principal's may say is not for anybody else in any case.
         """
         if within is not None:
             found = self._exchanges.get(within)
-            return found if found is not None and found.caller.principal else None
-        candidates = [exchange for exchange in self._exchanges.values() if exchange.caller.principal]
-        if len({exchange.caller.principal for exchange in candidates}) != 1:
-            return None
-        return candidates[-1]
+            return found if found is not None and found.caller.link is not None else None
+        calls = [exchange for exchange in self._exchanges.values() if exchange.caller.link is not None]
+        live = [exchange for exchange in calls if not exchange.parked or len(exchange.open_questions) > 1] or calls
+        clients = {id(exchange.caller.link.client) for exchange in live if exchange.caller.link is not None}
+        alone = len(clients) == 1 and len({exchange.caller.principal for exchange in calls}) == 1
+        return live[-1] if alone else None
 
     def _let_go(self, exchange: Exchange, reason: str) -> None:
         """Tell the server that nobody waits for this request any more."""

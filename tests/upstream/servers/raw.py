@@ -2,6 +2,7 @@
 
     python -m tests.upstream.servers.raw '{"version": "2024-11-05", "probe": "exit"}'
 
+`asks_roots`: it asks for directories when it is greeted, as servers do that take them from their client.
 `probe` says what happens at `server/discover`: `error`, `exit`, `silent`, `junk`, or `modern` (it is a modern server).
 """
 
@@ -20,7 +21,9 @@ PROBE = OPTIONS.get("probe", "error")
 NAMES = (
     "echo", "progress", "log", "ask", "sample", "roots", "ask_both", "ask_and_go", "withdraw", "die", "hang", "twice",
     "wrong_id", "noise", "half", "nan", "deep", "big", "flood", "slow_bytes", "no_content", "bad_result", "seen",
-    "utf8", "ping", "unanswerable", "questions", "error", "after_die", "many_values",
+    "null_params", "list_params", "text_id", "float_id",
+    "utf8", "ping", "unanswerable", "questions", "error", "page", "directories", "elicit",
+    "after_die", "many_values",
 )  # fmt: skip
 OUT = threading.Lock()
 SEEN: list[Any] = []
@@ -54,7 +57,7 @@ def text(id: Any, words: str, **more: Any) -> None:
     answer(id, {"content": [{"type": "text", "text": words}], **more})
 
 
-def ask(key: str, method: str, params: dict[str, Any]) -> Any:
+def ask(key: str, method: str, params: Any) -> Any:
     """Ask the client something and wait."""
     send({"id": key, "method": method, "params": params})
     with ANSWERED:
@@ -89,6 +92,10 @@ def run(id: Any, name: str, arguments: dict[str, Any], meta: dict[str, Any]) -> 
         text(id, said(ask(f"ask-{id}", "sampling/createMessage", {"messages": [message], "maxTokens": 9})))
     elif name == "roots":
         text(id, said(ask(f"ask-{id}", "roots/list", {})))
+    elif name in ("null_params", "list_params"):
+        text(id, said(ask(f"ask-{id}", "roots/list", None if name == "null_params" else [7])))
+    elif name in ("text_id", "float_id"):
+        text(str(id) if name == "text_id" else float(id), "mine all the same")
     elif name == "ask_both":
         ask_in_thread = threading.Thread(target=elicit, args=(f"b-{id}", "Second?"))
         ask_in_thread.start()
@@ -113,7 +120,7 @@ def run(id: Any, name: str, arguments: dict[str, Any], meta: dict[str, Any]) -> 
         text(id, str(sum("error" in reply for reply in ANSWERS.values())))
     elif name in ("die", "after_die"):
         mark = arguments.get("mark")
-        if mark and os.path.exists(mark):
+        if mark and os.path.exists(mark) and os.path.getsize(mark) >= arguments.get("times", 1):
             text(id, "alive again")
             return
         if mark:
@@ -165,6 +172,21 @@ def run(id: Any, name: str, arguments: dict[str, Any], meta: dict[str, Any]) -> 
         answer(id, {"content": [], "structuredContent": {"seen": SEEN, "pid": os.getpid()}})
     elif name == "ping":
         text(id, said(ask(f"ping-{id}", "ping", {})))
+    elif name == "page":
+        if arguments.get("done"):
+            send({"method": "notifications/elicitation/complete", "params": {"elicitationId": arguments["done"]}})
+            text(id, "done")
+        elif any(call["params"]["arguments"].get("opened") for call in SEEN if call["method"] == "tools/call"):
+            text(id, "thank you")
+        else:
+            page = {"mode": "url", "elicitationId": "e1", "url": "https://example.com/page", "message": "Sign in"}
+            error = {"code": -32042, "message": "a page has to be opened", "data": {"elicitations": [page]}}
+            send({"id": id, "error": error})
+    elif name == "elicit":
+        text(id, said(ask(f"ask-{id}", "elicitation/create", arguments["params"])))
+    elif name == "directories":
+        with ANSWERED:
+            text(id, said(ANSWERS.get("first-roots")))
     elif name == "error":
         send({"id": id, "error": {"code": -32050, "message": "no such luck", "data": {"why": "test"}}})
     else:
@@ -188,6 +210,8 @@ def handle(message: dict[str, Any]) -> None:
     elif method == "initialize":
         capabilities = {"tools": {"listChanged": True}, "logging": {}, **OPTIONS.get("capabilities", {})}
         answer(id, {"protocolVersion": VERSION, "capabilities": capabilities, "serverInfo": {"name": "raw"}})
+    elif method == "notifications/initialized" and OPTIONS.get("asks_roots"):
+        send({"id": "first-roots", "method": "roots/list"})
     elif method == "tools/list":
         answer(id, listing(params.get("cursor")))
     elif method == "tools/call":
@@ -226,6 +250,12 @@ def listing(cursor: str | None) -> dict[str, Any]:
         tools += [{"name": "no_schema"}, {"name": 7, "inputSchema": {}}, "no object"]
         tools += [{"name": "bool", "inputSchema": True}, {"name": "n" * 200, "inputSchema": fine}]
         tools += [{"name": "echo2", "inputSchema": fine}, {"name": "echo2", "inputSchema": fine}]
+    if kind == "useless_tools":
+        task = {"name": "task", "inputSchema": {"type": "object"}, "execution": {"taskSupport": "required"}}
+        wrong = {"type": "object", "properties": {"a": {"type": "nonsense"}}}
+        lost = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
+        tools += [task, {"name": "wrong", "inputSchema": wrong}, {"name": "lost", "inputSchema": lost}]
+        tools += [{"name": "out", "inputSchema": {"type": "object"}, "outputSchema": lost}]
     return {"tools": tools}
 
 

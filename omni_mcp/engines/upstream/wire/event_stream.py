@@ -6,6 +6,7 @@ import asyncio
 from urllib.parse import urljoin
 
 from omni_mcp.contracts.call import Era
+from omni_mcp.engines.upstream.faults import may_have_acted
 from omni_mcp.engines.upstream.wire.events import Event, EventParser
 from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.engines.upstream.wire.reading import FrameReader
@@ -82,7 +83,7 @@ class EventStreamWire:
             raise WireFault("the message was not taken in time", sent=True) from None
         if reply.status >= 300:
             text = body[:200].decode("utf-8", "replace")
-            sent = reply.status >= 500 and reply.status != 503
+            sent = may_have_acted(reply.status)
             raise WireFault(f"HTTP status {reply.status}: {text}", sent=sent, status=reply.status)
 
     def forget(self, id: int) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from omni_mcp.contracts.json import JsonValue
 from omni_mcp.engines.upstream.wire.large import LargeParser, LargeResponse
-from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Receiver
+from omni_mcp.engines.upstream.wire.seam import FRAME_LIMIT_BYTES, Misasked, Receiver
 from omni_mcp.engines.upstream.wire.spool import SPOOL_BYTES, Spool, ends_of
-from omni_mcp.protocol.frames import BadFrame, Frame, RequestId, frame_of, parse
+from omni_mcp.protocol.frames import BadFrame, Frame, RequestId, Response, frame_of, parse
 from omni_mcp.protocol.rpc import INVALID_REQUEST
 
 OFF_LOOP_BYTES = SPOOL_BYTES  # 1 ms of parsing and checking; more is work for another process
@@ -20,6 +20,7 @@ TURN_FRAMES = 32  # handled before others get a turn: about 1 ms
 BATCH_LIMIT = 256
 
 _HEAD = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(\d{1,15})\s*[,}]')
+_NUMBER = re.compile(r"[0-9]{1,15}")
 _TAIL = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 
 
@@ -104,10 +105,29 @@ def frames_of(value: JsonValue) -> list[Frame]:
         BadFrame: as `omni_mcp.protocol.frames`.
     """
     if not isinstance(value, list):
-        return [frame_of(value)]
+        try:
+            frame = frame_of(value)
+        except BadFrame as fault:
+            return [_put_right(value, fault)]
+        if type(frame) is Response and type(frame.id) is str and _NUMBER.fullmatch(frame.id):
+            frame.id = int(frame.id)  # ours are numbers; some servers write each id as text
+        return [frame]
     if not 0 < len(value) <= BATCH_LIMIT:
         raise BadFrame(INVALID_REQUEST, "batch_size", f"a batch has 1 to {BATCH_LIMIT} members")
     return [frame_of(member) for member in value]
+
+
+def _put_right(value: JsonValue, fault: BadFrame) -> Frame:
+    """Return what serialisers mean that write absent parameters as null, or the id 5 as 5.0; a request is answered."""
+    if isinstance(value, dict):
+        if fault.reason == "bad_params" and value["params"] is None:
+            return frame_of({name: member for name, member in value.items() if name != "params"})
+        id = value.get("id")
+        if fault.reason == "bad_id" and isinstance(id, float) and id.is_integer():
+            return frames_of({**value, "id": int(id)})[0]
+        if fault.id is not None and "method" in value:
+            return Misasked(fault.id, "", code=fault.code, message=fault.message)
+    raise fault
 
 
 def claimed_id(head: bytes, tail: bytes) -> RequestId | None:

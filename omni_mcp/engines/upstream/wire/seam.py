@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from omni_mcp.contracts.call import Era
-from omni_mcp.protocol.frames import Frame, RequestId
+from omni_mcp.protocol.frames import Frame, Request, RequestId
+from omni_mcp.protocol.rpc import INVALID_REQUEST
 
 FRAME_LIMIT_BYTES = 128 * 1024 * 1024  # the largest message that a server may send
 
@@ -19,7 +20,8 @@ class WireFault(Exception):
         reason: for the record and the operator; may quote the server.
         sent: whether the message may have reached the server, so that it may have taken effect.
         status: of an HTTP answer that was no success.
-        session_lost: the server does not know our session any more and did nothing; a new handshake mends it.
+        session_lost: the server does not know our session any more; a new handshake mends it. It did nothing for the
+            request that was told so, and what it did for others under way is not known.
         retry_after_s: when the server wants to be asked again.
     """
 
@@ -46,6 +48,14 @@ class Outgoing:
     id: int | None = None
     method: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Misasked(Request):
+    """A request of the server that can only be answered with this error."""
+
+    code: int = INVALID_REQUEST
+    message: str = ""
 
 
 class Receiver(Protocol):

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 
 from omni_mcp.contracts.call import Era
+from omni_mcp.engines.upstream.faults import may_have_acted
 from omni_mcp.engines.upstream.wire.events import Event, EventParser
 from omni_mcp.engines.upstream.wire.large import LargeParser
 from omni_mcp.engines.upstream.wire.reading import FrameReader, hand_on_small
@@ -185,7 +186,7 @@ class StreamableWire:
         if reply.status != 200 and reply.media_type != "application/json":
             raise await self._fault(reply)
         limit = self._limit if reply.status == 200 else ERROR_BODY_BYTES
-        watch = _Watch(self._receiver, id)
+        watch = _Watch(self._receiver, id, takes_nameless=not self._tells_session_lost(reply))
         body = await gathered(reply.chunks(), limit_bytes=limit, room=self._large.room)
         if body is None:
             self._receiver.junk("too_large", id)
@@ -326,30 +327,38 @@ class StreamableWire:
         body = await reply.read(ERROR_BODY_BYTES)
         return self._status_fault(reply, body or b"")
 
+    def _tells_session_lost(self, reply: Reply) -> bool:
+        return reply.status == 404 and self._session is not None and self._era == "handshake"
+
     def _status_fault(self, reply: Reply, body: bytes) -> WireFault:
-        """Say what a status means. A 4xx and a 503 say that nothing was done; other 5xx leave it open."""
+        """Say what a status means."""
         text = body[:200].decode("utf-8", "replace").strip()
         return WireFault(
             f"HTTP status {reply.status}" + (f": {text}" if text else ""),
-            sent=reply.status >= 500 and reply.status != 503,
+            sent=may_have_acted(reply.status),
             status=reply.status,
-            session_lost=reply.status == 404 and self._session is not None and self._era == "handshake",
+            session_lost=self._tells_session_lost(reply),
             retry_after_s=_retry_after_s(reply),
         )
 
 
 class _Watch:
-    """A receiver before the receiver: knows when the request of one exchange has been answered."""
+    """A receiver before the receiver: knows when the request of one exchange has been answered.
 
-    def __init__(self, receiver: Receiver, id: int) -> None:
+    Args:
+        takes_nameless: whether an error without an id, in the answer to this request, answers it.
+    """
+
+    def __init__(self, receiver: Receiver, id: int, *, takes_nameless: bool = True) -> None:
         self._receiver = receiver
         self._id = id
+        self._answers = (id, "") if takes_nameless else (id,)
         self.answered = False
 
     def take(self, frame: object, within: int | None) -> bool:
-        if isinstance(frame, Response) and frame.id in (self._id, ""):
+        if isinstance(frame, Response) and frame.id in self._answers:
             self.answered = True
-            if frame.id == "" and frame.error is not None:  # an error without an id, in the answer to this request
+            if frame.id == "" and frame.error is not None:
                 frame = Response(self._id, error=frame.error)
         return self._receiver.take(frame, within)  # type: ignore[arg-type]
 

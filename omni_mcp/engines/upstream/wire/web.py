@@ -19,6 +19,7 @@ import httptools
 from omni_mcp.deadline import Deadline
 from omni_mcp.engines.upstream.wire.pace import others_turn
 from omni_mcp.engines.upstream.wire.seam import WireFault
+from omni_mcp.known_heads import KnownHeads
 
 CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 4.0  # the servers of both SDKs close an idle connection after 5 s
@@ -152,6 +153,7 @@ class Web:
         self._idle_s = idle_s
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
+        self.heads: KnownHeads[dict[str, str]] = KnownHeads()  # of answers with the status 200
 
     @property
     def open_connections(self) -> int:
@@ -276,7 +278,7 @@ class Connection(asyncio.Protocol):
         self._begin()
 
     def _begin(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None  # made once it is needed
         self.headers: dict[str, str] = {}
         self.status = 0
         self._fields: list[tuple[bytes, bytes]] = []
@@ -380,6 +382,16 @@ class Connection(asyncio.Protocol):
         if self._complete or self._rests:  # nothing was asked
             self._fail("bytes that belong to no answer")
             return
+        is_whole = self._parser is None  # maybe: nothing came before it
+        if is_whole and (known := self._web.heads.find(data)) is not None:
+            headers, length, body = known
+            self.status, self.headers = 200, {**headers, "content-length": length.decode()}
+            self._has_head = self._reusable = self._complete = True
+            self._chunks, self._unread = [body], len(body)
+            self._wake()
+            return
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, _Refused) as error:
@@ -389,7 +401,13 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEADERS_LIMIT_BYTES:
                 self._fail(f"no HTTP answer: headers over {HEADERS_LIMIT_BYTES} bytes")
+        elif is_whole and self._is_plain() and self._web.heads.learns(self._fields):
+            self._web.heads.learn(self.headers)
         self._wake()
+
+    def _is_plain(self) -> bool:
+        """Whether the answer was taken, after which the connection is as it was before."""
+        return self._complete and self._reusable and self._gone is None and self.status == 200
 
     def connection_lost(self, exc: Exception | None) -> None:
         framed = "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", "")
@@ -418,6 +436,7 @@ class Connection(asyncio.Protocol):
         if len(b"".join(chain.from_iterable(self._fields))) > HEADERS_LIMIT_BYTES:
             raise _Refused(f"headers over {HEADERS_LIMIT_BYTES} bytes")
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in self._fields}
+        assert self._parser is not None
         self.status = self._parser.get_status_code()
         if self.status < 200:
             return
