@@ -33,6 +33,7 @@ from omni_mcp.engines.runlog.verify import Fault, Report, verify_database
 from omni_mcp.engines.runlog.verify_pack import is_pack, verify_pack
 from omni_mcp.engines.state.database import open_state
 from omni_mcp.paths import Home, find_home
+from omni_mcp.replay.failed import copies_of
 
 _HEAD = re.compile(r"(\d{1,18}):([0-9a-f]{64})")
 _AGE = re.compile(r"(\d{1,6})([smhdw])")
@@ -94,6 +95,7 @@ def erase(run: str | None, call: str | None, item: str | None, reason: str, yes:
     home = find_home()
     with LogReader(home.log_file) as log:
         wanted = log.run_id(run)
+        copies = copies_of(log, wanted, call) if yes else []
     if not yes:
         raise click.UsageError(f"this cannot be undone; to erase the texts of run {wanted}, add --yes")
     with Reserve(home.data).released():
@@ -102,7 +104,7 @@ def erase(run: str | None, call: str | None, item: str | None, reason: str, yes:
         _forget_questions(home, done, call)
     forgotten = asyncio.run(forget_written_by(home, wanted, call)) if home.memory_file.exists() else Forgotten()
     done.memory = forgotten.items
-    _print_erasure(done, as_json=as_json)
+    _print_erasure(done, copies, as_json=as_json)
     refuse_unfinished(forgotten)
 
 
@@ -128,7 +130,7 @@ def retention_run(older_than: str | None, as_json: bool) -> None:
         with _eraser(home) as eraser:
             done = eraser.retention(older_than_s=int(age[1]) * _SECONDS[age[2]], older_than=age[0])
         _forget_questions(home, done, None)
-    _print_erasure(done, as_json=as_json)
+    _print_erasure(done, (), as_json=as_json)
 
 
 @click.group()
@@ -176,13 +178,16 @@ def _verified(home: Home, source: Path, known: Sequence[KnownHead], wanted: str 
     return report
 
 
-def _print_erasure(done: Erasure, *, as_json: bool) -> None:
+def _print_erasure(done: Erasure, copies: Sequence[tuple[str, str]], *, as_json: bool) -> None:
+    """Say what was erased; *copies* are calls as which some of it was made again, as (run, call)."""
     if as_json:
-        print_json(done.as_json())
+        print_json({**done.as_json(), "made_again": [{"run": run, "call": call} for run, call in copies]})
     else:
         click.echo(f"erased {done.events} events in {len(done.runs)} runs, {len(done.artifacts)} artifacts")
         if done.memory:
             click.echo(f"and forgot {len(done.memory)} items of the memory that it wrote")
+        for run, call in copies:
+            click.echo(f"made again, and still on record: omni-mcp erase --run {run} --call {call}")
     if not done.wal_truncated:
         raise click.ClickException(
             "the write-ahead log could not be cut because the log is being read all the time, so old bytes may "

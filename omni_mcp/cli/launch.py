@@ -133,7 +133,9 @@ def connect(home: Home) -> socket.socket | None:
     return None
 
 
-def request(connection: socket.socket, message: dict[str, object], *, timeout_s: float) -> dict[str, Any]:
+def request(
+    connection: socket.socket, message: dict[str, object], *, timeout_s: float, limit_bytes: int = ANSWER_LIMIT_BYTES
+) -> dict[str, Any]:
     """Send one line and return the line that answers it; what follows that line stays unread.
 
     Raises:
@@ -144,7 +146,7 @@ def request(connection: socket.socket, message: dict[str, object], *, timeout_s:
     line = bytearray()
     while not line.endswith(b"\n"):
         seen = connection.recv(4096, socket.MSG_PEEK)
-        if not seen or len(line) > ANSWER_LIMIT_BYTES:
+        if not seen or len(line) > limit_bytes:
             raise ConnectionResetError(errno.ECONNRESET, "the gateway closed the connection")
         end = seen.find(b"\n")
         line += connection.recv(end + 1 if end >= 0 else len(seen))

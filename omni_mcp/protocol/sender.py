@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from omni_mcp.protocol.frames import ECHO_LIMIT, INT_MAX, INT_MIN, RequestId
@@ -21,6 +21,7 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^"{}\[\],:]+', re.DO
 _LAST = re.compile(
     rb',\s*"id"\s*:\s*(-?\d{1,20}|"[^"\\]{0,1024}")\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$'
 )  # what ends with one closing brace ends with a member of the message itself
+_CLOSERS = {b"{": b"}", b"[": b"]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,47 +41,66 @@ def sender_of(head: bytes, tail: bytes = b"") -> Sender:
     """
     if not head.lstrip().startswith(b"{"):
         return Sender()
-    found, members, complete = _outermost(head[:HEAD_BYTES])
-    if not complete and (last := _LAST.search(tail or head[-TAIL_BYTES:])) is not None:
-        found.append(last[1])
+    read = _outermost(head[:HEAD_BYTES])
+    if read.closed and read.goes_on:
+        return Sender()  # nobody can say where it ends
+    ids, members = read.ids, read.members
+    is_out_of_view = bool(tail) or len(head) > HEAD_BYTES or read.goes_on
+    if not read.closed and is_out_of_view and (last := _LAST.search(tail or head[-TAIL_BYTES:])) is not None:
+        ids = [*ids, last[1]]
     is_answer = "method" not in members and ("result" in members or "error" in members)
-    if "method" not in members and complete and not is_answer:
+    if "method" not in members and read.closed and not is_answer:
         return Sender()
-    whole = complete or (tail or head).rstrip().endswith(b"}")  # half a message may be any message
-    ids = {_id_of(text) for text in found} if whole and not (complete and len(found) > 1) else set()
-    return Sender(ids.pop() if len(ids) == 1 else None, is_answer)
+    whole = read.closed or (tail or head).rstrip().endswith(b"}")  # half a message may be any message
+    found = {_id_of(text) for text in ids} if whole and not (read.closed and len(ids) > 1) else set()
+    return Sender(found.pop() if len(found) == 1 else None, is_answer)
 
 
-def _outermost(data: bytes) -> tuple[list[bytes], set[str], bool]:
-    """Return the values of `id` among the outermost members, the names of all of these, and whether it was all."""
-    found: list[bytes] = []
-    members: set[str] = set()
-    depth, key, awaits_value = 0, "", False
-    for match in islice(_tokens(data), TOKENS_LIMIT):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """What was read of a message: the values of `id` and the names among its outermost members.
+
+    `closed`: up to its own closing brace. `goes_on`: something is behind that, or behind as much as is looked at.
+    """
+
+    ids: list[bytes]
+    members: set[str]
+    closed: bool = False
+    goes_on: bool = False
+
+
+def _outermost(data: bytes) -> _Read:
+    """Read *data* up to its end, to where a bracket is closed by another kind, or for as long as may be looked at."""
+    read = _Read(ids=[], members=set())
+    closers: list[bytes] = []
+    key = ""
+    value: list[bytes] | None = None  # after a colon: its tokens
+    tokens = _tokens(data)
+    for match in islice(tokens, TOKENS_LIMIT):
         token = match[0]
-        if token in (b"{", b"["):
-            if awaits_value and depth == 1 and key == "id":
-                found.append(b"")
-            depth += 1
-            awaits_value = False
-        elif token in (b"}", b"]"):
-            depth -= 1
-            if depth == 0:
-                return found, members, not data[match.end() :].strip()
-        elif depth != 1 or not token.strip():
-            continue
-        elif token == b":":
-            awaits_value = True
-        elif token == b",":
-            awaits_value = False
-        elif awaits_value:
+        is_outermost = len(closers) == 1
+        if is_outermost and token in (b",", b"}"):
             if key == "id":
-                found.append(token.strip())
-            awaits_value = False
-        elif token.startswith(b'"'):
+                read.ids.append(value[0] if value and len(value) == 1 else b"")
+            key, value = "", None
+        elif is_outermost and value is not None and token.strip():
+            value.append(token.strip())
+        elif is_outermost and token == b":":
+            value = []
+        elif is_outermost and token.startswith(b'"'):
             key = _text(token) or ""
-            members.add(key)
-    return found, members, False
+            read.members.add(key)
+        if token in _CLOSERS:
+            closers.append(_CLOSERS[token])
+        elif token in (b"}", b"]"):
+            if closers.pop() != token:
+                tokens = iter(())  # what is behind says nothing
+                break
+            if not closers:
+                return replace(read, closed=True, goes_on=bool(data[match.end() :].strip()))
+    if key == "id":
+        read.ids.append(b"")
+    return replace(read, goes_on=next(tokens, None) is not None)
 
 
 def _tokens(data: bytes) -> Iterator[re.Match[bytes]]:

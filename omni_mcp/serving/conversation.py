@@ -13,7 +13,7 @@ from omni_mcp.protocol.eras import BATCH_VERSION
 from omni_mcp.protocol.frames import BadFrame, Frame, Request, Response, frame_of
 from omni_mcp.protocol.outcome import rpc_error
 from omni_mcp.protocol.rpc import INVALID_REQUEST, Reply, error_reply
-from omni_mcp.protocol.sender import sender_of
+from omni_mcp.protocol.sender import Sender, sender_of
 from omni_mcp.serving.calls import KINDS
 from omni_mcp.serving.edge import Edge
 from omni_mcp.serving.parsing import parsed
@@ -47,10 +47,15 @@ def whom_to_tell(session: Session | None, fault: BadFrame, head: bytes, tail: by
     """
     sender = sender_of(head, tail)
     if not sender.is_answer:
-        return sender.id
+        return _free_id(session, sender)
     if session is not None and sender.id is not None:
         session.take_answer(Response(sender.id, error={"code": fault.code, "message": fault.message}))
     return None
+
+
+def _free_id(session: Session | None, sender: Sender) -> int | str | None:
+    """Return the id of a refused request; None for one under way, whose sender would take it for over."""
+    return None if session is not None and sender.id in session.calls else sender.id
 
 
 class Conversation:
@@ -126,7 +131,7 @@ class Conversation:
     def turn_away_line(self, error: OmniError, head: bytes, tail: bytes) -> None:
         """Answer a line for which there is no room."""
         sender = sender_of(head, tail)
-        self.turn_away(error, None if sender.is_answer else sender.id)
+        self.turn_away(error, None if sender.is_answer else _free_id(self.session, sender))
 
     def turn_away(self, error: OmniError, request_id: int | str | None = None) -> None:
         """Answer a message for which there is no room."""

@@ -39,6 +39,11 @@ def test_the_id_of_a_request_is_found_before_and_behind_what_is_wrong_with_it(id
         b'{"method":"m","id":"\\ud83d"}', b'{"method":"m","id":"%s"}' % (b"x" * 1025), b"[" * 100_000,
         b'{"method":"m","params":"%s","id":1' % LONG, b'{"method":"m","params":{"a":"%s","id":1}}' % LONG,
         b'{"id":1,"method":"m","params":"%s","id":2}' % LONG,
+        b'{"method":"m","params":{"a":1,"id":7}', b'{"method":"m","params":{"a":[1,2,"id":7}',
+        b'{"method":"m","params":{"a":[1},"id":7}', b'{"method":"m","params":{"a":{"b":1]},"id":7},"id":1}',
+        b'{"method":"m","params":{},"id":4}{"method":"m","id":5}', b'{"method":"m","id":1}}',
+        b'{"method":"m","params":{"text":"say "},"id":5,"x":"no"},"id":7}', b'{"method":"m","id":1 2}',
+        b'{"method":"m","id":"a" 1}',
     ],
 )  # fmt: skip
 def test_nobody_is_named_where_it_is_not_certain(text: bytes) -> None:
@@ -49,6 +54,15 @@ def test_what_is_cut_out_of_the_middle_of_a_message_takes_nothing_from_it() -> N
     whole = LAST % (LONG, b"7")
 
     assert sender_of(whole[:HEAD_BYTES], whole[-TAIL_BYTES:]) == Sender(7)
+
+
+@pytest.mark.parametrize("id", [b"1234567", b'"1234567"', b"1234567 "])
+def test_an_id_that_the_cut_goes_through_is_not_half_of_it(id: bytes) -> None:
+    before = b'{"params":"%s","id":' % (b"x" * (HEAD_BYTES - 27))
+    whole = before + id + b',"method":"m","more":"%s"}' % LONG
+    for cut in range(len(before) - 3, len(before) + len(id) + 3):
+        found = sender_of(whole[:cut], whole[-TAIL_BYTES:]).id
+        assert found in (None, 1234567, "1234567")
 
 
 def test_an_answer_is_told_from_a_request() -> None:

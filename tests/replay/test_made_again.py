@@ -133,10 +133,10 @@ async def test_a_person_is_asked_where_one_would_be_and_may_answer_between_two_c
             await client.call(TOOL)
             effects = tuple(call["call"] for run in listed(here) for call in run["calls"])
             tool.failure = None
-            asked = await again(here, effects=effects)
+            asked = await again(here, confirmed=effects)
             seen = len(tool.seen)
             here.answer(True)
-            done = await again(here, effects=effects)
+            done = await again(here, confirmed=effects)
             after = listed(here)
 
     assert asked["calls"][0]["ending"] == "approval_pending" and seen == 1
@@ -154,10 +154,10 @@ async def test_a_write_that_may_have_taken_effect_is_not_made_again_without_a_ye
         [call] = listed(here)[0]["calls"]
         plan = await again(here, plan=True)
         without = await again(here)
-        other = await again(here, effects=("another call",))
+        other = await again(here, confirmed=("another call",))
         tool.failure = None
         seen = len(tool.seen)
-        with_yes = await again(here, effects=(call["call"],))
+        with_yes = await again(here, confirmed=(call["call"],))
 
     assert plan["calls"][0]["may_have_taken_effect"] is True and plan["rerun"] is None
     assert without["calls"][0]["why_not"] == MAY_HAVE_TAKEN_EFFECT and without["rerun"] is None
@@ -258,6 +258,30 @@ async def test_an_erased_run_is_not_listed_any_more(canary: Canary) -> None:
     assert found == []
 
 
+async def test_who_erases_a_call_hears_what_it_was_made_again_as(canary: Canary) -> None:
+    with_tool(canary)
+    async with local_gateway(ALLOW_ALL, canary=canary, cells=False) as here:
+        async with here.client() as client:
+            await client.call(TOOL, {"n": "privateword"})
+            await client.call(TOOL, {"n": "other"})
+        run = await run_of(here)
+        first, _ = await here.outcomes()
+        second = await again(here, call=first)
+        third = await remake(here.gateway, here.home, Order(run=second["rerun"]), set())
+        made = [{"run": one["rerun"], "call": one["calls"][0]["made_as"]} for one in (second, third)]
+        told = orjson.loads(await command(here, "erase", "--run", run, "--call", first, "--yes", "--json"))
+        text = await command(here, "erase", "--run", run, "--yes")
+        for copy in made:
+            await command(here, "erase", "--run", copy["run"], "--call", copy["call"], "--yes")
+        nothing = orjson.loads(await command(here, "erase", "--run", run, "--yes", "--json"))
+        with LogReader(here.home.log_file) as log:
+            found = log.search("privateword")
+
+    assert told["made_again"] == made and nothing["made_again"] == []
+    assert all(f"omni-mcp erase --run {copy['run']} --call {copy['call']}" in text for copy in made)
+    assert found == []
+
+
 async def command(here: LocalGateway, *words: str) -> str:
     result = await asyncio.to_thread(CliRunner().invoke, cli, list(words), env={"OMNI_HOME": str(here.home.config)})
     assert result.exit_code == 0, result.output
@@ -279,7 +303,8 @@ async def test_the_list_is_there_as_text_and_as_json_and_ends_at_its_limit(canar
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"run": 1}, {"run": "x", "effects": "all"}, {"run": "x", "effects": [1]}, {"run": "x", "to": 1}]
+    "arguments",
+    [{}, {"run": 1}, {"run": "x", "confirmed": "all"}, {"run": "x", "confirmed": [1]}, {"run": "x", "to": 1}],
 )
 def test_a_running_gateway_takes_no_other_order(arguments: Any) -> None:
     with pytest.raises(Exception, match="a rerun takes"):
@@ -287,4 +312,4 @@ def test_a_running_gateway_takes_no_other_order(arguments: Any) -> None:
 
 
 def test_an_order_names_each_call_whose_effect_is_accepted() -> None:
-    assert order_of({"run": "r", "effects": ["a"]}).effects == ("a",)
+    assert order_of({"run": "r", "confirmed": ["a"]}).confirmed == ("a",)

@@ -14,11 +14,13 @@ from omni_mcp.contracts.errors import QuotaExceeded
 from omni_mcp.contracts.events import CODES, Draft, PolicyDecided, RunEvent, draft, stated
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.premises import OWN, SHARED, Premises, own_context
+from omni_mcp.engines.artifacts.blobs import BlobStore
 from omni_mcp.engines.runlog.difference import comparable
+from omni_mcp.engines.runlog.erase import Eraser
 from omni_mcp.engines.runlog.keys import find_keys
 from omni_mcp.engines.runlog.premises import PREMISES_OF_A_RUN
 from omni_mcp.engines.runlog.reader import LogReader
-from omni_mcp.engines.runlog.store import SqliteRunLog
+from omni_mcp.engines.runlog.store import SqliteRunLog, open_ledger
 from omni_mcp.engines.runlog.verify import verify_database
 from omni_mcp.testing import ALLOW_ALL, Canary, LocalGateway, local_gateway
 from tests.databases import locked
@@ -238,3 +240,25 @@ async def test_a_caller_cannot_tell_a_forbidden_tool_from_a_missing_one_by_the_e
                 await client.call(name)
             kinds.append([event.code or event.kind async for event in here.gateway.log.read(client.run)])
     assert kinds[0] == kinds[1]
+
+
+async def test_premises_go_with_the_last_call_whose_decision_names_them(place: Place) -> None:
+    async with place.open() as log:
+        run = await new_run(log)
+        await decide(log, run, 3, premises("xwolframitz"))
+        ledger = open_ledger(place.file, place.keys, events_per_run=100_000).ledger
+        with closing(ledger.connection), closing(BlobStore(place.directory / "artifacts")) as blobs:
+            eraser = Eraser(ledger, place.file, blobs, by="operator:test")
+            eraser.erase(run, call="c1", reason="asked for")
+            named = decisions([event async for event in log.read(run)])[-1]
+            eraser.erase(run, call="c0", reason="asked for")
+            eraser.erase(run, call="c2", reason="asked for")
+        left = [event.code for event in await log.search("xwolframitz")]
+        bytes_left = [file.name for file in place.file.parent.glob("runlog.db*") if b"xwolframitz" in file.read_bytes()]
+        await decide(log, run, 3, premises("xwolframitz"))
+        again = decisions([event async for event in log.read(run)])
+
+    assert named["request"]["entities"] == [{"uid": "xwolframitz"}], "others still rest on them"
+    assert left == [] and bytes_left == []
+    assert [told["request"]["entities"][0]["uid"] for told in again if told] == ["xwolframitz"] * 3
+    assert verify_database(place.file, find_keys(place.keys)).ok

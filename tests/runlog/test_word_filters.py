@@ -26,8 +26,8 @@ from omni_mcp.engines.runlog.word_filters import (
     WORDS_LIMIT,
     WordSieve,
     filter_of,
-    make,
     made,
+    make,
     stored,
 )
 from tests.bench.log_fill import LONG_AGO, NOW_AND_THEN, fill

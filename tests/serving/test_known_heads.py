@@ -192,7 +192,7 @@ class Wire(asyncio.Transport):
         self.was_known: asyncio.Queue[bool] = asyncio.Queue()
         self.written = b""
         self._closed = False
-        config = uvicorn.Config(self._noted, lifespan="off", log_config=None)
+        config = uvicorn.Config(self._noted, interface="asgi3", lifespan="off", log_config=None)
         config.load()
         self.server = BoundedHttp(config, ServerState(), {})
         self.server.connection_made(self)
@@ -210,10 +210,17 @@ class Wire(asyncio.Transport):
 
     def bodies(self) -> list[str]:
         """Return what the server saw as the bodies of all requests."""
-        return [json.loads(line)["body"] for line in self.written.split(b"\r\n") if line.startswith(b"{")]
+        answers = (answer.partition(b"\r\n\r\n")[2] for answer in self.written.split(b"HTTP/1.1 200 OK\r\n")[1:])
+        return [json.loads(answer)["body"] for answer in answers]
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+
+    def pause_reading(self) -> None:
+        """A test hands over what it has to, and no more."""
+
+    def resume_reading(self) -> None:
+        """It does so all the time."""
 
     def is_closing(self) -> bool:
         return self._closed

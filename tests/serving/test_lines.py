@@ -112,6 +112,26 @@ async def test_a_request_that_is_refused_for_what_it_holds_is_answered_under_its
     assert (answer["id"], answer["error"]["code"], answer["error"]["data"]) == (7, -32700, {"reason": reason})
 
 
+async def test_what_is_refused_is_never_answered_under_the_id_of_a_call_under_way() -> None:
+    world = World()
+    async with LineClient.open(world, frame_limit_bytes=100_000) as client:
+        await client.start()
+        client.send(request("tools/call", {"name": "t__slow", "arguments": {}}, id=7))
+        await world.started.wait()
+        for line in (
+            b'{"jsonrpc":"2.0","method":"notifications/x","params":{"a":1,"id":7}\n',
+            b'{"jsonrpc":"2.0","method":"notifications/x","params":{"text":"%s","id":7}\n' % (b"x" * 300_000),
+            b'{"jsonrpc":"2.0","method":"ping","params":{"n":1e999},"id":7}\n',
+        ):
+            client.send(line)
+            refused = await client.receive()
+            assert (refused["id"], refused["error"]["code"]) == (None, -32700)
+        world.release.set()
+        answer = await client.receive()
+
+    assert answer["id"] == 7 and "result" in answer
+
+
 async def test_an_id_that_is_too_long_is_refused_under_itself() -> None:
     async with LineClient.open(World()) as client:
         client.send({"jsonrpc": "2.0", "id": "x" * 300, "method": "ping"})

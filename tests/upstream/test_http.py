@@ -154,7 +154,11 @@ async def test_a_status_says_whether_a_call_may_have_taken_effect(status: int, c
 @pytest.mark.parametrize(("status", "code"), [(503, "outcome_unknown"), (429, "upstream_unavailable")])
 async def test_a_status_says_so_over_the_older_transport_too(status: int, code: str) -> None:
     initialized = {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "web"}}
-    results = {"initialize": initialized, "tools/list": {"tools": [{"name": "it", "inputSchema": {"type": "object"}}]}}
+    said: dict[str, dict[str, Any]] = {
+        "server/discover": {"error": {"code": -32601, "message": "no"}},
+        "initialize": {"result": initialized},
+        "tools/list": {"result": {"tools": [{"name": "it", "inputSchema": {"type": "object"}}]}},
+    }
     place = b"event: endpoint\ndata: /post\n\n"
     streams: list[Asked] = []
 
@@ -164,9 +168,9 @@ async def test_a_status_says_so_over_the_older_transport_too(status: int, code: 
             await asked.events()
             await asked.raw(b"%x\r\n%s\r\n" % (len(place), place))
             await asyncio.Event().wait()
-        elif asked.rpc in results:
+        elif asked.rpc in said:
             await asked.reply(202)
-            await streams[-1].event({"jsonrpc": "2.0", "id": asked.message["id"], "result": results[asked.rpc]})
+            await streams[-1].event({"jsonrpc": "2.0", "id": asked.message["id"], **said[asked.rpc]})
         else:
             await asked.reply(status if asked.rpc == "tools/call" else 202)
 
@@ -201,11 +205,11 @@ async def test_a_404_that_answers_the_request_itself_is_its_answer() -> None:
 
     async with web_server(handshake(call)) as server:
         async with world({"up": at(server.url)}) as here, here.client() as client:
-            reply = await client.request("tools/call", {"name": "up__it", "arguments": {}})
+            replies = [await client.request("tools/call", {"name": "up__it", "arguments": {}}) for _ in range(2)]
         rpcs = [one.rpc for one in server.asked]
 
-    assert "no such page" in reply["result"]["content"][0]["text"]
-    assert (rpcs.count("initialize"), rpcs.count("tools/call")) == (1, 1)
+    assert all("no such page" in reply["result"]["content"][0]["text"] for reply in replies)
+    assert (rpcs.count("initialize"), rpcs.count("tools/call")) == (1, 2)
 
 
 async def broken_head(asked: Asked) -> None:

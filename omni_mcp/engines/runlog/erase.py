@@ -26,6 +26,7 @@ from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.manifest import Closed
 from omni_mcp.engines.runlog.bodies import DIRECTORY, BodyFiles
 from omni_mcp.engines.runlog.ledger import Entry, Ledger, Transaction
+from omni_mcp.engines.runlog.premises import unnamed_premises
 from omni_mcp.engines.runlog.projections import project_run_again, values_of
 from omni_mcp.engines.runlog.retiring import erased_together
 from omni_mcp.engines.runlog.rows import SALT_BYTES
@@ -96,6 +97,8 @@ class Eraser:
 
     def erase(self, run: str, *, call: str | None = None, reason: str) -> Erasure:
         """Erase the texts of a run, or of one of its calls, and everything derived from them.
+
+        With a call go the premises that only its decisions named.
 
         Raises:
             NotFound: there is no such run, or no such call in it.
@@ -211,6 +214,8 @@ class Eraser:
         if calls is not None and not self._has_call(run_key, calls):
             raise NotFound("there is no such call", detail=f"no call of {list(calls)} is in run {run!r}")
         places = self._places(run_key, calls)
+        if calls is not None:
+            places = sorted([*places, *unnamed_premises(self._connection, run_key, calls)])
         if places:
             named = () if calls is None else tuple(seq for seq, _ in places)  # empty: everything before the erasure
             payload = Erased(target_run=run, seqs=named, artifacts=tuple(artifacts), reason=reason, by=self._by)

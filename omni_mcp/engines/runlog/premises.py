@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import orjson
 
 from omni_mcp.contracts.json import JsonObject, canonical
 from omni_mcp.contracts.premises import together
-from omni_mcp.engines.runlog.rows import payload_of
+from omni_mcp.engines.runlog.rows import SALT_BYTES, payload_of
 
 PREMISES_OF_A_RUN = 16  # known at once; beyond that the oldest are forgotten, and said again by the next decision
 _AHEAD = b',"request":'  # only a name looks like this: quotes inside of strings are escaped
@@ -46,3 +46,18 @@ def find_premises(connection: sqlite3.Connection, run: str, seq: int) -> JsonObj
     payload = None if row is None else payload_of(*row)
     told = None if payload is None else orjson.loads(payload)
     return told if isinstance(told, dict) else None
+
+
+def unnamed_premises(connection: sqlite3.Connection, run_key: int, calls: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (seq, gid) of the premises of a run that no decision names once the texts of *calls* are gone."""
+    sql = "SELECT seq, gid FROM events WHERE run = ? AND erased_by IS NULL AND code = 'decision_premises'"
+    found: list[tuple[int, int]] = list(connection.execute(sql, (run_key,)))
+    if not found:
+        return []
+    sql = (
+        "SELECT t.body FROM events e JOIN texts t ON t.gid = e.gid WHERE e.run = ? AND e.erased_by IS NULL "
+        "AND e.code = 'policy_decided' AND (e.call IS NULL OR e.call NOT IN (SELECT value FROM json_each(?)))"
+    )
+    rows = connection.execute(sql, (run_key, canonical(list(calls)).decode()))
+    named = {orjson.loads(body[SALT_BYTES:]).get("premises") for (body,) in rows}
+    return [(seq, gid) for seq, gid in found if seq not in named]

@@ -191,7 +191,7 @@ class Talk(Receiver):
         self.fault = fault
         self.ended.set()
         exchanges, self._exchanges = self._exchanges, {}
-        told = WireFault(fault.reason, sent=True) if fault.session_lost else fault  # theirs may be at work
+        told = WireFault(f"meanwhile: {fault.reason}", sent=True) if fault.session_lost else fault  # may be at work
         for exchange in exchanges.values():
             exchange.fail(told)
 
