@@ -87,8 +87,9 @@ def see_to_its_end(
     while status is None:
         for descriptor, _ in parked.news.poll():
             if descriptor == parked.done:
-                if last_pid is not None and was_alone(parked.pid, last_pid):
-                    _report_before_its_end(channel, parked, places)
+                word = _word_left(parked.done)
+                if word and last_pid is not None and was_alone(parked.pid, last_pid):
+                    _report_before_its_end(channel, parked, word, places)
                     return
                 parked.news.unregister(descriptor)
             elif descriptor != wakeups:
@@ -114,13 +115,21 @@ def was_alone(pid: int, last_pid: int) -> bool:
     return os.pread(last_pid, _LOAD_BYTES, 0).split()[-1] == b"%d" % pid
 
 
-def _report_before_its_end(channel: _socket.socket, parked: Parked, places: list[str]) -> None:
-    """Report on *channel* that the function of *parked* has returned, while its process ends.
+def _word_left(done: int) -> int:
+    """Return what the function left in the counter *done*; 0 if something of the job took it away again."""
+    try:
+        return os.eventfd_read(done)
+    except BlockingIOError:
+        return 0
+
+
+def _report_before_its_end(channel: _socket.socket, parked: Parked, word: int, places: list[str]) -> None:
+    """Report on *channel* that the function of *parked* has returned and left *word*, while its process ends.
 
     That has nothing left to do but to end. If it were not so, it is killed: it never runs a line of its own again.
     """
     os.kill(-1, signal.SIGKILL)
-    end = end_of(parked.pid, os.eventfd_read(parked.done))
+    end = end_of(parked.pid, word)
     exports = _what_was_told(parked.told).startswith(_TAKEN_AND_EXPORTS)
     ground.report(channel, end, places, jobs.WORKSPACE if exports else None)
 

@@ -18,6 +18,7 @@ mounted beneath which others, and where.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import json
@@ -43,6 +44,7 @@ _STAGE = "/tmp"
 _PARENT_CHECK_MS = 1000
 _ALWAYS_AS_USUAL = {signal.SIGKILL, signal.SIGSTOP}
 _LAST_WORDS_S = 3.0
+_NO_KEYS = (errno.ENOSYS, errno.EPERM, errno.EACCES)  # a kernel without them; a container that forbids these calls
 
 Request = dict[str, Any]
 
@@ -245,7 +247,7 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
             os.setgroups([])
             os.setresgid(request["uid"], request["uid"], request["uid"])
             os.setresuid(request["uid"], request["uid"], request["uid"])
-        kernel.attempt([kernel.new_key_ring()])  # some machines have no keys, or forbid these calls
+        leave_key_ring()
         kernel.carry_out([kernel.no_new_privileges()])
         step = "exec"
         if bwrap is None:
@@ -254,6 +256,19 @@ def start_cell(request: Request, descriptors: list[int]) -> None:
     except BaseException as error:
         _report(2, step, error)
     os._exit(EXIT_NOT_STARTED)
+
+
+def leave_key_ring() -> None:
+    """Leave the keys of whoever started the gateway behind, where this machine has keys at all.
+
+    Raises:
+        OSError: there is no other ring for us, as when the user's quota of keys is used up.
+    """
+    try:
+        kernel.carry_out([kernel.new_key_ring()])
+    except OSError as error:
+        if error.errno not in _NO_KEYS:
+            raise
 
 
 def _lay_out(descriptors: list[int]) -> int:

@@ -67,6 +67,14 @@ class SessionLink:
     def __init__(self, ctx: Any) -> None:
         self._ctx = ctx
 
+    @property
+    def client(self) -> object:
+        """Who asked."""
+        return self._ctx.session
+
+    def page_done(self, elicitation: str) -> None:
+        """Say nothing: no tool of the fixture ends by itself on a page."""
+
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Report progress."""
         await self._ctx.session.report_progress(progress, total, message)

@@ -56,7 +56,7 @@ def test_a_probe_is_stopped_by_an_ordinary_users_gateway(probe: Probe, place: Pl
 
 
 def uses(place: Place) -> list[Any]:
-    """All ordinary uses in *place*; beside those of a whole sandbox, only the quick ones are tried with every change."""
+    """All ordinary uses in *place*. But in a whole sandbox, only the quick ones are tried with every change."""
     return [
         pytest.param(
             use, place, id=f"{use.name}-{place}",

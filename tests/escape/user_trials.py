@@ -21,9 +21,8 @@ CHUNK = 48
 def user_chunks() -> list[list[str]]:
     """Return the names of all that an ordinary user can try, so many at a time as one run has time for."""
     names = [probe.name for probe in PROBES if "user" not in probe.not_in]
-    quick, others = [], []
-    for use in USES:
-        (quick if use.name in QUICK_USES else others).append(trial_of(use))
+    quick = [trial_of(use) for use in USES if use.name in QUICK_USES]
+    others = [trial_of(use) for use in USES if use.name not in QUICK_USES]
     return [quick, others, *(names[start : start + CHUNK] for start in range(0, len(names), CHUNK))]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import site
 import subprocess
 import sys
 import sysconfig
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +269,10 @@ def start(environment: dict[str, str], no_bwrap: bool) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*words: str, **how: Any) -> subprocess.Popen[bytes]:
-        given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+        given = {
+            "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment,
+            "preexec_fn": partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
+        }  # fmt: skip
         started.append(subprocess.Popen([*RUN, *words], **{**given, **how}))
         return started[-1]
 

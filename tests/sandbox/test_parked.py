@@ -177,6 +177,15 @@ async def test_a_function_that_says_that_it_has_returned_and_goes_on_is_killed(o
         await until(lambda: is_free(workspace / "held"))
 
 
+async def test_a_function_that_takes_its_word_back_ends_as_any_other(opened: Opener) -> None:
+    async with opened() as sandbox:
+        for _ in range(5):
+            await settled(usable(sandbox), function("echo"))
+            end = await sandbox.run(function("say_and_take_back", {"times": 20_000}))
+
+            assert (end.reason, end.exit_code, end.usage["temperature"]) == ("exit", 0, "hot"), end
+
+
 async def test_what_a_function_has_used_is_told_although_its_process_still_ends(sandbox: BubblewrapSandbox) -> None:
     await settled(sandbox, function("echo"))
     end = await sandbox.run(function("eat_memory", {"mib": 40}))

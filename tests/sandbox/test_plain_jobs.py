@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -346,3 +347,14 @@ def test_a_plain_process_that_stands_as_it_should_has_no_faults() -> None:
 )  # fmt: skip
 def test_a_plain_process_with_a_hole_is_seen_from_inside(fact: str, value: object, layer: str) -> None:
     assert set(plain_faults_of({**FINE, fact: value}, gateway_uid=0, alone=True)) == {layer}
+
+
+async def test_what_waits_in_sockets_of_the_host_is_not_a_jobs_memory(sandbox: BubblewrapSandbox) -> None:
+    """Its network is the host's: with so many sockets of others there, each as full as it may be."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            for end in socket.socketpair():
+                stack.enter_context(end)
+        end_of_job = await sandbox.run(python("import time; time.sleep(1)", limits=limits(memory_mib=32)))
+
+    assert end_of_job.reason == "exit", end_of_job

@@ -80,6 +80,17 @@ def counter(file: str | int, key: str | None = None) -> int | None:
     return int(pairs[key]) if key in pairs else None
 
 
+def file_cache_bytes(place: str) -> int:
+    """Return how much of the memory of the cgroup *place* is copies of files, which the kernel drops when it must.
+
+    Files of a tmpfs are not among them: they have no other place.
+    """
+    found = words(f"{place}/memory.stat")
+    pairs = dict(zip(found[::2], found[1::2], strict=False))
+    total = "total_" if "total_active_file" in pairs else ""  # version 1 tells those of its children apart
+    return sum(int(pairs.get(f"{total}{kind}_file", "0")) for kind in ("active", "inactive"))
+
+
 def name_of_ours() -> str:
     """Return what the names of one hierarchy's cells begin with: unlike any other's, also in the same process."""
     return f"{PREFIX}{os.getpid()}-{_start_time(os.getpid())}-{os.urandom(4).hex()}"

@@ -7,7 +7,16 @@ import os
 from pathlib import Path
 
 from omni_mcp.contracts.manifest import Limits
-from omni_mcp.engines.sandbox.cgroup_files import Entrances, counter, kill_all, name_of_ours, removed, sweep, write
+from omni_mcp.engines.sandbox.cgroup_files import (
+    Entrances,
+    counter,
+    file_cache_bytes,
+    kill_all,
+    name_of_ours,
+    removed,
+    sweep,
+    write,
+)
 from omni_mcp.engines.sandbox.group import CPU_PERIOD_US, KERNEL_MEMORY_MIB, OWN_PROCESSES, Group
 
 _TCP_BYTES = 16 << 20  # of all sockets of a cell together
@@ -79,7 +88,8 @@ class GroupV1:
         more_bytes += self._buffer_bytes()
         if self._memory_bytes is None or not more_bytes:
             return False
-        return (counter(self._open["memory.usage_in_bytes"]) or 0) + more_bytes > self._memory_bytes
+        over = (counter(self._open["memory.usage_in_bytes"]) or 0) + more_bytes - self._memory_bytes
+        return over > 0 and over > file_cache_bytes(self._memory)
 
     def forks_refused(self) -> bool:
         return bool(counter(self._open["pids.events"], "max"))

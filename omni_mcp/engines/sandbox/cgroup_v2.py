@@ -9,6 +9,7 @@ from omni_mcp.contracts.manifest import Limits
 from omni_mcp.engines.sandbox.cgroup_files import (
     Entrances,
     counter,
+    file_cache_bytes,
     kill_all,
     name_of_ours,
     removed,
@@ -51,7 +52,10 @@ class GroupV2:
         if not more_bytes:
             return False
         limit = counter(f"{self._place}/memory.max")
-        return limit is not None and (counter(f"{self._place}/memory.current") or 0) + more_bytes > limit
+        if limit is None:
+            return False
+        over = (counter(f"{self._place}/memory.current") or 0) + more_bytes - limit
+        return over > 0 and over > file_cache_bytes(self._place)
 
     def forks_refused(self) -> bool:
         return bool(counter(f"{self._place}/pids.events", "max"))

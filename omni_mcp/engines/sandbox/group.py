@@ -36,7 +36,10 @@ class Group(Protocol):
         ...
 
     def over_memory(self, more_bytes: int) -> bool:
-        """Whether it is over its limit with what the kernel ends nothing for, and with *more_bytes* in no account."""
+        """Whether it is over its limit with what the kernel ends nothing for, and with *more_bytes* in no account.
+
+        Copies of files do not count: they fill whatever room there is, and go when it is wanted.
+        """
         ...
 
     def forks_refused(self) -> bool: ...

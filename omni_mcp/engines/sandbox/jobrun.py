@@ -25,7 +25,7 @@ from omni_mcp.engines.sandbox.group import OWN_PROCESSES
 from omni_mcp.engines.sandbox.growth import Growth, growths_of
 from omni_mcp.engines.sandbox.launcher import proxy_environment
 from omni_mcp.engines.sandbox.pipes import JobPipes, Pipes, hand_over
-from omni_mcp.engines.sandbox.sockets import waiting_bytes
+from omni_mcp.engines.sandbox.sockets import SocketWatch
 from omni_mcp.engines.sandbox.watch import Usage, Watch
 
 _WATCH_EVERY_S = 0.1
@@ -73,6 +73,7 @@ class JobRun:
         self._outcome = Outcome(unix_sockets=cell.unix_sockets)
         self._next_look: asyncio.TimerHandle | None = None
         self._watch = Watch(cell.init_pid) if cell.group is None and cell.init_pid is not None else None
+        self._sockets: SocketWatch | None = None  # made at the first look: most jobs are over by then
 
     async def to_its_end(self) -> Outcome:
         """Run the job to its end, or to the limit that ends it; nothing of it runs when this returns.
@@ -244,8 +245,12 @@ class JobRun:
         return "cpu_time" if self._over_cpu_time(cpu_s) else None
 
     def _waiting_bytes(self) -> int:
-        pid, in_cgroup = self._cell.init_pid, self._cell.group is not None
-        return waiting_bytes(pid, in_cgroup=in_cgroup) if pid is not None and self._cell.alive else 0
+        pid = self._cell.init_pid
+        if pid is None or self._cell.workspace is not None or not self._cell.alive:
+            return 0  # a plain process tree has the host's network, and what waits there is not its own
+        if self._sockets is None:
+            self._sockets = SocketWatch(pid, in_cgroup=self._cell.group is not None)
+        return self._sockets.look()
 
     def _over_cpu_time(self, cpu_s: float | None) -> bool:
         return cpu_s is not None and cpu_s > self._job.limits.cpu_s and not self._job.lasting

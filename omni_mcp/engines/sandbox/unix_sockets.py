@@ -17,6 +17,7 @@ from omni_mcp.engines.sandbox.profiles import Profile
 _BOUND = Path("/proc/net/unix")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives")
 _PATH_COLUMN = 7
+_WHOLE_NAMES = ("/", "@")  # of a file from the root on, or of no file; any other is below a directory that nobody tells
 
 
 def why_refused(profile: Profile, mounts: Sequence[Mount], *, shown: Iterable[str], bound: Path = _BOUND) -> str:
@@ -36,7 +37,7 @@ def why_refused(profile: Profile, mounts: Sequence[Mount], *, shown: Iterable[st
     if foreign:
         return f"{foreign} is a directory of the host"
     served = _served_below([*_SYSTEM, *shown], bound)
-    return f"a program of the host serves on {served}, which cells see" if served else ""
+    return f"a program of the host serves on {served}, which cells may see" if served else ""
 
 
 def _may_hold_a_socket(mount: Mount) -> bool:
@@ -49,14 +50,17 @@ def _may_hold_a_socket(mount: Mount) -> bool:
 
 
 def _served_below(places: Iterable[str], bound: Path) -> str:
-    """Return the file of one socket below *places*, if there is one."""
+    """Return the file of one socket that is below *places*, or may be, if there is one."""
     beneath = tuple({f"{path.rstrip('/')}/" for place in places for path in (place, os.path.realpath(place))})
     try:
-        lines = bound.read_bytes().decode(errors="replace").splitlines()
+        lines = bound.read_bytes().decode(errors="replace").split("\n")
     except OSError:
         return "something that cannot be listed"
-    for line in lines[1:]:
+    for line in filter(None, lines[1:]):
         columns = line.split(maxsplit=_PATH_COLUMN)
-        if len(columns) > _PATH_COLUMN and columns[_PATH_COLUMN].startswith(beneath):
-            return columns[_PATH_COLUMN]
+        name = columns[_PATH_COLUMN] if len(columns) > _PATH_COLUMN else ""
+        if name.startswith(beneath) or len(columns) < _PATH_COLUMN:
+            return name or "something whose name has lines"
+        if name and not name.startswith(_WHOLE_NAMES):
+            return f"{name}, somewhere"
     return ""

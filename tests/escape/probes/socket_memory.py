@@ -67,6 +67,55 @@ if taken < 64 * MIB:
 keep_for_a_while()
 escaped(f"{taken >> 20} MiB were taken")
 """),
+    _takes("unix-unaccepted", "Send through connections that nobody takes, to very many servers, and leave.", """
+kept, taken = [], 0
+for number in range(400):
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(f"\\0{number}")
+    server.listen(4096)
+    kept.append(server)
+    for _ in range(16):
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.setblocking(False)
+            client.connect(f"\\0{number}")
+            taken += send(client, bytes(65536)) + send(client, bytes(65536))
+    if taken > 160 * MIB:
+        break
+if taken < 64 * MIB:
+    stopped(f"{taken >> 20} MiB were taken")
+keep_for_a_while()
+escaped(f"{taken >> 20} MiB were taken")
+"""),
+    _takes("unix-pairs", "Fill both directions of very many pairs.", """
+kept, taken = [], 0
+for _ in range(1000):
+    kept += socket.socketpair()
+    for end in kept[-2:]:
+        taken += send(end, bytes(65536)) + send(end, bytes(65536))
+    if taken > 160 * MIB:
+        break
+if taken < 64 * MIB:
+    stopped(f"{taken >> 20} MiB were taken")
+keep_for_a_while()
+escaped(f"{taken >> 20} MiB were taken")
+"""),
+    _takes("unix-datagrams", "Send large datagrams to names that nobody reads, each from a sender that leaves.", """
+kept, taken = [], 0
+for number in range(100):
+    kept.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    kept[-1].bind(f"\\0{number}")
+    for _ in range(11):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            with contextlib.suppress(OSError):
+                taken += sender.sendto(bytes(200_000), f"\\0{number}")
+    if taken > 160 * MIB:
+        break
+if taken < 64 * MIB:
+    stopped(f"{taken >> 20} MiB were taken")
+keep_for_a_while()
+escaped(f"{taken >> 20} MiB were taken")
+"""),
     _takes("copies-of-what-was-sent", "Ask for the time of each datagram sent, and leave the copies that bring it.", """
 kept, held = [], 0
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
