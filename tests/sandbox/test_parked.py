@@ -187,8 +187,11 @@ async def test_a_function_that_takes_its_word_back_ends_as_any_other(opened: Ope
 
 
 async def test_what_a_function_has_used_is_told_although_its_process_still_ends(sandbox: BubblewrapSandbox) -> None:
-    await settled(sandbox, function("echo"))
-    end = await sandbox.run(function("eat_memory", {"mib": 40}))
+    for _ in range(20):  # beside others, a cell may not be ready again at once
+        await settled(sandbox, function("echo"))
+        end = await sandbox.run(function("eat_memory", {"mib": 40}))
+        if end.usage["temperature"] == "hot":
+            break
 
     assert (end.result, end.usage["temperature"]) == ({"bytes": 40 << 20}, "hot"), end
     assert end.usage["memory_peak_bytes"] >= 40 << 20

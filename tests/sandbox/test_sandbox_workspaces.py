@@ -85,6 +85,25 @@ async def test_a_job_that_makes_more_files_than_it_may_is_ended_by_name(executor
     assert caught.value.data["reason"] == "disk"
 
 
+async def test_a_look_that_the_end_of_a_job_cuts_short_hides_nothing_from_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_inodes = iter([1000, *[900] * 2])
+    monkeypatch.setattr(
+        os, "statvfs", lambda place: SimpleNamespace(f_bfree=1 << 20, f_frsize=1, f_ffree=next(free_inodes))
+    )
+    growth = Growth(tmp_path, most_bytes=PLENTY, most_entries=64, add_bytes=PLENTY, add_entries=64)
+    for index in range(100):
+        (tmp_path / f"f{index}").touch()
+    look = asyncio.create_task(growth.is_exceeded())
+    await asyncio.sleep(0)  # it measures, in a thread
+    look.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await look
+
+    assert await growth.is_exceeded()
+
+
 async def test_what_others_remove_meanwhile_does_not_hide_what_a_job_adds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

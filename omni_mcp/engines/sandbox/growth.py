@@ -46,10 +46,10 @@ class Growth:
         self._free = (max(self._free[0], free[0]), max(self._free[1], free[1]))  # what others remove hides nothing
         if all(before - now < step for before, now, step in zip(self._free, free, self._step, strict=True)):
             return False
-        self._free = free
         fill = await asyncio.to_thread(
             measure_tree, self._place, most_bytes=self._most_bytes, most_entries=self._most_entries
         )
+        self._free = free  # not before: a measuring that the job's end cuts short has told nothing
         return fill.exceeds(self._most_bytes, self._most_entries)
 
     def _free_now(self) -> tuple[int, int]:
