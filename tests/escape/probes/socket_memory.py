@@ -12,6 +12,11 @@ def send(sender, data):
     with contextlib.suppress(OSError):
         return sender.send(data)
     return 0
+def judge(amount, how):
+    if amount < 64 * MIB:
+        stopped(f"{amount >> 20} MiB {how}")
+    keep_for_a_while()
+    escaped(f"{amount >> 20} MiB {how}")
 """
 
 
@@ -33,10 +38,7 @@ for _ in range(1000):
         if not send(kept[-1], ABOUT_LOOPBACK):
             break
 held = sum(int(line.split()[4]) for line in open("/proc/net/netlink").readlines()[1:])
-if held < 64 * MIB:
-    stopped(f"{held >> 20} MiB are held")
-keep_for_a_while()
-escaped(f"{held >> 20} MiB are held")
+judge(held, "are held")
 """),
     _takes("unaccepted", "Send to a server that never accepts, and leave.", """
 server = socket.create_server(("127.0.0.1", 0), backlog=4000)
@@ -49,10 +51,7 @@ for _ in range(1500):
         except OSError:
             break
         taken += send(client, bytes(65536))
-if taken < 64 * MIB:
-    stopped(f"{taken >> 20} MiB were taken")
-keep_for_a_while()
-escaped(f"{taken >> 20} MiB were taken")
+judge(taken, "were taken")
 """),
     _takes("connections", "Hold what each of very many connections may have whatever their limit together is.", """
 server = socket.create_server(("127.0.0.1", 0))
@@ -62,10 +61,7 @@ for _ in range(1100):
     right, _ = server.accept()
     kept += [left, right]
     taken += send(left, bytes(65536)) + send(right, bytes(65536))
-if taken < 64 * MIB:
-    stopped(f"{taken >> 20} MiB were taken")
-keep_for_a_while()
-escaped(f"{taken >> 20} MiB were taken")
+judge(taken, "were taken")
 """),
     _takes("unix-unaccepted", "Send through connections that nobody takes, to very many servers, and leave.", """
 kept, taken = [], 0
@@ -81,10 +77,7 @@ for number in range(400):
             taken += send(client, bytes(65536)) + send(client, bytes(65536))
     if taken > 160 * MIB:
         break
-if taken < 64 * MIB:
-    stopped(f"{taken >> 20} MiB were taken")
-keep_for_a_while()
-escaped(f"{taken >> 20} MiB were taken")
+judge(taken, "were taken")
 """),
     _takes("unix-pairs", "Fill both directions of very many pairs.", """
 kept, taken = [], 0
@@ -94,10 +87,7 @@ for _ in range(1000):
         taken += send(end, bytes(65536)) + send(end, bytes(65536))
     if taken > 160 * MIB:
         break
-if taken < 64 * MIB:
-    stopped(f"{taken >> 20} MiB were taken")
-keep_for_a_while()
-escaped(f"{taken >> 20} MiB were taken")
+judge(taken, "were taken")
 """),
     _takes("unix-datagrams", "Send large datagrams to names that nobody reads, each from a sender that leaves.", """
 kept, taken = [], 0
@@ -111,10 +101,7 @@ for number in range(100):
                 taken += sender.sendto(bytes(200_000), f"\\0{number}")
     if taken > 160 * MIB:
         break
-if taken < 64 * MIB:
-    stopped(f"{taken >> 20} MiB were taken")
-keep_for_a_while()
-escaped(f"{taken >> 20} MiB were taken")
+judge(taken, "were taken")
 """),
     _takes("copies-of-what-was-sent", "Ask for the time of each datagram sent, and leave the copies that bring it.", """
 kept, held = [], 0
@@ -131,9 +118,6 @@ for _ in range(1000):
             sender.sendmsg([bytes(60000)], asked, 0, receiver.getsockname())
 for line in open("/proc/net/udp").readlines()[1:]:
     held += int(line.split()[4].split(":")[1], 16)
-if held < 64 * MIB:
-    stopped(f"{held >> 20} MiB are held")
-keep_for_a_while()
-escaped(f"{held >> 20} MiB are held")
+judge(held, "are held")
 """),
 )  # fmt: skip
